@@ -1,0 +1,84 @@
+"""Limits of values: one line that says what was given and what is allowed."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def integer(name: str, value: Any, low: int | None = None, high: int | None = None, optional: bool = False) -> None:
+    """Refuse what is not an integer in [low, high]; `optional` also allows None."""
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not _inside(value, low, high):
+        raise ValueError(f"{name} = {_shown(value)}: must be an integer{_range(low, high)}{_or_null(optional)}")
+
+
+def number(
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    optional: bool = False,
+) -> None:
+    """Refuse what is not a finite number in [low, high], or in (above, below); `optional` also allows None."""
+    if optional and value is None:
+        return
+    fits = (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and _inside(value, low, high)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    )
+    if not fits:
+        allowed = _range(low, high, above, below)
+        raise ValueError(f"{name} = {_shown(value)}: must be a finite number{allowed}{_or_null(optional)}")
+
+
+def numbers(name: str, value: Any, **limits: Any) -> None:
+    """Refuse what is not a non-empty list of numbers within the limits of `number`."""
+    if isinstance(value, str) or not isinstance(value, Iterable) or not (items := list(value)):
+        raise ValueError(f"{name} = {_shown(value)}: must be a list of numbers, such as [0.5, 0.5]")
+    for index, item in enumerate(items):
+        number(f"{name}[{index}]", item, **limits)
+
+
+def boolean(name: str, value: Any) -> None:
+    """Refuse what is neither true nor false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} = {_shown(value)}: must be true or false")
+
+
+def choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Refuse what is not one of the allowed values."""
+    if value not in allowed or isinstance(value, bool) != isinstance(allowed[allowed.index(value)], bool):
+        raise ValueError(f"{name} = {_shown(value)}: must be one of {', '.join(map(_shown, allowed))}")
+
+
+def _inside(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _range(low: float | None, high: float | None, above: float | None = None, below: float | None = None) -> str:
+    bounds = [
+        f"{sign} {bound}"
+        for sign, bound in ((">", above), (">=", low), ("<", below), ("<=", high))
+        if bound is not None
+    ]
+    return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _or_null(optional: bool) -> str:
+    return ", or null" if optional else ""
+
+
+def _shown(value: Any) -> str:
+    """The value as a command line would spell it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, str) and (not value or value != value.strip()) else str(value)
