@@ -1,0 +1,253 @@
+"""What the doors share: checks before Hydra, the composed configuration, one message for every mistake."""
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sam_repro import schema
+from sam_repro.home import Busy, cell_hash, home
+
+__all__ = ["Failure", "Stopped", "UserError", "cell_hash", "composed", "guarded", "home", "launch"]
+
+ConfigStore.instance().store(name="schema", node=schema.Config)
+
+
+class UserError(Exception):
+    """Something that was asked for cannot be done; the message says what to change."""
+
+
+class Failure(Exception):
+    """A run broke off; the message says where and what is left."""
+
+
+class Stopped(Exception):
+    """A run was interrupted by a signal and saved its state."""
+
+    def __init__(self, signal: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Exit code of an action: 0 done, 1 crash, 2 user error, 3 busy, 128 + n stopped by signal n; one message each."""
+    try:
+        return action()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        return _said(error, 2)
+    except Busy as error:
+        return _said(error, 3)
+    except Stopped as stop:
+        return _said(stop, 128 + stop.signal)
+    except Failure as error:
+        return _said(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def launch(task: Callable[[dict[str, Any], list[str], bool], int]) -> list[dict[str, Any]]:
+    """Check the command line, then let Hydra compose the configuration and call the task with it.
+
+    A single run ends the process with the task's exit code. In a sweep every cell is composed and checked before the
+    first one starts; a cell that fails does not end the sweep, one that is stopped by a signal does.
+
+    Args:
+        task: (resolved configuration, overrides, whether this is a sweep) → exit code.
+
+    Returns:
+        The configurations of a sweep's cells; nothing where Hydra only showed something (`--cfg job`, `--help`).
+    """
+    arguments = _arguments(sys.argv[1:])
+    overrides = _checked_overrides(arguments)
+    cells = _cells(arguments, overrides) if arguments.multirun else []
+
+    def job(config: DictConfig) -> None:
+        runtime = HydraConfig.get()
+        sweep = runtime.mode == RunMode.MULTIRUN
+        resolved = _resolved(config, runtime.runtime.choices)
+        code = guarded(lambda: task(resolved, list(runtime.overrides.task), sweep))
+        if not sweep or code >= 128:
+            sys.exit(code)
+
+    # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guarded`.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with _explained(arguments):
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
+    return cells
+
+
+def composed(overrides: list[str], extra_dir: str | None = None) -> dict[str, Any]:
+    """The resolved configuration of a command line, as plain values, with the options chosen under `choices`."""
+    search = [f"hydra.searchpath=[file://{Path(extra_dir).absolute()}]"] if extra_dir else []
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = hydra.compose("config", overrides + search, return_hydra_config=True)
+    return _resolved(config, config.hydra.runtime.choices)
+
+
+def checked(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration, if it may run.
+
+    Raises:
+        UserError: with a line for each thing that is wrong.
+    """
+    if findings := schema.check(config):
+        raise UserError("\n".join(findings))
+    return config
+
+
+def without_foreign_rho(config: dict[str, Any]) -> dict[str, Any]:
+    """In a sweep over optimizers, a rule that has no rho drops the sweep's, so that its cells become one."""
+    return config if "rho" in config["optimizer"] else config | {"rho": None}
+
+
+def config_dir() -> Path:
+    """The configs/ folder: inside an installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def _resolved(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
+    shown = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    plain = OmegaConf.to_container(shown, resolve=True, throw_on_missing=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {"choices": {group: choice for group, choice in choices.items() if group in plain}} | plain
+
+
+def _arguments(argv: list[str]) -> Namespace:
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; settings are written key=value, such as rho=0.1; --help lists them")
+
+    parser.error = refuse
+    return parser.parse_args(argv)
+
+
+def _checked_overrides(arguments: Namespace) -> list[Override]:
+    """What can be refused before Hydra starts: keys that nobody has, options that do not exist, values out of range."""
+    try:
+        overrides = OverridesParser.create().parse_overrides(arguments.overrides)
+    except HydraException as error:
+        raise UserError(f"{str(error).splitlines()[0]}; settings are written key=value, such as rho=0.1") from None
+    groups = _groups(arguments.config_dir)
+    known = [*schema.Config.__dataclass_fields__, *groups]
+    for override in overrides:
+        key = override.key_or_group
+        written = override.input_line or key
+        if override.is_add() or override.is_force_add() or override.is_delete():
+            raise UserError(f"{written}: keys can be set, not added or removed; write {key}=value")
+        first = re.split(r"[./]", key)[0]
+        if first == "hydra":
+            continue
+        if first not in known:
+            raise UserError(f"{written}: no such key{_nearest(first, known)}")
+        if override.is_sweep_override() and not arguments.multirun:
+            raise UserError(f"{written}: several values are a sweep; add -m, or write a list as {key}=[…]")
+        for value in _values(override):
+            if key in groups and value not in groups[key]:
+                raise UserError(f"{key} = {value}: no such option{_nearest(str(value), groups[key])}")
+            if key not in groups:
+                _refuse(key, value)
+    return overrides
+
+
+def _refuse(key: str, value: Any) -> None:
+    """Refuse a value that is out of its limits; interpolations are checked once they are resolved."""
+    for leaf, item in schema.flat({key: value}).items():
+        if not (isinstance(item, str) and "${" in item) and (line := schema.finding(leaf, item)):
+            raise UserError(line)
+
+
+def _values(override: Override) -> Iterable[Any]:
+    if not override.is_sweep_override():
+        return [override.value()]
+    return override.sweep_iterator() if override.is_discrete_sweep() else []
+
+
+def _groups(extra_dir: str | None) -> dict[str, list[str]]:
+    """The options of every group."""
+    groups: dict[str, list[str]] = {}
+    for root in [config_dir(), *([Path(extra_dir)] if extra_dir else [])]:
+        if not root.is_dir():
+            raise UserError(f"--config-dir {root}: no such folder")
+        for file in sorted(root.glob("*/**/*.yaml")):
+            group, _, option = file.relative_to(root).with_suffix("").as_posix().partition("/")
+            groups.setdefault(group, []).append(option)
+    return groups
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    known = sorted(set(known))
+    close = difflib.get_close_matches(word, known, n=1)
+    return (
+        f"; did you mean {close[0]}? (there are: {', '.join(known)})" if close else f" (there are: {', '.join(known)})"
+    )
+
+
+def _cells(arguments: Namespace, overrides: list[Override]) -> list[dict[str, Any]]:
+    """Every cell of a sweep, composed and checked, equal ones once."""
+    cells: dict[str, dict[str, Any]] = {}
+    with _explained(arguments):
+        for line in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]:
+            config = composed(line, arguments.config_dir)
+            cell = checked(without_foreign_rho(config))
+            cells[f"{cell['name']} {cell_hash(cell)} {cell['seed']}"] = cell
+            if cell != config:
+                print(
+                    f"{config['choices']['optimizer']} has no rho: rho={config['rho']:g} is dropped, equal cells are one"
+                )
+    return list(cells.values())
+
+
+class _explained:
+    """Turns Hydra's report of a key or value that does not fit into one line with the remedy."""
+
+    def __init__(self, arguments: Namespace) -> None:
+        self.arguments = arguments
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, HydraException | OmegaConfBaseException):
+            return
+        if missing := re.search(r"Could not override '([^']+)'", str(error)):
+            key = missing[1]
+            raise UserError(f"{key}: no such key{_nearest(key, self._keys_beside(key))}") from None
+        cause = error.__cause__ or error
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
+        raise UserError(f"{key + ': ' if key else ''}{lines[0]}") from None
+
+    def _keys_beside(self, key: str) -> Iterator[str]:
+        """The keys of the node that `key` would lie in, with only the groups chosen."""
+        groups = _groups(self.arguments.config_dir)
+        chosen = [o for o in self.arguments.overrides if o.split("=")[0] in groups and "," not in o]
+        leaves = schema.flat(composed(chosen, self.arguments.config_dir))
+        node = key.rpartition(".")[0]
+        return (leaf for leaf in leaves if leaf.startswith(node) and "_target_" not in leaf and "_partial_" not in leaf)
+
+
+def _said(message: BaseException, code: int) -> int:
+    print(f"sam_repro: {message}", file=sys.stderr)
+    return code

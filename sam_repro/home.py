@@ -1,0 +1,82 @@
+"""Where a run lives: the hash of its cell, its folder, its lock."""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sam_repro.schema import BOOKKEEPING, NEUTRAL, NUMERICS, flat
+
+RUNS = Path("outputs/runs")
+
+
+class Busy(Exception):
+    """Another process is working in this home."""
+
+
+def cell_hash(config: dict[str, Any]) -> str:
+    """Identity of a cell: the resolved configuration without seed, bookkeeping, numerics and neutral values."""
+    return _digest(_identity(config))
+
+
+def home(config: dict[str, Any]) -> Path:
+    """The folder of a run, relative to the working directory: outputs/runs/name/choices-hash/seed=n.
+
+    Its hash is the cell's with the numerics beside it, whose "auto" must be resolved before.
+    """
+    leaves = flat(config)
+    numerics = {key: leaves[key] for key in NUMERICS if key in leaves}
+    words = [config["choices"][group] for group in ("dataset", "architecture", "augmentation", "optimizer")]
+    if config["rho"] is not None:
+        words.append(f"rho={config['rho']:g}")
+    words.append(_digest(_identity(config) | {"numerics": numerics})[:10])
+    return RUNS / config["name"] / "-".join(words) / f"seed={config['seed']}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process out of a home; the lock lies beside it and ends with the process.
+
+    Raises:
+        Busy: if another process holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f".{folder.name}.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"{folder}: another process is running this; wait for it, or change the seed or a key") from None
+        yield
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a home to the next free name beside it; nothing is deleted."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.aside-{number}")).exists():
+        number += 1
+    return folder.rename(aside)
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    apart = {"seed", *BOOKKEEPING, *NUMERICS}
+    return {
+        key: _canonical(value)
+        for key, value in flat(config).items()
+        if key not in apart
+        and not key.startswith("choices.")
+        and not (key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key]))
+    }
+
+
+def _canonical(value: Any) -> Any:
+    """The same number is the same identity, whether it was written 1 or 1.0."""
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -1,0 +1,326 @@
+"""The loss as a function of the weights: `Objective` for a model, `Oracle` for one batch of it.
+
+An oracle answers at the weights that are now in the model. It knows no method, no schedule and no logger.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sam_repro import limits
+from sam_repro.vectors import Vector
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Mean = Callable[[list[Tensor]], list[Tensor]]
+
+T = TypeVar("T")
+BATCH_NORM_STATISTICS = ("mean", "first", "both")
+
+
+class Term(NamedTuple):
+    """A vector that the batch gives at some weights; a gradient comes with the loss and the outputs of its pass."""
+
+    vector: Vector
+    given: list[bool] | None = None
+    loss: Tensor | None = None
+    outputs: Tensor | None = None
+
+    def plus(self, other: "Term") -> "Term":
+        """The sum of two parts' terms, both already weighted; the outputs one after the other."""
+        return Term(
+            list(torch._foreach_add(self.vector, other.vector)),
+            _both(self.given, other.given, lambda a, b: [x or y for x, y in zip(a, b, strict=True)]),
+            _both(self.loss, other.loss, torch.add),
+            _both(self.outputs, other.outputs, lambda a, b: torch.cat([a, b])),
+        )
+
+
+class Objective:
+    """The mean loss of a model on a batch, as a function of its weights; calling it makes the oracle of one batch.
+
+    Args:
+        model: the network, in the mode (train or eval) that the passes shall have.
+        criterion: (outputs [B, …], targets [B]) → mean loss over the batch, a 0-dim tensor.
+        autocast: dtype of a pass, or None for the dtype of the weights (and of the caller's own autocast).
+        weight_decay: λ of ½λ‖w‖² as a part of the loss, default 0: λw is added to every gradient and λv to every
+            Hessian product. One number for all weights, or one per parameter. The loss that is returned is without it.
+        batch_norm_statistics: which passes move the running statistics: "mean" (pass 1, mean over the parts), "first"
+            (pass 1, the first part's), "both" (all passes).
+        same_noise: the same dropout masks in all passes over a batch (default), or fresh ones in each.
+
+    Raises:
+        ValueError: if an argument is outside of what is said here.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        *,
+        autocast: torch.dtype | None = None,
+        weight_decay: float | Mapping[Tensor, float] = 0.0,
+        batch_norm_statistics: str = "mean",
+        same_noise: bool = True,
+    ) -> None:
+        if autocast == torch.float16:
+            raise ValueError("autocast = float16: not supported, its range needs loss scaling; use bfloat16")
+        limits.choice("batch_norm_statistics", batch_norm_statistics, BATCH_NORM_STATISTICS)
+        self.model = model
+        self.criterion = criterion
+        self.autocast = autocast
+        self.batch_norm_statistics = batch_norm_statistics
+        self.same_noise = same_noise
+        self.statistics = Statistics(model)
+        self._weight_decay = weight_decay
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> "Oracle":
+        """The oracle of one batch: inputs [B, …], targets [B]."""
+        return Oracle(self, inputs, targets, noise=torch.initial_seed())
+
+    def weight_decay(self, parameter: Tensor) -> float:
+        """λ of one parameter."""
+        if isinstance(self._weight_decay, Mapping):
+            return self._weight_decay.get(parameter, 0.0)
+        return self._weight_decay
+
+    @contextmanager
+    def region(self, device: torch.device, move_statistics: bool) -> Iterator[None]:
+        """What surrounds one forward: an autocast region of its own, and statistics that move or stand still.
+
+        Autocast caches the cast weights. Two passes inside one region would both see the weights of the first, so that
+        the perturbation had no effect at all: each pass opens a region of its own, with the cache off.
+        """
+        kind = device.type
+        enabled = self.autocast is not None or torch.is_autocast_enabled(kind)
+        dtype = self.autocast or torch.get_autocast_dtype(kind)
+        with (
+            torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False),
+            nullcontext() if move_statistics else self.statistics.frozen(),
+        ):
+            yield
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The objective of one batch, at the weights now in the model.
+
+    Every answer is for the mean loss over the batch. Made by calling an `Objective`.
+    """
+
+    objective: Objective
+    inputs: Tensor
+    targets: Tensor
+    noise: int
+    share: float = 1.0
+    may_move_statistics: bool = True
+
+    def gradient(self, params: Sequence[Tensor], update_statistics: bool = True) -> Term:
+        """∇L over `params`: one forward and one backward pass.
+
+        Args:
+            params: the leaves to differentiate by; nothing else receives a gradient.
+            update_statistics: whether this pass moves the running statistics of batch norm (a rule's first pass does).
+
+        Returns:
+            The gradient (zeros where the loss does not depend on a parameter, and `given` says so), the mean loss and
+            the outputs, both detached.
+        """
+        params = list(params)
+        move = self.may_move_statistics and (update_statistics or self.objective.batch_norm_statistics == "both")
+        for p in params:
+            p.grad = None
+        if update_statistics or self.objective.same_noise:
+            self._reseed()
+        outputs = self._outputs(move_statistics=move)
+        loss = self._loss(outputs)
+        # p.grad, not torch.autograd.grad: the latter hands out shared or stride-0 storage, which fused kernels misread
+        loss.backward(inputs=params)
+        given = [p.grad is not None or self.objective.weight_decay(p) != 0 for p in params]
+        vector = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        for p in params:
+            p.grad = None
+        self._decay(vector, params)
+        return Term(vector, given, loss.detach(), outputs.detach())
+
+    @torch.no_grad()
+    def losses(self) -> Tensor:
+        """Loss of every example, [B]: one forward, no gradient."""
+        self._reseed()
+        outputs = _full(self._outputs())
+        single = torch.func.vmap(lambda o, t: self.objective.criterion(o[None], t[None]))
+        return single(outputs, self.targets)
+
+    def hvp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
+        """Hessian product Hv of the mean loss over `params`, by differentiating ⟨∇L, v⟩: about 3.5 gradients."""
+        params = list(params)
+        with self._differentiable_twice():
+            loss = self._loss(self._outputs())
+            g = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+            product = torch.autograd.grad(g, params, list(v), allow_unused=True, materialize_grads=True)
+        return self._decay([x.detach().clone() for x in product], v, params)
+
+    def ggn_vp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
+        """Gauss–Newton product Jᵀ(∇²ℓ)Jv of the mean loss over `params`: J of the outputs, ∇²ℓ of the criterion."""
+        params = list(params)
+        with self._differentiable_twice():
+            outputs, jv = self._jvp(params, v)
+            z = outputs.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self._loss(z), z, create_graph=True)
+            (curved,) = torch.autograd.grad(slope, z, jv.detach(), materialize_grads=True)
+            product = torch.autograd.grad(outputs, params, curved, allow_unused=True, materialize_grads=True)
+        return self._decay([x.detach().clone() for x in product], v, params)
+
+    def split(self, m: int | None) -> list["Oracle"]:
+        """The batch in parts of `m` examples, the last one smaller if need be; None is the batch itself.
+
+        Raises:
+            ValueError: if `m` is not an integer in [1, B].
+        """
+        size = len(self.targets)
+        limits.integer("m", m, low=1, high=size, optional=True)
+        if m is None or m == size:
+            return [self]
+        pieces = zip(self.inputs.split(m), self.targets.split(m), strict=True)
+        only_first = self.objective.batch_norm_statistics == "first"
+        return [
+            Oracle(self.objective, x, y, self.noise + k, len(y) / size, not (only_first and k > 0))
+            for k, (x, y) in enumerate(pieces)
+        ]
+
+    def parts(self, m: int | None, mean: Mean | None = None) -> Iterator["Oracle"]:
+        """`split(m)`, one part after the other, with the running statistics averaged over them.
+
+        Each part starts from the statistics of the step's start; after the last part they are the mean over the parts,
+        weighted by size, and over the ranks of `mean`. With `batch_norm_statistics="first"` they are the first part's.
+        """
+        parts = self.split(m)
+        averaged = self.objective.batch_norm_statistics != "first"
+        if mean is None and (len(parts) == 1 or not averaged):
+            yield from parts
+            return
+        statistics = self.objective.statistics
+        start, total = statistics.copy(), None
+        for part in parts:
+            statistics.load(start)
+            yield part
+            moved = torch._foreach_mul(statistics.values, part.share)
+            total = moved if total is None else torch._foreach_add(total, moved)
+        if averaged and total:
+            torch._foreach_copy_(statistics.values, mean(list(total)) if mean else list(total))
+
+    def _outputs(self, move_statistics: bool = False) -> Tensor:
+        with self.objective.region(self.inputs.device, move_statistics):
+            return self.objective.model(self.inputs)
+
+    def _loss(self, outputs: Tensor) -> Tensor:
+        with torch.autocast(outputs.device.type, enabled=False):
+            return self.objective.criterion(_full(outputs), self.targets)
+
+    def _reseed(self) -> None:
+        """The noise of a pass is a function of (seed of the step, part), not of what ran before it."""
+        # The multiplier keeps the next step's noise, which starts from this seed, apart from this step's.
+        seed = (self.noise * 6364136223846793005 + 1442695040888963407) % 2**63
+        torch.default_generator.manual_seed(seed)
+        if self.inputs.is_cuda:
+            torch.cuda.default_generators[self.inputs.get_device()].manual_seed(seed)
+
+    @contextmanager
+    def _differentiable_twice(self) -> Iterator[None]:
+        """A second derivative needs the plain attention kernel, in the forward and in the backward."""
+        self._reseed()
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+
+    def _jvp(self, params: Vector, v: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Outputs and their derivative along `v`: forward mode, or two reverse passes where an operation has none."""
+        model = self.objective.model
+        places = {p: i for i, p in enumerate(params)}
+        names = {name: places[p] for name, p in model.named_parameters() if p in places}
+        try:
+            with self.objective.region(self.inputs.device, move_statistics=False):
+                outputs, jv, *_ = torch.func.jvp(
+                    lambda weights: torch.func.functional_call(model, weights, (self.inputs,)),
+                    ({name: params[i] for name, i in names.items()},),
+                    ({name: v[i] for name, i in names.items()},),
+                )
+                return outputs, jv
+        except NotImplementedError:
+            self._reseed()
+            outputs = self._outputs()
+            u = torch.zeros_like(outputs, requires_grad=True)
+            g = torch.autograd.grad(outputs, params, u, create_graph=True, materialize_grads=True)
+            (jv,) = torch.autograd.grad(g, u, list(v), retain_graph=True, materialize_grads=True)
+            return outputs, jv
+
+    @torch.no_grad()
+    def _decay(self, vector: Vector, direction: Sequence[Tensor], params: Sequence[Tensor] | None = None) -> Vector:
+        """Add λ·direction in place: the decay's part of a gradient (direction w) or of a Hessian product (v)."""
+        for decay, group in self._by_decay(params or direction).items():
+            if decay != 0:
+                torch._foreach_add_([vector[i] for i in group], [direction[i] for i in group], alpha=decay)
+        return vector
+
+    def _by_decay(self, params: Sequence[Tensor]) -> dict[float, list[int]]:
+        groups: dict[float, list[int]] = {}
+        for i, p in enumerate(params):
+            groups.setdefault(self.objective.weight_decay(p), []).append(i)
+        return groups
+
+
+class Statistics:
+    """The running statistics of a model's batch-norm layers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = [
+            layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+        ]
+
+    @property
+    def values(self) -> list[Tensor]:
+        """Means and variances; looked up each time, for a model may be moved to another device."""
+        buffers = (buffer for layer in self.layers for buffer in (layer.running_mean, layer.running_var))
+        return [buffer for buffer in buffers if buffer is not None]
+
+    @property
+    def counters(self) -> list[Tensor]:
+        """Steps seen by each layer."""
+        return [layer.num_batches_tracked for layer in self.layers if layer.num_batches_tracked is not None]
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Inside the block a forward in train mode uses batch statistics and moves no buffer; blocks may be nested.
+
+        Not by momentum 0: that still counts the step, and a second entry would save the 0.
+        """
+        before = [layer.track_running_stats for layer in self.layers]
+        for layer in self.layers:
+            layer.track_running_stats = False
+        try:
+            yield
+        finally:
+            for layer, track in zip(self.layers, before, strict=True):
+                layer.track_running_stats = track
+
+    def copy(self) -> list[Tensor]:
+        """A copy of all buffers, for `load`."""
+        return [buffer.clone() for buffer in self.values + self.counters]
+
+    def load(self, copied: list[Tensor]) -> None:
+        """Put a copy back into the buffers."""
+        if copied:
+            torch._foreach_copy_(self.values + self.counters, copied)
+
+
+def _both(a: T | None, b: T | None, join: Callable[[T, T], T]) -> T | None:
+    return None if a is None or b is None else join(a, b)
+
+
+def _full(outputs: Tensor) -> Tensor:
+    """Outputs of a reduced-precision pass, in float32 for the loss."""
+    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs

@@ -1,0 +1,234 @@
+"""The keys of a configuration: types, limits, and which of them make a cell what it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from sam_repro import limits
+
+SCHEMA = 1
+
+
+@dataclass
+class LabelNoise:
+    """Labels of the training set replaced on purpose."""
+
+    rate: float = 0.0
+    kind: str = "uniform"
+    seed: int = 0
+
+
+@dataclass
+class Config:
+    """The top-level keys; what belongs to a group lies in its node."""
+
+    # groups
+    dataset: dict[str, Any] = field(default_factory=dict)
+    architecture: dict[str, Any] = field(default_factory=dict)
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    base_optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    # the experiment
+    rho: float | None = None
+    seed: int = 0
+    epochs: int = 1
+    batch_size: int = 128
+    lr: float = 0.1
+    weight_decay: float = 0.0
+    weight_decay_in: str = "base"
+    weight_decay_on: str = "all"
+    m: int | None = None
+    clip_norm: float | None = None
+    drop_last: bool = False
+    max_steps: int | None = None
+    batch_norm_statistics: str = "mean"
+    same_noise: bool = True
+    label_smoothing: float = 0.0
+    label_noise: LabelNoise = field(default_factory=LabelNoise)
+    report: str = "last"
+    # numerics
+    precision: str = "auto"
+    channels_last: bool = True
+    device: str = "auto"
+    deterministic: bool = False
+    # bookkeeping
+    name: str = "main"
+    data_dir: str = "data"
+    download: bool = True
+    wandb: str = "auto"
+    resume: bool = True
+    progress: str = "auto"
+    record_every: int | None = 10
+    checkpoint_every: float = 60.0
+
+
+NUMERICS = ("precision", "channels_last", "device", "deterministic", "base_optimizer.fused")
+BOOKKEEPING = ("name", "data_dir", "download", "wandb", "resume", "progress", "record_every", "checkpoint_every")
+
+NEUTRAL: dict[str, Any] = {
+    "m": None,
+    "clip_norm": None,
+    "max_steps": None,
+    "weight_decay_in": "base",
+    "weight_decay_on": "all",
+    "batch_norm_statistics": "mean",
+    "same_noise": True,
+    "label_smoothing": 0.0,
+    "report": "last",
+}
+"""Values under which the code does what it did before the key existed: they do not enter the hash of a cell."""
+
+_natural = partial(limits.integer, low=0)
+_positive = partial(limits.integer, low=1)
+_seed = partial(limits.integer, low=0, high=2**32 - 1)  # what NumPy's frozen streams take
+_share = partial(limits.number, low=0, below=1)
+
+
+def _one_of(*allowed: str) -> Callable[[str, Any], None]:
+    return partial(limits.choice, allowed=allowed)
+
+
+def _text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} = {value!r}: must be a non-empty text")
+
+
+def _plain_name(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ValueError(
+            f"{name} = {value!r}: must be made of letters, digits, '-', '_' and '.', such as name=first-try"
+        )
+    if value.startswith("."):
+        raise ValueError(f"{name} = {value!r}: must not begin with '.'")
+
+
+def _device(name: str, value: Any) -> None:
+    kind, _, index = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdigit()):
+        raise ValueError(f"{name} = {value!r}: must be auto, cpu, cuda or cuda:<number>")
+
+
+LIMITS: dict[str, Callable[[str, Any], None]] = {
+    "rho": partial(limits.number, low=0, optional=True),
+    "seed": _seed,
+    "epochs": _positive,
+    "batch_size": _positive,
+    "lr": partial(limits.number, above=0),
+    "weight_decay": partial(limits.number, low=0),
+    "weight_decay_in": _one_of("base", "loss"),
+    "weight_decay_on": _one_of("all", "no_norm_no_bias"),
+    "m": partial(limits.integer, low=1, optional=True),
+    "clip_norm": partial(limits.number, above=0, optional=True),
+    "drop_last": limits.boolean,
+    "max_steps": partial(limits.integer, low=1, optional=True),
+    "batch_norm_statistics": _one_of("mean", "first", "both"),
+    "same_noise": limits.boolean,
+    "label_smoothing": _share,
+    "label_noise.rate": partial(limits.number, low=0, high=1),
+    "label_noise.kind": _one_of("uniform", "symmetric", "asymmetric"),
+    "label_noise.seed": _seed,
+    "report": _one_of("last", "best_validation"),
+    "precision": _one_of("auto", "fp32", "tf32", "bf16"),
+    "channels_last": limits.boolean,
+    "device": _device,
+    "deterministic": limits.boolean,
+    "name": _plain_name,
+    "data_dir": _text,
+    "download": limits.boolean,
+    "wandb": _one_of("auto", "online", "offline", "disabled"),
+    "resume": limits.boolean,
+    "progress": _one_of("auto", "bar", "lines", "silent"),
+    "record_every": partial(limits.integer, low=1, optional=True),
+    "checkpoint_every": partial(limits.number, low=0),
+    "dataset.mean": limits.numbers,
+    "dataset.std": partial(limits.numbers, above=0),
+    "dataset.augmentation.pad": _natural,
+    "dataset.augmentation.flip": limits.boolean,
+    "dataset.augmentation.cutout": _natural,
+    "dataset.validation.count": _natural,
+    "dataset.validation.seed": _seed,
+    "dataset.validation.stratified": limits.boolean,
+    "dataset.validation.augmented": limits.boolean,
+    "dataset.validation.noisy": limits.boolean,
+    "augmentation.pad": _natural,
+    "augmentation.padding_mode": _one_of("zero", "reflect"),
+    "augmentation.flip": limits.boolean,
+    "augmentation.cutout.size": _natural,
+    "augmentation.cutout.per": _one_of("image", "batch"),
+    "augmentation.cutout.probability": partial(limits.number, low=0, high=1),
+    "architecture.stem": _one_of("auto", "cifar", "imagenet"),
+    "architecture.shortcut": _one_of("conv", "pool"),
+    "base_optimizer.momentum": _share,
+    "base_optimizer.dampening": partial(limits.number, low=0),
+    "base_optimizer.nesterov": limits.boolean,
+    "base_optimizer.fused": limits.boolean,
+    "optimizer.eta": partial(limits.number, low=0),
+    "schedule.per": _one_of("step", "epoch"),
+    "schedule.warmup_epochs": partial(limits.number, low=0),
+    "schedule.final": partial(limits.number, low=0, high=1),
+    "schedule.milestones": partial(limits.numbers, above=0, below=1),
+    "schedule.gamma": partial(limits.number, above=0, high=1),
+}
+"""What a value may be, by key: enough to refuse a command line before anything heavy is imported."""
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The configuration with dotted keys; lists and scalars are the leaves."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def check(config: dict[str, Any]) -> list[str]:
+    """What is wrong with a resolved configuration: one line for each finding, none if it may run."""
+    leaves = flat(config)
+    findings = [line for key, value in leaves.items() if (line := finding(key, value))]
+    return findings or [line for line in _cross(config, leaves) if line]
+
+
+def finding(key: str, value: Any) -> str | None:
+    """What is wrong with one value, or None."""
+    try:
+        LIMITS.get(key, lambda *_: None)(key, value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _cross(config: dict[str, Any], leaves: dict[str, Any]) -> list[str | None]:
+    """Findings between keys."""
+    has_rho = "optimizer.rho" in leaves
+    rule = config.get("choices", {}).get("optimizer", "this optimizer")
+    validation = leaves.get("dataset.validation.count", 0)
+    warmup = leaves.get("schedule.warmup_epochs", 0)
+    momentum = leaves.get("base_optimizer.momentum", 0)
+    return [
+        f"rho = {config['rho']}: {rule} has no rho; leave rho out, or choose optimizer=sam"
+        if config["rho"] is not None and not has_rho
+        else None,
+        f"rho = null: {rule} needs a radius; give one, such as rho=0.05" if has_rho and config["rho"] is None else None,
+        f"m = {config['m']}: larger than batch_size = {config['batch_size']}; m is a part of the batch"
+        if (config["m"] or 0) > config["batch_size"]
+        else None,
+        "report = best_validation: there is no validation split; add dataset.validation.count=5000"
+        if config["report"] == "best_validation" and not validation
+        else None,
+        f"schedule.warmup_epochs = {warmup}: must be less than epochs = {config['epochs']}"
+        if warmup >= config["epochs"]
+        else None,
+        "base_optimizer.nesterov = true: needs base_optimizer.momentum > 0 and dampening = 0"
+        if leaves.get("base_optimizer.nesterov") and (not momentum or leaves.get("base_optimizer.dampening"))
+        else None,
+        "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16"
+        if config["precision"] == "tf32" and config["device"] == "cpu"
+        else None,
+        f"dataset.std: as many numbers as dataset.mean, {len(leaves['dataset.mean'])}"
+        if len(leaves.get("dataset.mean", [])) != len(leaves.get("dataset.std", []))
+        else None,
+    ]
