@@ -200,19 +200,17 @@ class Oracle:
         weighted by size, and over the ranks of `mean`. With `batch_norm_statistics="first"` they are the first part's.
         """
         parts = self.split(m)
-        averaged = self.objective.batch_norm_statistics != "first"
-        if mean is None and (len(parts) == 1 or not averaged):
+        statistics = self.objective.statistics
+        averaged = self.objective.batch_norm_statistics != "first" and len(statistics.layers) > 0
+        if not averaged or (mean is None and len(parts) == 1):
             yield from parts
             return
-        statistics = self.objective.statistics
-        start, total = statistics.copy(), None
+        start, total = statistics.copy(), [torch.zeros_like(buffer) for buffer in statistics.values]
         for part in parts:
             statistics.load(start)
             yield part
-            moved = torch._foreach_mul(statistics.values, part.share)
-            total = moved if total is None else torch._foreach_add(total, moved)
-        if averaged and total:
-            torch._foreach_copy_(statistics.values, mean(list(total)) if mean else list(total))
+            torch._foreach_add_(total, statistics.values, alpha=part.share)
+        torch._foreach_copy_(statistics.values, mean(total) if mean else total)
 
     def _outputs(self, move_statistics: bool = False) -> Tensor:
         with self.objective.region(self.inputs.device, move_statistics):

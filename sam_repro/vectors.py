@@ -23,8 +23,13 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 
 def scaled(a: Sequence[Tensor], factor: Tensor) -> Vector:
-    """factor·a for a 0-dim tensor, in the dtype of each tensor of `a`."""
-    return list(torch._foreach_mul(list(a), factor.to(a[0].dtype)))
+    """factor·a for a 0-dim tensor, in the dtype of each tensor of `a`.
+
+    A factor beyond the range of that dtype, such as ρ over the norm of denormal gradients, is its largest number: as
+    infinity it would turn zeros into NaN.
+    """
+    dtype = a[0].dtype
+    return list(torch._foreach_mul(list(a), factor.clamp(max=torch.finfo(dtype).max).to(dtype)))
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -41,8 +46,10 @@ def moved(w: Sequence[Tensor], by: Sequence[Tensor], backup: Sequence[Tensor]) -
     """
     with torch.no_grad():
         torch._foreach_copy_(list(backup), list(w))
-        torch._foreach_add_(list(w), list(by))
     try:
+        with torch.no_grad():
+            torch._foreach_add_(list(w), list(by))
+        del by  # its memory is free for the pass at w + by
         yield
     finally:
         with torch.no_grad():
