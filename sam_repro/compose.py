@@ -5,10 +5,11 @@ import os
 import re
 import sys
 import traceback
-from argparse import Namespace
+from argparse import ArgumentError, Namespace
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -117,7 +118,7 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
 
 def without_foreign_rho(config: dict[str, Any]) -> dict[str, Any]:
     """In a sweep over optimizers, a rule that has no rho drops the sweep's, so that its cells become one."""
-    return config if "rho" in config["optimizer"] else config | {"rho": None}
+    return config | {"rho": None} if _has_foreign_rho(config) else config
 
 
 def config_dir() -> Path:
@@ -127,20 +128,21 @@ def config_dir() -> Path:
 
 
 def _resolved(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
-    shown = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    plain = OmegaConf.to_container(shown, resolve=True, throw_on_missing=True, enum_to_str=True)
-    assert isinstance(plain, dict)
+    ours = OmegaConf.masked_copy(config, list(schema.Config.__dataclass_fields__))
+    plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True, enum_to_str=True)
     return {"choices": {group: choice for group, choice in choices.items() if group in plain}} | plain
 
 
 def _arguments(argv: list[str]) -> Namespace:
     parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; settings are written key=value, such as rho=0.1; --help lists them")
-
-    parser.error = refuse
-    return parser.parse_args(argv)
+    parser.exit_on_error = False
+    try:
+        arguments, unknown = parser.parse_known_args(argv)
+    except ArgumentError as error:
+        raise UserError(f"{error}; --help shows how it is written") from None
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such option; settings are written key=value, such as rho=0.1")
+    return arguments
 
 
 def _checked_overrides(arguments: Namespace) -> list[Override]:
@@ -197,55 +199,51 @@ def _groups(extra_dir: str | None) -> dict[str, list[str]]:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, or else all of them."""
     known = sorted(set(known))
-    close = difflib.get_close_matches(word, known, n=1)
-    return (
-        f"; did you mean {close[0]}? (there are: {', '.join(known)})" if close else f" (there are: {', '.join(known)})"
-    )
+    if close := difflib.get_close_matches(word, known, n=1):
+        return f"; did you mean {close[0]}?"
+    return f"; there are: {', '.join(known)}" if known else ""
 
 
 def _cells(arguments: Namespace, overrides: list[Override]) -> list[dict[str, Any]]:
     """Every cell of a sweep, composed and checked, equal ones once."""
-    cells: dict[str, dict[str, Any]] = {}
     with _explained(arguments):
-        for line in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]:
-            config = composed(line, arguments.config_dir)
-            cell = checked(without_foreign_rho(config))
-            cells[f"{cell['name']} {cell_hash(cell)} {cell['seed']}"] = cell
-            if cell != config:
-                print(
-                    f"{config['choices']['optimizer']} has no rho: rho={config['rho']:g} is dropped, equal cells are one"
-                )
-    return list(cells.values())
+        lines = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+        configs = [composed(line, arguments.config_dir) for line in lines]
+    if any("rho" in config["optimizer"] for config in configs):
+        for rule in sorted({config["choices"]["optimizer"] for config in configs if _has_foreign_rho(config)}):
+            print(f"{rule} has no rho: the sweep's is dropped there, and cells that are then equal are one")
+        configs = [without_foreign_rho(config) for config in configs]
+    return list({(c["name"], cell_hash(c), c["seed"]): checked(c) for c in configs}.values())
 
 
-class _explained:
+def _has_foreign_rho(config: dict[str, Any]) -> bool:
+    return config["rho"] is not None and "rho" not in config["optimizer"]
+
+
+@contextmanager
+def _explained(arguments: Namespace) -> Iterator[None]:
     """Turns Hydra's report of a key or value that does not fit into one line with the remedy."""
-
-    def __init__(self, arguments: Namespace) -> None:
-        self.arguments = arguments
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, HydraException | OmegaConfBaseException):
-            return
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
         if missing := re.search(r"Could not override '([^']+)'", str(error)):
-            key = missing[1]
-            raise UserError(f"{key}: no such key{_nearest(key, self._keys_beside(key))}") from None
-        cause = error.__cause__ or error
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+            raise UserError(
+                f"{missing[1]}: no such key{_nearest(missing[1], _siblings(missing[1], arguments))}"
+            ) from None
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
-        raise UserError(f"{key + ': ' if key else ''}{lines[0]}") from None
+        raise UserError(f"{key}: {lines[0]}" if key else lines[0]) from None
 
-    def _keys_beside(self, key: str) -> Iterator[str]:
-        """The keys of the node that `key` would lie in, with only the groups chosen."""
-        groups = _groups(self.arguments.config_dir)
-        chosen = [o for o in self.arguments.overrides if o.split("=")[0] in groups and "," not in o]
-        leaves = schema.flat(composed(chosen, self.arguments.config_dir))
-        node = key.rpartition(".")[0]
-        return (leaf for leaf in leaves if leaf.startswith(node) and "_target_" not in leaf and "_partial_" not in leaf)
+
+def _siblings(key: str, arguments: Namespace) -> list[str]:
+    """The keys of the node that `key` would lie in, with the groups that were chosen."""
+    groups = _groups(arguments.config_dir)
+    chosen = [line for line in arguments.overrides if line.split("=")[0] in groups and "," not in line]
+    leaves = schema.flat(composed(chosen, arguments.config_dir))
+    node = key.rpartition(".")[0] + "."
+    return [leaf for leaf in leaves if leaf.startswith(node) and not leaf.endswith(("_target_", "_partial_"))]
 
 
 def _said(message: BaseException, code: int) -> int:

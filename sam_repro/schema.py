@@ -53,6 +53,7 @@ class Config:
     channels_last: bool = True
     device: str = "auto"
     deterministic: bool = False
+    threads: int | None = None
     # bookkeeping
     name: str = "main"
     data_dir: str = "data"
@@ -64,7 +65,7 @@ class Config:
     checkpoint_every: float = 60.0
 
 
-NUMERICS = ("precision", "channels_last", "device", "deterministic", "base_optimizer.fused")
+NUMERICS = ("precision", "channels_last", "device", "deterministic", "threads", "base_optimizer.fused")
 BOOKKEEPING = ("name", "data_dir", "download", "wandb", "resume", "progress", "record_every", "checkpoint_every")
 
 NEUTRAL: dict[str, Any] = {
@@ -134,6 +135,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "channels_last": limits.boolean,
     "device": _device,
     "deterministic": limits.boolean,
+    "threads": partial(limits.integer, low=1, optional=True),
     "name": _plain_name,
     "data_dir": _text,
     "download": limits.boolean,

@@ -31,6 +31,8 @@ class Rule(ABC):
         base: any `torch.optim` optimizer; its parameters that require a gradient are the rule's.
     """
 
+    rho: Tensor | None = None
+
     def __init__(self, base: Optimizer) -> None:
         self.base = base
         self.steps = 0
@@ -126,7 +128,7 @@ class TwoPass(Rule):
     def __init__(self, base: Optimizer, rho: float) -> None:
         limits.number("rho", rho, low=0)
         super().__init__(base)
-        self.rho = torch.tensor(rho, dtype=torch.float64, device=self.params[0].device)
+        self.rho: Tensor = torch.tensor(rho, dtype=torch.float64, device=self.params[0].device)
         self._backup: Vector = []
 
     @abstractmethod

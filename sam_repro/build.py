@@ -1,0 +1,161 @@
+"""From a resolved configuration to the objects of a run."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from sam_repro.augmentation import Augmentation
+from sam_repro.compose import UserError
+from sam_repro.dataset import Data, DataError, LabelNoise, Validation, prepare
+from sam_repro.optimizer import Rule, parameter_groups
+from sam_repro.oracle import Objective
+from sam_repro.schedule import Schedule
+from sam_repro.seeds import derived
+from sam_repro.trainer import Plan
+
+Config = dict[str, Any]
+
+_THREADS = torch.get_num_threads()
+"""The machine's own number, for runs that name none: a sweep in one process sets others in between."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network has to know of a data set."""
+
+    num_classes: int
+    in_channels: int
+    image_size: int
+
+
+def with_numerics(config: Config) -> Config:
+    """The configuration with every "auto" of the numerics resolved for this machine."""
+    device = config["device"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"device = {device}: this machine has no CUDA device; choose device=cpu")
+    if ":" in device and int(device.partition(":")[2]) >= torch.cuda.device_count():
+        raise UserError(f"device = {device}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+    precision = config["precision"]
+    if precision == "auto":
+        precision = "fp32" if device == "cpu" else "bf16"
+    if precision == "tf32" and device == "cpu":
+        raise UserError("precision = tf32: is for CUDA; on the CPU choose fp32 or bf16")
+    return config | {"device": device, "precision": precision}
+
+
+def set_numerics(config: Config) -> None:
+    """Set this process to the run's numerics: TF32 or not, deterministic kernels or the fastest, threads."""
+    torch.set_num_threads(config["threads"] or _THREADS)
+    tf32 = "tf32" if config["precision"] == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = tf32
+    torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not config["deterministic"]
+    if config["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config["deterministic"])
+
+
+def make_data(config: Config) -> Data:
+    """Images and labels of the run, split and with label noise, on the device."""
+    node = config["dataset"]
+    with _refused("dataset"):
+        images = _made(node["source"])(data_dir=config["data_dir"], download=config["download"])
+        data = prepare(images, validation=Validation(**node["validation"]), noise=LabelNoise(**config["label_noise"]))
+    if config["batch_size"] > len(data.train):
+        raise UserError(
+            f"batch_size = {config['batch_size']}: the training set has {len(data.train)} images; "
+            f"choose batch_size={len(data.train)} or less"
+        )
+    channels = data.train.images.shape[1]
+    if len(node["mean"]) != channels:
+        raise UserError(f"dataset.mean = {node['mean']}: the images have {channels} channels")
+    return data.to(torch.device(config["device"]))
+
+
+def shape_of(data: Data) -> Shape:
+    """The shape of a data set."""
+    _, channels, size, _ = data.train.images.shape
+    return Shape(data.num_classes, channels, size)
+
+
+def make_model(config: Config, shape: Shape) -> nn.Module:
+    """The network with its initial weights, a function of the seed alone."""
+    torch.default_generator.manual_seed(derived(config["seed"], "initialisation"))
+    with _refused("architecture"):
+        model: nn.Module = _made(config["architecture"])(**vars(shape))
+    layout = torch.channels_last if config["channels_last"] else torch.contiguous_format
+    return model.to(config["device"], memory_format=layout)  # type: ignore[call-overload]
+
+
+def make_augmentation(config: Config) -> Augmentation:
+    """The augmentation, with the data set's normalisation."""
+    with _refused("augmentation"):
+        return _made(config["augmentation"])(mean=config["dataset"]["mean"], std=config["dataset"]["std"])
+
+
+def make_objective(config: Config, model: nn.Module) -> Objective:
+    """The loss of the network; it carries the weight decay where the configuration puts it in the loss."""
+    smoothing = config["label_smoothing"]
+
+    def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+
+    groups = parameter_groups(model, config["weight_decay"], config["weight_decay_on"])
+    in_loss = {p: group["weight_decay"] for group in groups for p in group["params"]}
+    return Objective(
+        model,
+        cross_entropy,
+        autocast=torch.bfloat16 if config["precision"] == "bf16" else None,
+        weight_decay=in_loss if config["weight_decay_in"] == "loss" else 0.0,
+        batch_norm_statistics=config["batch_norm_statistics"],
+        same_noise=config["same_noise"],
+    )
+
+
+def make_rule(config: Config, model: nn.Module) -> Rule:
+    """The rule on its base optimizer."""
+    in_base = config["weight_decay"] if config["weight_decay_in"] == "base" else 0.0
+    groups = parameter_groups(model, in_base, config["weight_decay_on"])
+    with _refused("base_optimizer"):
+        base = _made(config["base_optimizer"])(groups, lr=config["lr"])
+    with _refused("optimizer"):
+        return _made(config["optimizer"])(base)
+
+
+def make_schedule(config: Config) -> Schedule:
+    """The schedule of the learning rate."""
+    with _refused("schedule"):
+        return _made(config["schedule"])
+
+
+def make_plan(config: Config) -> Plan:
+    """The numbers of the loop."""
+    return Plan(**{key: config[key] for key in Plan.__dataclass_fields__})
+
+
+def _made(node: Config) -> Any:
+    made: Callable[..., Any] = instantiate(node, _convert_="all")
+    return made
+
+
+@contextmanager
+def _refused(group: str) -> Iterator[None]:
+    """What a constructor refuses is the user's to change."""
+    try:
+        yield
+    except InstantiationException as error:
+        raise UserError(f"{group}: {str(error.__cause__ or error).splitlines()[0]}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{group}: {error}") from error
+    except DataError as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,351 @@
+"""One run: from a resolved configuration to `result.json` in its home."""
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sam_repro import build, checkpoint, evaluation, provenance, record
+from sam_repro.compose import Failure, Stopped, UserError
+from sam_repro.home import cell_hash, home, locked, set_aside
+from sam_repro.mirror import Mirror, open_mirror
+from sam_repro.progress import Progress
+from sam_repro.schema import SCHEMA
+from sam_repro.trainer import Interrupted, NonFinite, Trainer
+
+Config = dict[str, Any]
+Result = dict[str, Any]
+
+
+class Loaded(NamedTuple):
+    """A finished run, read back."""
+
+    model: nn.Module
+    config: Config
+    result: Result
+
+
+def run(config: Config, overrides: list[str]) -> Result:
+    """Train one cell with one seed, or go on where it was left, or find it done.
+
+    Args:
+        config: the resolved configuration, checked.
+        overrides: what the command line set, for the record.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        UserError: if the data, the device or the output folder are not what the configuration needs.
+        Busy: if another process is running it.
+        Failure: if the run broke off; `failed.json` says where.
+        Stopped: if a signal stopped it; the same command goes on.
+    """
+    config = build.with_numerics(config)
+    folder = home(config)
+    if config["resume"] and (done := finished(folder)):
+        return done
+    build.set_numerics(config)
+    data = build.make_data(config)
+    model = build.make_model(config, build.shape_of(data))
+    trainer = Trainer(
+        build.make_objective(config, model),
+        build.make_rule(config, model),
+        build.make_schedule(config),
+        data,
+        build.make_augmentation(config),
+        build.make_plan(config),
+        folder,
+    )
+    with _writable(folder), locked(folder):
+        if config["resume"] and (done := finished(folder)):
+            return done
+        if not config["resume"] and folder.exists():
+            print(f"aside      {set_aside(folder)}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return _train(config, overrides, folder, trainer)
+
+
+def finished(folder: Path) -> Result | None:
+    """The result of a finished run, after saying so and which sources changed since; None if it is not finished."""
+    if not (folder / "result.json").exists():
+        return None
+    result = _read(folder / "result.json")
+    print(f"done       {folder}")
+    print(_summary(result))
+    if changed := provenance.changed(_read(folder / "run.json")["sources"], provenance.sources()):
+        print(f"changed    since that run: {', '.join(changed)}; resume=false sets it aside and runs again")
+    return result
+
+
+def load(folder: str | Path) -> Loaded:
+    """Read a finished run back: the model with the weights that `report` names, on the CPU and in eval mode.
+
+    Args:
+        folder: the home of the run, which its last lines name.
+
+    Raises:
+        UserError: if it is not finished or its files are damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "result.json").exists():
+        raise UserError(f"{folder}: no finished run; result.json is missing")
+    result = _read(folder / "result.json")
+    config = result["config"] | {"device": "cpu"}
+    model = build.make_model(config, build.Shape(**result["shape"]))
+    model.load_state_dict(checkpoint.read_weights(folder / "model.safetensors"))
+    return Loaded(model.eval(), result["config"], result)
+
+
+def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer) -> Result:
+    steps = trainer.plan.steps(len(trainer.data.train))
+    done = trainer.resume()
+    identity = _begin(config, overrides, folder, done)["wandb_id"]
+    _announce(config, overrides, folder, trainer, done)
+    metrics = record.Metrics(folder / "metrics.jsonl", resume_at=done)
+    mirror = _open_mirror(config, folder, identity)
+    progress = Progress(config["progress"], steps, done, config["epochs"])
+
+    def on_row(row: dict[str, Any]) -> None:
+        metrics.append(row)
+        mirror.log(row)
+        if row["kind"] == "epoch":
+            progress.epoch(row, trainer.step)
+
+    code = 1
+    try:
+        with _told(folder, trainer):
+            trainer.run(on_row, progress.step)
+            result = _finish(config, overrides, folder, trainer)
+        mirror.summary({f"test/{key}": value for key, value in result["metrics"]["test"]["last"].items()})
+        code = 0
+    finally:
+        progress.close()
+        metrics.close()
+        mirror.finish(code)
+    print(_summary(result))
+    print(f"result     {folder}/result.json")
+    return result
+
+
+def _begin(config: Config, overrides: list[str], folder: Path, done: int) -> dict[str, Any]:
+    """Write what starts here into `run.json`, and clear what an earlier start left; returns its content.
+
+    The order of a sum depends on the number of threads: a run goes on with the number that it began with.
+    """
+    path = folder / "run.json"
+    fresh: dict[str, Any] = {"wandb_id": uuid.uuid4().hex[:12], "threads": torch.get_num_threads(), "starts": []}
+    before = _read(path) if path.exists() else fresh
+    torch.set_num_threads(before["threads"])
+    sources = provenance.sources()
+    if done and (changed := provenance.changed(before["sources"], sources)):
+        print(f"changed    since step {done} was reached: {', '.join(changed)}; resume=false would begin anew")
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "step": done,
+        "argv": sys.argv,
+        "sources_sha256": provenance.digest(sources),
+        "environment": provenance.environment(torch.device(config["device"])),
+        "git": provenance.git(),
+    }
+    run = {
+        "schema": SCHEMA,
+        "config": config,
+        "overrides": overrides,
+        "cell_hash": cell_hash(config),
+        "wandb_id": before["wandb_id"],
+        "threads": before["threads"],
+        "sources": sources,
+        "starts": [*before["starts"], start],
+    }
+    record.write_json(path, run)
+    if (diff := provenance.git_diff()) is not None:
+        (folder / "uncommitted.diff").write_text(diff)
+    for left in [folder / "failed.json", *folder.glob("*.tmp")]:
+        left.unlink(missing_ok=True)
+    return run
+
+
+def _announce(config: Config, overrides: list[str], folder: Path, trainer: Trainer, done: int) -> None:
+    """What will run and where it goes."""
+    choices, plan, data = config["choices"], trainer.plan, trainer.data
+    weights = sum(p.numel() for p in trainer.model.parameters())
+    steps = plan.steps(len(data.train))
+    held = f" + {len(data.validation)} validation" if data.validation else ""
+    noise = f", {config['label_noise']['rate']:.0%} {config['label_noise']['kind']} label noise" if data.ledger else ""
+    print(f"data       {choices['dataset']}: {len(data.train)} training{held} + {len(data.test)} test images{noise}")
+    print(f"network    {choices['architecture']}, {weights:,} weights; augmentation {choices['augmentation']}")
+    print(f"rule       {choices['optimizer']} on {choices['base_optimizer']}{_rho(config, overrides)}")
+    print(
+        f"loop       {plan.epochs} epochs in batches of {plan.batch_size}, lr {plan.lr:g} ({choices['schedule']}), "
+        f"seed {plan.seed}: {steps} steps, {sum(map(trainer.rule.passes, range(steps)))} passes"
+    )
+    print(f"numerics   {config['precision']} on {config['device']}, {torch.get_num_threads()} threads")
+    print(f"home       {folder}")
+    if done:
+        print(f"resumed    after step {done} of {steps}")
+    sys.stdout.flush()
+
+
+def _rho(config: Config, overrides: list[str]) -> str:
+    """The radius and where it came from."""
+    if config["rho"] is None:
+        return ""
+    given = any(override.startswith("rho=") for override in overrides)
+    source = "from the command line" if given else f"the default of {config['choices']['optimizer']}"
+    return f", rho {config['rho']:g} ({source})"
+
+
+def _open_mirror(config: Config, folder: Path, identity: str) -> Mirror:
+    choices = config["choices"]
+    return open_mirror(
+        config["wandb"],
+        directory=folder,
+        run_id=identity,
+        name=f"{folder.parent.name} {folder.name}",
+        group=folder.parent.name,
+        job_type="train",
+        tags=[choices[group] for group in ("dataset", "architecture", "augmentation", "optimizer")],
+        config=config,
+    )
+
+
+def _finish(config: Config, overrides: list[str], folder: Path, trainer: Trainer) -> Result:
+    """Write the weights, then `result.json`, whose existence means success; then drop the checkpoint."""
+    last = {name: value.detach().cpu().clone() for name, value in trainer.model.state_dict().items()}
+    best = trainer.best_weights
+    if best is not None and config["report"] == "best_validation":
+        trainer.model.load_state_dict(best)
+        checkpoint.write_weights(folder / "last.safetensors", last)
+    elif best is not None:
+        checkpoint.write_weights(folder / "best.safetensors", best)
+    weights = trainer.model.state_dict()
+    checkpoint.write_weights(folder / "model.safetensors", weights)
+    result = {
+        "schema": SCHEMA,
+        "name": config["name"],
+        "seed": config["seed"],
+        "config": config,
+        "cell_hash": cell_hash(config),
+        "overrides": overrides,
+        "cell": None,
+        "metrics": _metrics(trainer.scores),
+        "sharpness": {},
+        "label_noise": _noise_ledger(trainer),
+        "cost": _cost(trainer),
+        "cut_budget": trainer.step < trainer.plan.epochs * trainer.plan.steps_per_epoch(len(trainer.data.train)),
+        "shape": vars(build.shape_of(trainer.data)),
+        "weights_sha256": provenance.weights_sha256(weights),
+        "sources_sha256": provenance.digest(provenance.sources()),
+        "bit_exact": config["device"] == "cpu" or config["deterministic"],
+        "environment": provenance.environment(torch.device(config["device"])),
+        "git": provenance.git(),
+    }
+    record.write_json(folder / "result.json", result)
+    trainer.path.unlink(missing_ok=True)
+    return result
+
+
+def _metrics(scores: dict[str, Any]) -> dict[str, Any]:
+    last, best = scores["last"], scores["best"]
+    return {
+        "test": {"last": last["test"], "best_validation": best and best["test"], "peak": scores["peak"]},
+        "validation": {"last": last["validation"], "best": best and best["validation"]},
+        "train": {key: last["train"].get(key) for key in ("error_pct", "loss", "perturbed_loss")},
+    }
+
+
+def _cost(trainer: Trainer) -> dict[str, Any]:
+    steps, device = trainer.step, trainer.clock.device
+    seconds = trainer.clock.seconds
+    return {
+        "passes": sum(map(trainer.rule.passes, range(steps))),
+        "products": sum(map(trainer.rule.products, range(steps))),
+        "steps": steps,
+        "seconds": seconds,
+        "examples_per_second": trainer.plan.seen(steps, len(trainer.data.train)) / seconds,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+    }
+
+
+def _noise_ledger(trainer: Trainer) -> dict[str, Any] | None:
+    """What label noise did, and what the reported weights made of it: training accuracy on clean and flipped labels."""
+    data, train = trainer.data, trainer.data.train
+    if data.ledger is None:
+        return None
+    transform = trainer.augmentation.normalise
+    predicted = evaluation.outputs(trainer.model, train.images, transform, trainer.objective.autocast).argmax(dim=1)
+    flipped = train.labels != train.clean_labels
+    return data.ledger | {
+        "train_accuracy_clean_pct": _accuracy(predicted[~flipped], train.labels[~flipped]),
+        "train_accuracy_flipped_pct": _accuracy(predicted[flipped], train.labels[flipped]),
+        "train_accuracy_flipped_true_pct": _accuracy(predicted[flipped], train.clean_labels[flipped]),
+    }
+
+
+def _accuracy(predicted: Tensor, labels: Tensor) -> float | None:
+    return 100 * (predicted == labels).double().mean().item() if len(labels) else None
+
+
+def _summary(result: Result) -> str:
+    test, cost = result["metrics"]["test"]["last"], result["cost"]
+    lines = [f"test error {test['error_pct']:.2f} % after epoch {test['epoch']:g}"]
+    if best := result["metrics"]["test"]["best_validation"]:
+        lines.append(f"{best['error_pct']:.2f} % at the best validation error, epoch {best['epoch']:g}")
+    lines.append(f"{cost['passes']} passes in {cost['seconds']:.1f} s")
+    return "; ".join(lines)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); resume=false sets this home aside and runs again") from None
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error}); start in a folder that can") from error
+
+
+@contextmanager
+def _told(folder: Path, trainer: Trainer) -> Iterator[None]:
+    """Says where a run broke off and what is left, and leaves `failed.json` for the tables."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise Stopped(
+            stop.signal, f"saved after step {stop.step} at signal {stop.signal}; the same command goes on"
+        ) from None
+    except NonFinite as error:
+        _failed(folder, str(error), error.step)
+        raise Failure(f"{error}; try a smaller lr or rho, or clip_norm=1.0. {_kept(trainer)}") from None
+    except OSError as error:
+        _failed(folder, str(error), trainer.step)
+        raise Failure(f"{folder}: writing failed ({error}). {_kept(trainer)}") from None
+    except Exception as error:
+        _failed(folder, repr(error), trainer.step)
+        raise
+
+
+def _kept(trainer: Trainer) -> str:
+    if not trainer.path.exists():
+        return "No checkpoint had been written"
+    steps = checkpoint.read(trainer.path)["rule"]["steps"]
+    return f"The checkpoint after step {steps} is kept: {trainer.path}"
+
+
+def _failed(folder: Path, error: str, step: int) -> None:
+    with suppress(OSError):  # a full disk must not hide why the run failed
+        record.write_json(folder / "failed.json", {"error": error, "step": step})

@@ -1,0 +1,88 @@
+"""The table at the end of a sweep, made from the homes of its cells."""
+
+import json
+import math
+import statistics
+from typing import Any
+
+from scipy.stats import t as student
+
+from sam_repro.build import with_numerics
+from sam_repro.home import cell_hash, home
+from sam_repro.schema import flat
+
+Config = dict[str, Any]
+
+
+def table(cells: list[Config]) -> tuple[str, bool]:
+    """A row for each cell: what distinguishes it, its seeds, test error with a 95 % t-interval, and what is missing.
+
+    Args:
+        cells: the resolved configurations of the sweep, one for each cell and seed.
+
+    Returns:
+        The table, and whether every run of it is done.
+    """
+    columns = _varying(cells)
+    groups: dict[str, list[Config]] = {}
+    for cell in cells:
+        groups.setdefault(cell_hash(cell), []).append(cell)
+    rows = [[*columns, "done", "test error %", "state"]]
+    complete = True
+    for group in groups.values():
+        leaves = flat(group[0])
+        states = [_state(cell) for cell in group]
+        errors = [state for state in states if isinstance(state, float)]
+        notes = [f"seed {c['seed']}: {state}" for c, state in zip(group, states, strict=True) if isinstance(state, str)]
+        complete = complete and not notes
+        rows.append(
+            [
+                *(_shown(leaves.get(column)) for column in columns.values()),
+                f"{len(errors)}/{len(group)}",
+                _interval(errors),
+                "; ".join(notes) or "done",
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(["", *lines, "(mean over seeds of the last epoch ± half of the 95 % t-interval)"]), complete
+
+
+def _state(cell: Config) -> float | str:
+    """The test error of a run in percent, or why there is none."""
+    folder = home(with_numerics(cell))
+    try:
+        if (folder / "result.json").exists():
+            return float(json.loads((folder / "result.json").read_text())["metrics"]["test"]["last"]["error_pct"])
+        if (folder / "failed.json").exists():
+            return "failed: " + str(json.loads((folder / "failed.json").read_text())["error"])
+    except (ValueError, KeyError):
+        return f"damaged: {folder}"
+    return "missing"
+
+
+def _interval(values: list[float]) -> str:
+    if not values:
+        return "—"
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.2f}"
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.2f} ± {half:.2f}"
+
+
+def _varying(cells: list[Config]) -> dict[str, str]:
+    """The keys in which the cells differ, under the names that a command line gives them."""
+    leaves = [flat(cell) for cell in cells]
+    keys = {key: None for cell in leaves for key in cell if key != "seed"}
+    differing = [key for key in keys if len({repr(cell.get(key)) for cell in leaves}) > 1]
+    groups = {key.removeprefix("choices.") for key in differing if key.startswith("choices.")}
+    return {
+        key.removeprefix("choices."): key
+        for key in differing
+        if key.partition(".")[0] not in groups and key != "optimizer.rho"
+    } or {"optimizer": "choices.optimizer"}
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

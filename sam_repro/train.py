@@ -1,0 +1,34 @@
+"""The door to training: `python -m sam_repro.train optimizer=sam rho=0.05`, and `-m` for sweeps."""
+
+import sys
+from typing import Any
+
+from sam_repro.compose import checked, guarded, launch, without_foreign_rho
+
+
+def main() -> None:
+    """Train what the command line says; the exit code is 0 done, 1 failed, 2 bad input, 3 busy, 128 + n signal n."""
+    sys.exit(guarded(_main))
+
+
+def _main() -> int:
+    cells = launch(_task)
+    if not cells:
+        return 0
+    from sam_repro.sweep import table  # torch: not before the command line has been checked
+
+    text, complete = table(cells)
+    print(text)
+    return 0 if complete else 1
+
+
+def _task(config: dict[str, Any], overrides: list[str], sweep: bool) -> int:
+    config = checked(without_foreign_rho(config) if sweep else config)
+    from sam_repro.run import run
+
+    run(config, overrides)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+"""The loop: one rule, one model, one data set, from step 0 or from a checkpoint to the end."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam_repro import checkpoint, evaluation
+from sam_repro.augmentation import Augmentation
+from sam_repro.dataset import Data, Split
+from sam_repro.optimizer import Observation, Rule
+from sam_repro.oracle import Objective
+from sam_repro.schedule import Schedule
+from sam_repro.seeds import derived
+from sam_repro.vectors import norm, ratio
+
+Row = dict[str, Any]
+
+
+class NonFinite(ArithmeticError):
+    """The loss or the gradient of a step was not finite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss or the gradient of step {step} is not finite")
+        self.step = step
+
+
+class Interrupted(Exception):
+    """A signal came; the state is saved at a step boundary."""
+
+    def __init__(self, signal: int, step: int) -> None:
+        super().__init__(f"signal {signal} after step {step}")
+        self.signal = signal
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a loop.
+
+    Args:
+        seed: of order, augmentation and noise.
+        epochs: length of the schedule.
+        batch_size: examples in a batch.
+        lr: learning rate, before the schedule's factor.
+        m: examples that share one perturbation, default the batch.
+        clip_norm: largest norm of the averaged final gradient, default no clipping.
+        drop_last: leave out an epoch's last batch if it is smaller.
+        max_steps: stop after so many steps, default never; the schedule stays that of `epochs`.
+        report: which weights are the run's: "last" or "best_validation".
+        record_every: steps between rows of the record, default 10; None for rows per epoch only.
+        checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
+    """
+
+    seed: int
+    epochs: int
+    batch_size: int
+    lr: float
+    m: int | None = None
+    clip_norm: float | None = None
+    drop_last: bool = False
+    max_steps: int | None = None
+    report: str = "last"
+    record_every: int | None = 10
+    checkpoint_every: float = 60.0
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Steps of one epoch over so many examples."""
+        return examples // self.batch_size if self.drop_last else -(-examples // self.batch_size)
+
+    def steps(self, examples: int) -> int:
+        """Steps of the whole run."""
+        steps = self.epochs * self.steps_per_epoch(examples)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def seen(self, steps: int, examples: int) -> int:
+        """Examples that so many steps see."""
+        epochs, rest = divmod(steps, self.steps_per_epoch(examples))
+        kept = examples - examples % self.batch_size if self.drop_last else examples
+        return epochs * kept + rest * self.batch_size
+
+
+class Trainer:
+    """Trains a model in place and keeps its record; a checkpoint in `folder` is taken up.
+
+    Everything random is a function of (seed, epoch, step, part): no generator state is kept, and any step can be
+    repeated.
+
+    Args:
+        objective: the loss of the model.
+        rule: batch → gradient, with its base optimizer.
+        schedule: factor on the learning rate.
+        data: train, validation and test images on the device.
+        augmentation: uint8 images → normalised float images.
+        plan: the numbers.
+        folder: the run's home, where `checkpoint.pt` lies.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        rule: Rule,
+        schedule: Schedule,
+        data: Data,
+        augmentation: Augmentation,
+        plan: Plan,
+        folder: Path,
+    ) -> None:
+        self.objective = objective
+        self.model = objective.model
+        self.rule = rule
+        self.schedule = schedule
+        self.data = data
+        self.augmentation = augmentation
+        self.plan = plan
+        self.path = folder / "checkpoint.pt"
+        device = data.train.images.device
+        self.clock = Clock(device)
+        self.window, self.epoch_mean = Mean(), Mean()
+        self.scores: dict[str, Row | None] = {"last": None, "best": None, "peak": None}
+        self.best_weights: dict[str, Tensor] | None = None
+        self._generator = torch.Generator(device)
+        self._bad_step = torch.tensor(-1, device=device)
+        self._options = [{k: v for k, v in group.items() if k != "params"} for group in rule.base.param_groups]
+        # float32 on a GPU, where the fused kernels read it as that
+        self._lr = torch.tensor(plan.lr, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
+        self._own_options()
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.rule.steps
+
+    def resume(self) -> int:
+        """Take up the checkpoint, if there is one; returns the steps done."""
+        if self.path.exists():
+            self._load(checkpoint.read(self.path))
+        return self.step
+
+    def run(self, on_row: Callable[[Row], None], on_step: Callable[[int], None]) -> None:
+        """Train to the end.
+
+        Args:
+            on_row: called with each row of the record: kind "train" every `record_every` steps, "epoch" after each.
+            on_step: called after each step with the number of steps done.
+
+        Raises:
+            NonFinite: if a loss or a gradient is not finite; the last checkpoint stays.
+            Interrupted: after SIGINT or SIGTERM, with the state saved at a step boundary.
+        """
+        plan, examples = self.plan, len(self.data.train)
+        per_epoch, total = plan.steps_per_epoch(examples), plan.steps(examples)
+        saved = time.monotonic()
+        with caught_signals() as caught:
+            while self.step < total:
+                epoch, within = divmod(self.step, per_epoch)
+                order = self._order(epoch)
+                for rows in order.split(plan.batch_size)[within:per_epoch]:
+                    step = self.step
+                    self._train_step(step, rows)
+                    on_step(self.step)
+                    ends_epoch = self.step % per_epoch == 0 or self.step == total
+                    epochs_done = self.step // per_epoch if self.step % per_epoch == 0 else self.step / per_epoch
+                    if plan.record_every and (self.step % plan.record_every == 0 or ends_epoch):
+                        on_row(self._window_row(step, epochs_done))
+                    if ends_epoch:
+                        on_row(self._epoch_row(step, epochs_done))
+                    if caught or time.monotonic() - saved >= plan.checkpoint_every:
+                        self.save()
+                        saved = time.monotonic()
+                    if caught:
+                        raise Interrupted(caught[0], step)
+                    if self.step == total:
+                        break
+
+    def save(self) -> None:
+        """Write the checkpoint; never one with a number that is not finite."""
+        self.clock.stop()
+        self._refuse_non_finite()
+        checkpoint.write(self.path, self._state())
+
+    def _train_step(self, step: int, rows: Tensor) -> None:
+        self.clock.start()
+        factor = self.schedule.factor(step, self.plan.steps_per_epoch(len(self.data.train)), self.plan.epochs)
+        self._lr.fill_(self.plan.lr * factor)
+        torch.default_generator.manual_seed(derived(self.plan.seed, "noise", step))
+        self._generator.manual_seed(derived(self.plan.seed, "augmentation", step))
+        images = self.augmentation(self.data.train.images[rows], self._generator)
+        labels = self.data.train.labels[rows]
+        part = None if self.plan.m is None else min(self.plan.m, len(rows))
+        loss = self.rule.backward(self.objective(images, labels), part, observe=lambda seen: self._look(seen, labels))
+        self._finish_gradient(step, loss)
+        self.rule.base.step()
+        self.rule.steps += 1
+
+    def _look(self, seen: Observation, labels: Tensor) -> None:
+        assert seen.outputs is not None
+        wrong = (seen.outputs.argmax(dim=1) != labels).double().mean()
+        values = {"loss": seen.losses[0], "error_pct": 100 * wrong, "gradient_norm": norm(seen.vectors[0])}
+        if len(seen.losses) > 1:
+            values |= {"perturbed_loss": seen.losses[-1], "perturbed_gradient_norm": norm(seen.vectors[-1])}
+        self.window.add(values, len(labels))
+        self.epoch_mean.add(values, len(labels))
+
+    @torch.no_grad()
+    def _finish_gradient(self, step: int, loss: Tensor) -> None:
+        """Clip, and remember the first step whose numbers are not finite; nothing is read by the host here."""
+        gradient = [p.grad for p in self.rule.params if p.grad is not None]
+        length = norm(gradient)
+        if self.plan.clip_norm is not None:
+            factor = ratio(torch.full_like(length, self.plan.clip_norm), length).clamp(max=1.0)
+            torch._foreach_mul_(gradient, torch.where(length > 0, factor, 1.0).to(gradient[0].dtype))
+        bad = ~(torch.isfinite(length) & torch.isfinite(loss))
+        self._bad_step.copy_(torch.where(bad & (self._bad_step < 0), step, self._bad_step))
+
+    def _order(self, epoch: int) -> Tensor:
+        """The epoch's order of the examples, the same on every device."""
+        generator = torch.Generator().manual_seed(derived(self.plan.seed, "order", epoch))
+        return torch.randperm(len(self.data.train), generator=generator).to(self.data.train.images.device)
+
+    def _window_row(self, step: int, epoch: float) -> Row:
+        self.clock.stop()
+        self._refuse_non_finite()
+        rates = {"lr": float(self._lr)} | ({} if self.rule.rho is None else {"rho": float(self.rule.rho)})
+        means = self.window.read()
+        self.window = Mean()
+        return {"kind": "train", "step": step, "epoch": epoch} | rates | _named("train", means)
+
+    def _epoch_row(self, step: int, epoch: float) -> Row:
+        """Evaluate, and keep the best weights."""
+        self.clock.stop()
+        self._refuse_non_finite()
+        validation = self._scores_of(self.data.validation, step) if self.data.validation else None
+        test = self._scores_of(self.data.test) | {"epoch": epoch}
+        scores = {"train": self.epoch_mean.read(), "validation": validation, "test": test}
+        self.epoch_mean = Mean()
+        self.scores["last"] = scores
+        if self.scores["peak"] is None or test["error_pct"] < self.scores["peak"]["error_pct"]:
+            self.scores["peak"] = test
+        if validation:
+            validation["epoch"] = epoch
+            best = self.scores["best"]
+            if best is None or validation["error_pct"] < best["validation"]["error_pct"]:
+                self.scores["best"] = {"validation": validation, "test": test}
+                self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        row = {"kind": "epoch", "step": step, "epoch": epoch, "seconds": self.clock.seconds}
+        return row | _named("epoch", scores["train"]) | _named("validation", validation) | _named("test", test)
+
+    def _scores_of(self, split: Split, augmented_at: int | None = None) -> dict[str, float]:
+        transform: Callable[[Tensor], Tensor] = self.augmentation.normalise
+        if augmented_at is not None and self.data.validation_augmented:
+            self._generator.manual_seed(derived(self.plan.seed, "validation", augmented_at))
+            transform = lambda images: self.augmentation(images, self._generator)  # noqa: E731
+        logits = evaluation.outputs(self.model, split.images, transform, self.objective.autocast)
+        return evaluation.scores(logits, split.labels)
+
+    def _refuse_non_finite(self) -> None:
+        if (step := int(self._bad_step)) >= 0:
+            raise NonFinite(step)
+
+    def _own_options(self) -> None:
+        """The groups' options are the configuration's, and the rate is the trainer's own tensor.
+
+        A loaded state replaces both.
+        """
+        for group, options in zip(self.rule.base.param_groups, self._options, strict=True):
+            group.update(options, lr=self._lr)
+
+    def _state(self) -> Row:
+        return {
+            "model": self.model.state_dict(),
+            "rule": self.rule.state_dict(),
+            "seconds": self.clock.seconds,
+            "window": self.window.state_dict(),
+            "epoch_mean": self.epoch_mean.state_dict(),
+            "scores": self.scores,
+            "best_weights": self.best_weights,
+        }
+
+    def _load(self, state: Row) -> None:
+        self.model.load_state_dict(state["model"])
+        self.rule.load_state_dict(state["rule"])
+        self._own_options()
+        self.clock.seconds = state["seconds"]
+        self.window.load_state_dict(state["window"])
+        self.epoch_mean.load_state_dict(state["epoch_mean"])
+        self.scores = state["scores"]
+        self.best_weights = state["best_weights"]
+
+
+def _named(part: str, values: Row | None) -> Row:
+    return {f"{part}/{name}": value for name, value in (values or {}).items() if name != "epoch"}
+
+
+class Mean:
+    """Means over examples of what the steps saw; sums stay on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.count = 0
+
+    def add(self, values: dict[str, Tensor], count: int) -> None:
+        """Add values that are means over `count` examples."""
+        row = torch.stack([value.double() for value in values.values()]) * count
+        self.names = list(values)
+        self.sums = row if self.sums is None else self.sums.to(row.device) + row
+        self.count += count
+
+    def read(self) -> dict[str, float]:
+        """The means, in one copy to the host."""
+        return dict(zip(self.names, (self.sums / self.count).tolist(), strict=True)) if self.sums is not None else {}
+
+    def state_dict(self) -> Row:
+        """All of it."""
+        return {"names": self.names, "sums": self.sums, "count": self.count}
+
+    def load_state_dict(self, state: Row) -> None:
+        """Put back what `state_dict` gave."""
+        self.names, self.sums, self.count = state["names"], state["sums"], state["count"]
+
+
+class Clock:
+    """Seconds of training along the whole trajectory; evaluation and files are off the clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Count from here; nothing happens if it counts already, so that steps need not wait for the device."""
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Wait until the device has done what was counted, and count no further."""
+        if self._since is not None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Inside the block SIGINT and SIGTERM are only noted, in the list; a second SIGINT interrupts at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
