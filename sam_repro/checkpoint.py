@@ -1,19 +1,21 @@
-"""Files that are whole or not there: a training state, and the weights of a finished run."""
+"""A training state and the weights of a finished run, in files that are whole or not there."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sam_repro.record import replacing
+
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Write a state of tensors and plain values atomically: at any moment `path` is the old file or the new one."""
-    buffer = io.BytesIO()
+    """Write a state of tensors and plain values; at any moment `path` is the old file or the new one."""
+    buffer = io.BytesIO()  # torch reports a full disk as an error of its own kind, a plain file as OSError
     torch.save(state, buffer)
-    _replace(path, buffer.getbuffer())
+    with replacing(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -22,10 +24,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write weights as safetensors, atomically."""
+    """Write weights as safetensors, as `write` does."""
     from safetensors.torch import save
 
-    _replace(path, memoryview(save({name: tensor.contiguous() for name, tensor in weights.items()})))
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    with replacing(path) as file:
+        file.write(content)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -33,21 +37,3 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     return load_file(path)
-
-
-def _replace(path: Path, content: memoryview) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

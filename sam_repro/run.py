@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,32 @@ class Loaded(NamedTuple):
     model: nn.Module
     config: Config
     result: Result
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Passes on what happens in a run: to the record first, which is the truth."""
+
+    metrics: record.Metrics
+    mirror: Mirror
+    progress: Progress
+
+    def step(self, done: int) -> None:
+        self.progress.step(done)
+
+    def row(self, row: dict[str, Any]) -> None:
+        self.metrics.append(row)
+        self.mirror.log(row)
+        if row["kind"] == "epoch":
+            self.progress.epoch(row, row["step"] + 1)
+
+    def saving(self) -> None:
+        self.metrics.sync()
+
+    def close(self, exit_code: int) -> None:
+        self.progress.close()
+        self.metrics.close()
+        self.mirror.finish(exit_code)
 
 
 def run(config: Config, overrides: list[str]) -> Result:
@@ -105,31 +132,23 @@ def load(folder: str | Path) -> Loaded:
 
 
 def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer) -> Result:
-    steps = trainer.plan.steps(len(trainer.data.train))
     done = trainer.resume()
     identity = _begin(config, overrides, folder, done)["wandb_id"]
     _announce(config, overrides, folder, trainer, done)
-    metrics = record.Metrics(folder / "metrics.jsonl", resume_at=done)
-    mirror = _open_mirror(config, folder, identity)
-    progress = Progress(config["progress"], steps, done, config["epochs"])
-
-    def on_row(row: dict[str, Any]) -> None:
-        metrics.append(row)
-        mirror.log(row)
-        if row["kind"] == "epoch":
-            progress.epoch(row, trainer.step)
-
+    watch = _Watch(
+        record.Metrics(folder / "metrics.jsonl", resume_at=done),
+        _open_mirror(config, folder, identity),
+        Progress(config["progress"], trainer.plan.steps(len(trainer.data.train)), done, config["epochs"]),
+    )
     code = 1
     try:
         with _told(folder, trainer):
-            trainer.run(on_row, progress.step)
+            trainer.run(watch)
             result = _finish(config, overrides, folder, trainer)
-        mirror.summary({f"test/{key}": value for key, value in result["metrics"]["test"]["last"].items()})
+        watch.mirror.summary({"test": result["metrics"]["test"]["last"]})
         code = 0
     finally:
-        progress.close()
-        metrics.close()
-        mirror.finish(code)
+        watch.close(code)
     print(_summary(result))
     print(f"result     {folder}/result.json")
     return result

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,19 @@ class Interrupted(Exception):
         super().__init__(f"signal {signal} after step {step}")
         self.signal = signal
         self.step = step
+
+
+class Listener(Protocol):
+    """Who wants to know what happens in a run."""
+
+    def step(self, done: int) -> None:
+        """So many steps are done."""
+
+    def row(self, row: Row) -> None:
+        """A row of the record: of kind "train" every `record_every` steps, of kind "epoch" after each epoch."""
+
+    def saving(self) -> None:
+        """A checkpoint is about to be written, which counts on the rows so far."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +158,11 @@ class Trainer:
             self._load(checkpoint.read(self.path))
         return self.step
 
-    def run(self, on_row: Callable[[Row], None], on_step: Callable[[int], None]) -> None:
+    def run(self, listener: Listener) -> None:
         """Train to the end.
 
         Args:
-            on_row: called with each row of the record: kind "train" every `record_every` steps, "epoch" after each.
-            on_step: called after each step with the number of steps done.
+            listener: is told what happens.
 
         Raises:
             NonFinite: if a loss or a gradient is not finite; the last checkpoint stays.
@@ -166,14 +178,15 @@ class Trainer:
                 for rows in order.split(plan.batch_size)[within:per_epoch]:
                     step = self.step
                     self._train_step(step, rows)
-                    on_step(self.step)
+                    listener.step(self.step)
                     ends_epoch = self.step % per_epoch == 0 or self.step == total
                     epochs_done = self.step // per_epoch if self.step % per_epoch == 0 else self.step / per_epoch
                     if plan.record_every and (self.step % plan.record_every == 0 or ends_epoch):
-                        on_row(self._window_row(step, epochs_done))
+                        listener.row(self._window_row(step, epochs_done))
                     if ends_epoch:
-                        on_row(self._epoch_row(step, epochs_done))
+                        listener.row(self._epoch_row(step, epochs_done))
                     if caught or time.monotonic() - saved >= plan.checkpoint_every:
+                        listener.saving()
                         self.save()
                         saved = time.monotonic()
                     if caught:
