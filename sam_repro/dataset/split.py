@@ -1,0 +1,92 @@
+"""Images made ready for a run: a validation split held out, label noise put in."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numpy.random import RandomState
+from torch import Tensor
+
+from sam_repro import limits
+from sam_repro.dataset.images import Data, Images, Split
+from sam_repro.dataset.label_noise import LabelNoise, Labels
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Training images that are held out, and how they are used.
+
+    Args:
+        count: how many; 0 (default) is no validation split.
+        seed: of the frozen stream that chooses them, in [0, 2³²); default 42.
+        stratified: whether each true class gives the same share of its images, to the image; default false.
+        augmented: whether they get the augmentation of the training when they are measured; default false.
+        noisy: whether they keep the labels of label noise; default false, the true ones.
+
+    Raises:
+        ValueError: if an argument is outside of what is said here.
+    """
+
+    count: int = 0
+    seed: int = 42
+    stratified: bool = False
+    augmented: bool = False
+    noisy: bool = False
+
+    def __post_init__(self) -> None:
+        limits.integer("validation.count", self.count, low=0)
+        limits.integer("validation.seed", self.seed, low=0, high=2**32 - 1)
+        limits.boolean("validation.stratified", self.stratified)
+        limits.boolean("validation.augmented", self.augmented)
+        limits.boolean("validation.noisy", self.noisy)
+
+    def held_out(self, labels: Tensor) -> Tensor:
+        """Which of the images with these true labels [N] are held out: a mask [N] of `count` trues."""
+        order = RandomState(self.seed).permutation(len(labels))
+        if self.stratified:
+            order = order[np.argsort(_quantiles(labels.numpy()[order]), kind="stable")]
+        mask = torch.zeros(len(labels), dtype=torch.bool)
+        mask[torch.from_numpy(order[: self.count])] = True
+        return mask
+
+
+def prepare(images: Images, validation: Validation, noise: LabelNoise) -> Data:
+    """The data of a run. The split and the noise do not depend on each other; test labels are always the true ones.
+
+    Args:
+        images: what a source gave.
+        validation: the split; `count` must leave at least one image to train on.
+        noise: the label noise, drawn over the whole training set.
+
+    Raises:
+        ValueError: if nothing would be left to train on.
+    """
+    clean = images.train_labels
+    limits.integer("validation.count", validation.count, low=0, high=len(clean) - 1)
+    noisy = noise.corrupted(images)
+    held_out = validation.held_out(clean)
+    seen = torch.where(held_out, noisy if validation.noisy else clean, noisy)
+    whole = Split(images.train_images, seen, clean)
+    return Data(
+        train=_part(whole, ~held_out),
+        validation=_part(whole, held_out) if validation.count else None,
+        test=Split(images.test_images, images.test_labels, images.test_labels),
+        num_classes=images.num_classes,
+        ledger=noise.ledger(clean, noisy, validation="noisy" if validation.noisy else "clean"),
+        validation_augmented=validation.augmented,
+    )
+
+
+def _part(split: Split, mask: Tensor) -> Split:
+    return Split(split.images[mask], split.labels[mask], split.clean_labels[mask])
+
+
+def _quantiles(labels: Labels) -> npt.NDArray[np.float64]:
+    """(r + ½)/n of each label [N], the r-th of the n in its class: the smallest are the same share of every class."""
+    quantiles = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = labels == label
+        size = members.sum()
+        quantiles[members] = (np.arange(size) + 0.5) / size
+    return quantiles
