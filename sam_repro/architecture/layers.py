@@ -1,0 +1,40 @@
+"""What the architectures share: their smallest parts and the check of their common arguments."""
+
+from collections import OrderedDict
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam_repro import limits
+
+
+def check_task(num_classes: int, in_channels: int, image_size: int) -> None:
+    """Refuse a task that no classifier of images can have.
+
+    Raises:
+        ValueError: fewer than 2 classes, no channel, or no pixel.
+    """
+    limits.integer("num_classes", num_classes, low=2)
+    limits.integer("in_channels", in_channels, low=1)
+    limits.integer("image_size", image_size, low=1)
+
+
+def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+    """Convolution without bias; an odd kernel keeps the image size n, stride s gives ⌈n / s⌉."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch normalisation, ReLU."""
+    return nn.Sequential(
+        OrderedDict(
+            conv=convolution(in_channels, out_channels, kernel_size, stride),
+            norm=nn.BatchNorm2d(out_channels),
+            relu=nn.ReLU(),
+        )
+    )
+
+
+def pad_channels(x: Tensor, channels: int) -> Tensor:
+    """Append channels of zeros to x [B, C, H, W] until it has `channels`."""
+    return F.pad(x, (0, 0, 0, 0, 0, channels - x.shape[1]))
