@@ -38,5 +38,5 @@ def _kinds(model: nn.Module) -> list[tuple[Tensor, bool, bool]]:
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                seen.setdefault(parameter, (isinstance(module, _NORMS), name == "bias"))
+                seen.setdefault(parameter, (isinstance(module, _NORMS), "bias" in name))
     return [(parameter, norm, bias) for parameter, (norm, bias) in seen.items()]
