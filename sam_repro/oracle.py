@@ -154,7 +154,8 @@ class Oracle:
         self._reseed()
         outputs = _full(self._outputs())
         single = torch.func.vmap(lambda o, t: self.objective.criterion(o[None], t[None]))
-        return single(outputs, self.targets)
+        with torch.autocast(outputs.device.type, enabled=False):
+            return single(outputs, self.targets)
 
     def hvp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
         """Hessian product Hv of the mean loss over `params`, by differentiating ⟨∇L, v⟩: about 3.5 gradients."""
