@@ -105,6 +105,7 @@ def finished(folder: Path) -> Result | None:
     if not (folder / "result.json").exists():
         return None
     result = _read(folder / "result.json")
+    (folder / "checkpoint.pt").unlink(missing_ok=True)  # left by a kill right after the result was written
     print(f"done       {folder}")
     print(_summary(result))
     if changed := provenance.changed(_read(folder / "run.json")["sources"], provenance.sources()):

@@ -14,12 +14,22 @@ Vector = list[Tensor]
 
 def norm(a: Sequence[Tensor]) -> Tensor:
     """Euclidean norm ‖a‖₂ over all tensors, a float64 0-dim tensor on their device."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(a), 2, dtype=torch.float64)))
+    return torch.linalg.vector_norm(torch.stack(norms(a)))
+
+
+def norms(a: Sequence[Tensor]) -> list[Tensor]:
+    """Euclidean norm of each tensor, float64 0-dim tensors."""
+    return list(torch._foreach_norm(list(a), 2, dtype=torch.float64))
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Inner product ⟨a, b⟩ over all tensors, a float64 0-dim tensor on their device."""
-    return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]).sum()
+    return torch.stack(dots(a, b)).sum()
+
+
+def dots(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+    """Inner product of each pair of tensors, float64 0-dim tensors."""
+    return [(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]
 
 
 def scaled(a: Sequence[Tensor], factor: Tensor) -> Vector:
