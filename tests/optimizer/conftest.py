@@ -1,0 +1,37 @@
+"""The rules under test are the files of configs/optimizer: a new one is tested without an edit here."""
+
+from collections.abc import Callable
+
+import pytest
+from hydra.utils import instantiate
+
+from sam_repro.compose import composed, config_dir
+from sam_repro.optimizer import Rule
+
+FILES = sorted((config_dir() / "optimizer").glob("*.yaml"))
+MakeRule = Callable[..., Rule]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "rule_name" in metafunc.fixturenames:
+        without = "rho" not in metafunc.fixturenames
+        names = [file.stem for file in FILES if without or "rho: ${rho}" in file.read_text()]
+        metafunc.parametrize("rule_name", names)
+
+
+@pytest.fixture(scope="session")
+def rules() -> dict[str, MakeRule]:
+    """By name: (base, settings to change) → the rule of that file."""
+    return {file.stem: instantiate(composed([f"optimizer={file.stem}"])["optimizer"]) for file in FILES}
+
+
+@pytest.fixture
+def make_rule(rules: dict[str, MakeRule], rule_name: str) -> MakeRule:
+    """One of `rules` after the other."""
+    return rules[rule_name]
+
+
+@pytest.fixture
+def rho(rule_name: str) -> float:
+    """The rule's own radius; a test that takes it runs for the rules that have one."""
+    return composed([f"optimizer={rule_name}"])["rho"]

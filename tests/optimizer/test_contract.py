@@ -1,0 +1,427 @@
+"""What every rule owes, for every file of configs/optimizer."""
+
+import copy
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sam_repro.optimizer import SGD, Rule
+from sam_repro.oracle import Objective, Oracle
+
+MakeRule = Callable[..., Rule]
+BATCH = 8
+STEPS = 7  # more than the longest period
+
+
+def network(dtype: torch.dtype = torch.float64, dropout: float = 0.3, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(48, 3),
+    ).to(dtype)
+
+
+def batch(step: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1000 + step)
+    inputs = torch.randn(BATCH, 1, 4, 4, generator=generator, dtype=dtype)
+    return inputs, torch.randint(3, (BATCH,), generator=generator)
+
+
+def base(model: nn.Module, **options: Any) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), **({"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2} | options))
+
+
+def train(rule: Rule, model: nn.Module, steps: range, m: int | None = None) -> list[Tensor]:
+    """The losses; the noise of a step is a function of the step, as in the trainer."""
+    objective = Objective(model, F.cross_entropy)
+    losses = []
+    for step in steps:
+        torch.manual_seed(step)
+        losses.append(rule.step(objective(*batch(step, next(model.parameters()).dtype)), m))
+    return losses
+
+
+def state(model: nn.Module, rule: Rule) -> list[Tensor]:
+    """Copies of parameters, buffers and momentum."""
+    momentum = [tensor for slots in rule.base.state.values() for tensor in slots.values() if tensor is not None]
+    return [tensor.detach().clone() for tensor in [*model.parameters(), *model.buffers(), *momentum]]
+
+
+def assert_bitwise(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rho_zero_is_bitwise_sgd(make_rule: MakeRule, rho: float, dtype: torch.dtype) -> None:
+    ours, theirs = network(dtype), network(dtype)
+    rule, sgd = make_rule(base(ours), rho=0.0), SGD(base(theirs))
+    assert_bitwise(train(rule, ours, range(STEPS)), train(sgd, theirs, range(STEPS)))
+    assert_bitwise(state(ours, rule), state(theirs, sgd))
+
+
+def test_rho_matters_and_is_the_schedules_to_fill(make_rule: MakeRule, rho: float) -> None:
+    models = [network() for _ in range(3)]
+    rules = [make_rule(base(models[0])), make_rule(base(models[1]), rho=0.0), make_rule(base(models[2]), rho=0.0)]
+    rules[2].rho.fill_(rho)
+    for rule, model in zip(rules, models, strict=True):
+        train(rule, model, range(3))
+    assert not torch.equal(models[0][0].weight, models[1][0].weight)
+    assert_bitwise(state(models[0], rules[0]), state(models[2], rules[2]))
+
+
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), True])
+def test_rho_out_of_range_is_refused(make_rule: MakeRule, rho: float, bad: float) -> None:
+    with pytest.raises(Exception, match=r"rho = .*must be a finite number >= 0"):
+        make_rule(base(network()), rho=bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("m", [None, 3])
+def test_backward_leaves_the_weights_bitwise(make_rule: MakeRule, m: int | None, dtype: torch.dtype) -> None:
+    model = network(dtype)
+    rule, objective = make_rule(base(model)), Objective(model, F.cross_entropy)
+    for step in range(STEPS):
+        before = [p.detach().clone() for p in model.parameters()]
+        rule.backward(objective(*batch(step, dtype)), m)
+        assert_bitwise([p.detach() for p in model.parameters()], before)
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+        rule.base.step()
+        rule.steps += 1
+
+
+@pytest.mark.parametrize("m", [None, 4])
+def test_addresses_are_constant(make_rule: MakeRule, m: int | None) -> None:
+    model = network()
+    rule = make_rule(base(model))
+
+    def addresses() -> list[int]:
+        momentum = [slots["momentum_buffer"] for slots in rule.base.state.values()]
+        return [tensor.data_ptr() for tensor in [*model.parameters(), *model.buffers(), *momentum]]
+
+    train(rule, model, range(1), m)
+    before = addresses()
+    train(rule, model, range(1, STEPS), m)
+    assert addresses() == before
+
+
+def test_step_counts_and_backward_does_not(make_rule: MakeRule) -> None:
+    model = network()
+    rule = make_rule(base(model))
+    rule.backward(Objective(model, F.cross_entropy)(*batch(0)))
+    assert rule.steps == 0
+    train(rule, model, range(3))
+    assert rule.steps == rule.state_dict()["steps"] == 3
+
+
+@pytest.mark.parametrize("stop", range(1, 6))
+def test_save_load_continue_is_bitwise(make_rule: MakeRule, stop: int) -> None:
+    straight, first, second = network(), network(), network(seed=1)
+    whole, before, after = (make_rule(base(model)) for model in (straight, first, second))
+    losses = train(whole, straight, range(6))
+    train(before, first, range(stop))
+    file = io.BytesIO()
+    torch.save({"model": first.state_dict(), "rule": before.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    second.load_state_dict(saved["model"])
+    after.load_state_dict(saved["rule"])
+    assert after.steps == stop
+    assert_bitwise(train(after, second, range(stop, 6)), losses[stop:])
+    assert_bitwise(state(second, after), state(straight, whole))
+
+
+@contextmanager
+def counted(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
+    """Examples that go forward through the model in passes, and Hessian or Gauss–Newton products, in batches."""
+    cost = {"passes": 0.0, "products": 0.0}
+    inside: list[str] = []
+
+    def forward(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        if not inside:
+            cost["passes"] += len(inputs[0]) / BATCH
+
+    def product(name: str) -> Callable[..., Any]:
+        original = getattr(Oracle, name)
+
+        def call(oracle: Oracle, *arguments: Any) -> Any:
+            inside.append(name)
+            cost["products"] += len(oracle.targets) / BATCH
+            try:
+                return original(oracle, *arguments)
+            finally:
+                inside.pop()
+
+        return call
+
+    hook = model.register_forward_pre_hook(forward)
+    with monkeypatch.context() as patch:
+        for name in ("hvp", "ggn_vp"):
+            patch.setattr(Oracle, name, product(name))
+        yield cost
+    hook.remove()
+
+
+@pytest.mark.parametrize("m", [None, 3])
+def test_declared_cost_is_the_counted_one(make_rule: MakeRule, m: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    rule = make_rule(base(model))
+    for step in range(STEPS):
+        with counted(model, monkeypatch) as cost:
+            train(rule, model, range(step, step + 1), m)
+        assert cost["passes"] == pytest.approx(rule.passes(step))
+        assert cost["products"] == pytest.approx(rule.products(step))
+
+
+@pytest.mark.parametrize("m", [4, 3])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_parts_equal_parts_made_by_hand(make_rule: MakeRule, m: int, momentum: float | None) -> None:
+    ours, theirs = network(), network()
+    ours[1].momentum = theirs[1].momentum = momentum
+    rule, hand = make_rule(base(ours)), make_rule(base(theirs))
+    objective = Objective(theirs, F.cross_entropy)
+    for step in range(STEPS):
+        train(rule, ours, range(step, step + 1), m)
+
+        start = {name: buffer.clone() for name, buffer in theirs.named_buffers()}
+        mean = {name: torch.zeros_like(buffer) for name, buffer in start.items() if buffer.is_floating_point()}
+        vectors: list[list[Tensor]] = []
+        for part, (inputs, targets) in enumerate(zip(*(t.split(m) for t in batch(step)), strict=True)):
+            theirs.load_state_dict(start, strict=False)
+            torch.manual_seed(step + part)
+            terms = hand.terms(objective(inputs, targets), hand.phase(step))
+            share = len(targets) / BATCH
+            vectors = vectors or [[torch.zeros_like(x) for x in term.vector] for term in terms]
+            for total, term in zip(vectors, terms, strict=True):
+                torch._foreach_add_(total, term.vector, alpha=share)
+            for name in mean:
+                mean[name] += share * theirs.get_buffer(name)
+        theirs.load_state_dict(mean, strict=False)
+        with torch.no_grad():
+            gradient = hand.combine(*vectors)
+        for p, g in zip(hand.params, gradient, strict=True):
+            p.grad = g
+        hand.base.step()
+        hand.steps += 1
+    for a, b in zip(state(ours, rule), state(theirs, hand), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert ours[1].num_batches_tracked == STEPS
+
+
+def test_parts_of_the_whole_batch_are_bitwise_the_batch(make_rule: MakeRule) -> None:
+    ours, theirs = network(), network()
+    rule, other = make_rule(base(ours)), make_rule(base(theirs))
+    train(rule, ours, range(3), BATCH)
+    train(other, theirs, range(3))
+    assert_bitwise(state(ours, rule), state(theirs, other))
+
+
+def test_parts_of_a_network_without_batch_norm(make_rule: MakeRule, float64: None) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    rule, objective = make_rule(base(model)), Objective(model, F.cross_entropy)
+    whole = F.cross_entropy(model(batch(0)[0]), batch(0)[1])
+    torch.testing.assert_close(rule.step(objective(*batch(0)), 3), whole.detach(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("m", [None, 4])
+def test_loss_is_the_clean_loss_and_stays(make_rule: MakeRule, m: int | None) -> None:
+    model = network(dropout=0.0)
+    rule = make_rule(base(model))
+    twin = copy.deepcopy(model)
+    inputs, targets = batch(0)
+    parts = zip(inputs.split(m or BATCH), targets.split(m or BATCH), strict=True)
+    clean = torch.stack([F.cross_entropy(twin(x), y) for x, y in parts]).mean().detach()
+    (loss,) = train(rule, model, range(1), m)
+    assert loss.shape == ()
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, clean, rtol=1e-14, atol=0)
+    kept = loss.clone()
+    train(rule, model, range(1, 3), m)
+    assert_bitwise([loss], [kept])
+
+
+def test_returned_loss_is_without_decay_in_the_loss(make_rule: MakeRule) -> None:
+    plain, decayed = network(), network()
+    losses = []
+    for model, decay in ((plain, 0.0), (decayed, 0.5)):
+        rule = make_rule(base(model))
+        torch.manual_seed(0)
+        losses.append(rule.step(Objective(model, F.cross_entropy, weight_decay=decay)(*batch(0))))
+    assert_bitwise(losses[:1], losses[1:])
+    assert not torch.equal(plain[0].weight, decayed[0].weight)
+
+
+def test_running_statistics_are_those_of_one_forward_at_w(make_rule: MakeRule) -> None:
+    for momentum in (0.1, None):
+        model = network()
+        model[1].momentum = momentum
+        rule = make_rule(base(model))
+        for step in range(STEPS):
+            twin = copy.deepcopy(model)
+            twin(batch(step)[0])
+            train(rule, model, range(step, step + 1))
+            assert_bitwise(list(model.buffers()), list(twin.buffers()))
+        assert model[1].num_batches_tracked == STEPS
+        assert model[1].track_running_stats
+        assert model[1].momentum == momentum
+
+
+class HostSync(TorchDispatchMode):
+    """Refuses the operations through which the host reads a tensor."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal"):
+            raise AssertionError(f"{func} reads a tensor on the host")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("m", [None, 4])
+def test_step_never_waits_for_the_device(make_rule: MakeRule, m: int | None) -> None:
+    model = network()
+    rule = make_rule(base(model))
+    with HostSync():
+        train(rule, model, range(STEPS), m)
+
+
+def test_that_the_guard_sees_a_host_sync() -> None:
+    with HostSync(), pytest.raises(AssertionError, match="reads a tensor"):
+        torch.ones(()).item()
+
+
+class Partial(nn.Module):
+    """A used, a frozen and an unused layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen, self.used, self.unused = nn.Linear(16, 5), nn.Linear(5, 3), nn.Linear(5, 3)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.used(torch.tanh(self.frozen(inputs.flatten(1))))
+
+
+def test_unused_and_frozen_parameters_are_left_alone(make_rule: MakeRule, float64: None) -> None:
+    model = Partial()
+    rule = make_rule(base(model))
+    idle = [*model.frozen.parameters(), *model.unused.parameters()]
+    before = [p.detach().clone() for p in idle]
+    for p in model.unused.parameters():
+        p.grad = torch.ones_like(p)  # left over from somebody's own backward
+    for m in (None, 3):
+        train(rule, model, range(STEPS), m)
+        assert all(p.grad is None for p in idle)
+        assert all(p.grad is not None for p in model.used.parameters())
+        assert_bitwise([p.detach() for p in idle], before)
+
+
+def test_an_exception_in_any_pass_leaves_weights_and_flags(make_rule: MakeRule) -> None:
+    passes_to_go = -1
+
+    def hook(*_: Any) -> None:
+        nonlocal passes_to_go
+        passes_to_go -= 1
+        if passes_to_go == -1:
+            raise MemoryError
+
+    for step in range(2):
+        model = network()
+        rule, objective = make_rule(base(model)), Objective(model, F.cross_entropy)
+        train(rule, model, range(step))
+        model[5].register_forward_pre_hook(hook)
+        before = [p.detach().clone() for p in model.parameters()]
+        for fail_at in range(rule.passes(step)):
+            passes_to_go = fail_at
+            with pytest.raises(MemoryError):
+                rule.step(objective(*batch(step)))
+            assert_bitwise([p.detach() for p in model.parameters()], before)
+            assert model[1].track_running_stats
+            assert rule.steps == step
+
+
+@pytest.mark.parametrize("m", [None, 3])
+def test_decay_in_the_loss_reaches_unused_parameters(make_rule: MakeRule, m: int | None, float64: None) -> None:
+    model = Partial()
+    rule = make_rule(base(model))
+    rule.backward(Objective(model, F.cross_entropy, weight_decay=0.5)(*batch(0)), m)
+    for p in model.unused.parameters():
+        assert p.grad is not None
+        assert (p.grad * p).sum() > 0
+    assert all(p.grad is None for p in model.frozen.parameters())
+
+
+def test_gradient_may_be_clipped_in_place(make_rule: MakeRule) -> None:
+    """What the rule keeps for later steps is not the tensors that it hands out."""
+    models = network(), network()
+    for in_place, model in enumerate(models):
+        rule, objective = make_rule(base(model)), Objective(model, F.cross_entropy)
+        for step in range(STEPS):
+            torch.manual_seed(step)
+            rule.backward(objective(*batch(step)))
+            for p in rule.params:
+                if in_place:
+                    p.grad.mul_(0.5)
+                else:
+                    p.grad = p.grad * 0.5
+            rule.base.step()
+            rule.steps += 1
+    assert_bitwise(list(models[0].parameters()), list(models[1].parameters()))
+
+
+def test_mode_and_requires_grad_are_left_alone(make_rule: MakeRule) -> None:
+    for training in (True, False):
+        model = network().train(training)
+        train(make_rule(base(model)), model, range(STEPS))
+        assert all(module.training == training for module in model.modules())
+        assert all(p.requires_grad and p.is_leaf for p in model.parameters())
+
+
+def test_evaluation_mode_moves_no_statistics(make_rule: MakeRule) -> None:
+    model = network().eval()
+    before = [buffer.clone() for buffer in model.buffers()]
+    for m in (None, 4):
+        train(make_rule(base(model)), model, range(2), m)
+    assert_bitwise(list(model.buffers()), before)
+
+
+def test_groups_of_the_base_are_one_vector(make_rule: MakeRule) -> None:
+    ours, theirs = network(), network()
+    grouped = torch.optim.SGD(
+        [{"params": list(part.parameters())} for part in (ours[0], ours[1], ours[5])],
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=1e-2,
+    )
+    rule, plain = make_rule(grouped), make_rule(base(theirs))
+    train(rule, ours, range(STEPS))
+    train(plain, theirs, range(STEPS))
+    assert_bitwise(state(ours, rule), state(theirs, plain))
+
+
+def test_observer_sees_the_terms_that_are_combined(make_rule: MakeRule) -> None:
+    model = network()
+    rule, objective = make_rule(base(model)), Objective(model, F.cross_entropy)
+    seen = []
+    for m in (None, 4):
+        torch.manual_seed(0)
+        loss = rule.backward(objective(*batch(0)), m, observe=seen.append)
+        observation = seen.pop()
+        assert_bitwise([observation.losses[0]], [loss])
+        with torch.no_grad():
+            again = copy.deepcopy(rule).combine(*observation.vectors)
+        assert_bitwise([p.grad for p in rule.params], again)
+        assert observation.outputs.shape == (BATCH, 3)
+        assert not observation.outputs.requires_grad

@@ -1,0 +1,77 @@
+"""Which parameters decay, and which belong to a normalisation."""
+
+import pytest
+import torch
+from torch import nn
+
+from sam_repro.optimizer import parameter_groups
+
+
+class Net(nn.Module):
+    """Every kind of parameter: convolution, norms, attention, a tied and a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.batch_norm = nn.BatchNorm2d(4)
+        self.layer_norm = nn.LayerNorm(4)
+        self.group_norm = nn.GroupNorm(2, 4)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.recurrent = nn.LSTM(4, 4)
+        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.linear = nn.Linear(4, 4)
+        self.tied = nn.Linear(4, 4)
+        self.tied.weight = self.linear.weight
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+
+def names(model: nn.Module, parameters: list[torch.Tensor]) -> set[str]:
+    known = {parameter: name for name, parameter in model.named_parameters()}
+    return {known[parameter] for parameter in parameters}
+
+
+def test_all_parameters_decay_by_default_each_once() -> None:
+    model = Net()
+    groups = parameter_groups(model, 0.1)
+    assert {group["weight_decay"] for group in groups} == {0.1}
+    parameters = [p for group in groups for p in group["params"]]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert len(parameters) == len(set(parameters)) == len(trainable)
+    assert set(parameters) == set(trainable)
+
+
+def test_norms_and_biases_do_not_decay_on_request() -> None:
+    model = Net()
+    groups = parameter_groups(model, 0.1, on="no_norm_no_bias")
+    decays = names(model, [p for group in groups if group["weight_decay"] == 0.1 for p in group["params"]])
+    spared = names(model, [p for group in groups if group["weight_decay"] == 0.0 for p in group["params"]])
+    assert decays == {
+        "convolution.weight",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+        "recurrent.weight_ih_l0",
+        "recurrent.weight_hh_l0",
+        "token",
+        "linear.weight",
+    }
+    assert spared == names(model, [p for p in model.parameters() if p.requires_grad]) - decays
+
+
+@pytest.mark.parametrize("on", ["all", "no_norm_no_bias"])
+def test_normalisations_carry_the_flag(on: str) -> None:
+    model = Net()
+    groups = parameter_groups(model, 0.1, on)
+    flagged = names(model, [p for group in groups if group["norm"] for p in group["params"]])
+    assert flagged == {
+        f"{norm}.{name}" for norm in ("batch_norm", "layer_norm", "group_norm") for name in ("weight", "bias")
+    }
+    torch.optim.SGD(groups, lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((-1.0,), "weight_decay = -1.0"), ((0.1, "weights"), "weight_decay_on = weights: must be one of all")],
+)
+def test_out_of_range_is_refused(arguments: tuple[float, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parameter_groups(Net(), *arguments)

@@ -1,0 +1,47 @@
+"""Two gloo processes, each with half of a batch, against one process with m = half the batch."""
+
+import os
+import pickle
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sam_repro.optimizer import Rule
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+HALF = runpy.run_path(str(SCRIPT))
+
+
+@pytest.fixture(scope="module")
+def ranks(rules: dict[str, Callable[..., Rule]], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What the two processes saved."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "rules.pickle").write_bytes(pickle.dumps(rules))
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, str(SCRIPT), str(rank), str(folder)], env=environment) for rank in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=100) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("option", list(HALF["OPTIONS"]))
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_two_halves_equal_one_process_with_m(
+    ranks: list[Any], rule_name: str, rules: dict[str, Callable[..., Rule]], batch_norm: bool, option: str
+) -> None:
+    first, second = (saved[rule_name, batch_norm, option] for saved in ranks)
+    one = HALF["trained"](rules[rule_name], batch_norm, HALF["OPTIONS"][option], None)
+    for name, value in one.items():
+        torch.testing.assert_close(first[name], value, rtol=1e-10, atol=1e-12, msg=name)
+        assert torch.equal(first[name], second[name]), f"{name} differs between the ranks"

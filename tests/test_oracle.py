@@ -1,0 +1,432 @@
+"""The oracle against dense derivatives, finite differences and plain forwards."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam_repro.oracle import Objective, Oracle, Statistics
+from sam_repro.vectors import Vector
+
+pytestmark = pytest.mark.usefixtures("float64")
+Criterion = Callable[[Tensor, Tensor], Tensor]
+smoothed = partial(F.cross_entropy, label_smoothing=0.1)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def data(size: int = 8) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(size, 5, generator=generator), torch.randint(3, (size,), generator=generator)
+
+
+def random_like(params: list[Tensor]) -> Vector:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(p.shape, generator=generator) for p in params]
+
+
+def flat(vector: Any) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in vector])
+
+
+class Dense:
+    """Matrices of a model as functions of all its weights in one row."""
+
+    def __init__(self, model: nn.Module, criterion: Criterion, inputs: Tensor, targets: Tensor) -> None:
+        self.model, self.criterion, self.inputs, self.targets = copy.deepcopy(model), criterion, inputs, targets
+        self.weights = dict(model.named_parameters())
+        self.w = flat(self.weights.values())
+
+    def outputs(self, w: Tensor) -> Tensor:
+        pieces = w.split([p.numel() for p in self.weights.values()])
+        named = {name: piece.view_as(p) for (name, p), piece in zip(self.weights.items(), pieces, strict=True)}
+        return torch.func.functional_call(self.model, named, (self.inputs,))
+
+    def loss(self, w: Tensor) -> Tensor:
+        return self.criterion(self.outputs(w), self.targets)
+
+    def gradient(self) -> Tensor:
+        return torch.autograd.functional.jacobian(self.loss, self.w)
+
+    def hessian(self) -> Tensor:
+        return torch.autograd.functional.hessian(self.loss, self.w)
+
+    def gauss_newton(self) -> Tensor:
+        """JᵀHJ with H of the mean loss over all outputs."""
+        jacobian = torch.autograd.functional.jacobian(self.outputs, self.w).reshape(-1, len(self.w))
+        outputs = self.outputs(self.w).detach()
+        curvature = torch.autograd.functional.hessian(lambda z: self.criterion(z, self.targets), outputs)
+        return jacobian.T @ curvature.reshape(len(jacobian), -1) @ jacobian
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - F.one_hot(targets, 3)).square().sum(1).mean()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("criterion", [F.cross_entropy, smoothed, squared])
+def test_products_equal_the_dense_matrices(criterion: Criterion, training: bool, decay: float) -> None:
+    model = network()
+    model(data(20)[0])
+    model.train(training)
+    params = list(model.parameters())
+    v = random_like(params)
+    oracle = Objective(model, criterion, weight_decay=decay)(*data())
+    dense = Dense(model, criterion, *data())
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-13)
+    close(flat(oracle.gradient(params).vector), dense.gradient() + decay * dense.w)
+    close(flat(oracle.hvp(params, v)), dense.hessian() @ flat(v) + decay * flat(v))
+    close(flat(oracle.ggn_vp(params, v)), dense.gauss_newton() @ flat(v) + decay * flat(v))
+
+
+def test_products_over_some_parameters_are_blocks() -> None:
+    model = network()
+    head = list(model[3].parameters())
+    v = random_like(head)
+    size = sum(p.numel() for p in head)
+    oracle, dense = Objective(model, F.cross_entropy)(*data()), Dense(model, F.cross_entropy, *data())
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-13)
+    close(flat(oracle.hvp(head, v)), dense.hessian()[-size:, -size:] @ flat(v))
+    close(flat(oracle.ggn_vp(head, v)), dense.gauss_newton()[-size:, -size:] @ flat(v))
+
+
+def test_decay_by_parameter() -> None:
+    model = network()
+    params = list(model.parameters())
+    v = random_like(params)
+    decays = {params[0]: 0.5, params[4]: 0.1}
+    plain = Objective(model, F.cross_entropy)(*data())
+    decayed = Objective(model, F.cross_entropy, weight_decay=decays)(*data())
+    for with_decay, without, direction in (
+        (decayed.gradient(params).vector, plain.gradient(params).vector, params),
+        (decayed.hvp(params, v), plain.hvp(params, v), v),
+        (decayed.ggn_vp(params, v), plain.ggn_vp(params, v), v),
+    ):
+        for a, b, p, d in zip(with_decay, without, params, direction, strict=True):
+            torch.testing.assert_close(a, b + decays.get(p, 0.0) * d, rtol=1e-14, atol=1e-16)
+
+
+class Square(torch.autograd.Function):
+    """x² without a forward-mode derivative."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x * x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * slope
+
+
+class Squaring(nn.Module):
+    """A network that squares, with dropout, batch norm and an unused layer; `square` is one of two ways to do it."""
+
+    def __init__(self, square: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.square = square
+        self.body, self.unused = network(), nn.Linear(2, 2)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.dropout(self.square(self.body(inputs)))
+
+
+def test_gauss_newton_without_forward_mode_is_the_same() -> None:
+    products = []
+    for square in (torch.square, Square.apply):
+        model = Squaring(square)
+        params = list(model.parameters())
+        torch.manual_seed(3)
+        oracle = Objective(model, F.cross_entropy)(*data())
+        products.append(flat(oracle.ggn_vp(params, random_like(params))))
+        assert model.body[1].num_batches_tracked == 0
+    torch.testing.assert_close(*products, rtol=1e-12, atol=1e-15)
+    with pytest.raises(NotImplementedError):
+        torch.func.jvp(Square.apply, (torch.ones(1),), (torch.ones(1),))
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.unused = network(), nn.Linear(2, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.body(inputs)
+
+
+def test_unused_parameters_have_zero_products() -> None:
+    model = Unused()
+    params = list(model.parameters())
+    v = random_like(params)
+    oracle = Objective(model, F.cross_entropy)(*data())
+    for vector in (oracle.gradient(params).vector, oracle.hvp(params, v), oracle.ggn_vp(params, v)):
+        for p, tensor in zip(params[-2:], vector[-2:], strict=True):
+            assert torch.equal(tensor, torch.zeros_like(p))
+        assert all(tensor.abs().sum() > 0 for tensor in (vector[0], vector[5]))
+    assert oracle.gradient(params).given == [True] * 6 + [False] * 2
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(inputs)))))
+
+
+def test_products_with_tied_weights() -> None:
+    model = Tied()
+    params = list(model.parameters())
+    v = random_like(params)
+    oracle, dense = Objective(model, F.cross_entropy)(*data()), Dense(model, F.cross_entropy, *data())
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-13)
+    close(flat(oracle.hvp(params, v)), dense.hessian() @ flat(v))
+    close(flat(oracle.ggn_vp(params, v)), dense.gauss_newton() @ flat(v))
+
+
+def answers(oracle: Oracle, params: list[Tensor]) -> dict[str, Callable[[], Any]]:
+    v = random_like(params)
+    return {
+        "losses": oracle.losses,
+        "hvp": lambda: oracle.hvp(params, v),
+        "ggn_vp": lambda: oracle.ggn_vp(params, v),
+        "second pass": lambda: oracle.gradient(params, update_statistics=False),
+    }
+
+
+@pytest.mark.parametrize("answer", ["losses", "hvp", "ggn_vp", "second pass"])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_buffers_weights_and_gradients_are_left_alone(answer: str, momentum: float | None) -> None:
+    model = network()
+    model[1].momentum = momentum
+    model(data(20)[0])
+    params = list(model.parameters())
+    for p in params:
+        p.grad = torch.ones_like(p)
+    before = copy.deepcopy(model.state_dict())
+    result = answers(Objective(model, F.cross_entropy)(*data()), params)[answer]()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert model[1].track_running_stats
+    if answer != "second pass":  # a pass hands the gradients out
+        assert all(torch.equal(p.grad, torch.ones_like(p)) for p in params)
+    tensors = result if isinstance(result, list) else [result] if isinstance(result, Tensor) else result.vector
+    assert not any(tensor.requires_grad for tensor in tensors)
+
+
+def test_products_are_in_storage_of_their_own() -> None:
+    model = network()
+    params = list(model.parameters())
+    oracle, v = Objective(model, lambda z, _: z.square().mean())(*data()), random_like(params)
+    for product in (oracle.hvp(params, v), oracle.ggn_vp(params, v)):
+        assert all(tensor.stride() == p.stride() for tensor, p in zip(product, params, strict=True))
+        assert len({tensor.untyped_storage().data_ptr() for tensor in product}) == len(params)
+
+
+def noisy() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Dropout(0.4), nn.Linear(16, 3))
+
+
+class Attention(nn.Module):
+    """Self-attention over the five numbers of an input, in either of torch's forms."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.form = form
+        self.embed, self.head = nn.Linear(1, 4), nn.Linear(4, 3)
+        self.layer = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.embed(inputs[..., None])
+        if self.form == "module":
+            x, _ = self.layer(x, x, x, need_weights=False)
+        else:
+            x = F.scaled_dot_product_attention(x, torch.tanh(x), x)
+        return self.head(x.mean(1))
+
+
+def finite_difference(oracle: Oracle, params: list[Tensor], v: Vector, h: float = 1e-5) -> Tensor:
+    """(∇L(w + hv) − ∇L(w − hv))/2h."""
+    sides = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            torch._foreach_add_(params, v, alpha=sign * h)
+        sides.append(flat(oracle.gradient(params, update_statistics=False).vector))
+        with torch.no_grad():
+            torch._foreach_add_(params, v, alpha=-sign * h)
+    return (sides[0] - sides[1]) / (2 * h)
+
+
+@pytest.mark.parametrize(
+    "make", [noisy, lambda: Attention("module"), lambda: Attention("function")], ids=["dropout", "module", "function"]
+)
+def test_hvp_differentiates_the_gradient_of_the_same_noise(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    params = list(model.parameters())
+    v = random_like(params)
+    torch.manual_seed(5)
+    oracle = Objective(model, F.cross_entropy)(*data())
+    numeric = finite_difference(oracle, params, v)
+    torch.testing.assert_close(flat(oracle.hvp(params, v)), numeric, rtol=1e-6, atol=1e-8)
+
+
+def test_gauss_newton_through_attention() -> None:
+    model = Attention("module")
+    params = list(model.parameters())
+    v = random_like(params)
+    dense = Dense(model, F.cross_entropy, *data())
+    product = Objective(model, F.cross_entropy)(*data()).ggn_vp(params, v)
+    torch.testing.assert_close(flat(product), dense.gauss_newton() @ flat(v), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_losses_average_to_the_loss_of_the_gradient(outer: bool) -> None:
+    model = noisy().float()
+    mixing = torch.randn(3, 3, dtype=torch.float32)
+
+    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+        return smoothed(outputs @ mixing, targets)
+
+    inputs, targets = data()
+    with torch.autocast("cpu", torch.bfloat16, enabled=outer):
+        oracle = Objective(model, criterion)(inputs.float(), targets)
+        loss = oracle.gradient(list(model.parameters()), update_statistics=False).loss
+        losses = oracle.losses()
+    assert losses.shape == (8,)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses.mean(), loss, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_losses_are_those_of_single_examples(smoothing: float) -> None:
+    model = network()
+    criterion = partial(F.cross_entropy, label_smoothing=smoothing)
+    inputs, targets = data()
+    expected = criterion(model(inputs), targets, reduction="none").detach()
+    torch.testing.assert_close(Objective(model, criterion)(inputs, targets).losses(), expected, rtol=1e-12, atol=0)
+
+
+def test_gradient_of_a_pass() -> None:
+    model = network()
+    params = list(model.parameters())
+    inputs, targets = data()
+    loss = F.cross_entropy(outputs := copy.deepcopy(model)(inputs), targets)
+    term = Objective(model, F.cross_entropy)(inputs, targets).gradient(params)
+    assert torch.equal(term.loss, loss)
+    assert torch.equal(term.outputs, outputs)
+    assert not any(tensor.requires_grad for tensor in (term.loss, term.outputs))
+    assert all(p.grad is None for p in params)
+    assert model[1].num_batches_tracked == 1
+
+
+# Parts
+
+
+@pytest.mark.parametrize(
+    ("m", "sizes"), [(None, [8]), (8, [8]), (4, [4, 4]), (3, [3, 3, 2]), (7, [7, 1]), (1, [1] * 8)]
+)
+def test_split(m: int | None, sizes: list[int]) -> None:
+    inputs, targets = data()
+    parts = Objective(network(), F.cross_entropy)(inputs, targets).split(m)
+    assert [len(part.targets) for part in parts] == sizes
+    assert [part.share for part in parts] == pytest.approx([size / 8 for size in sizes])
+    assert torch.equal(torch.cat([part.inputs for part in parts]), inputs)
+    assert torch.equal(torch.cat([part.targets for part in parts]), targets)
+    assert len({part.noise for part in parts}) == len(parts)
+
+
+@pytest.mark.parametrize("m", [0, -1, 9, 2.0, 2.5, True, "4"])
+def test_m_out_of_range_is_refused(m: Any) -> None:
+    with pytest.raises(ValueError, match=f"m = {str(m).lower()}: must be an integer >= 1 and <= 8"):
+        Objective(network(), F.cross_entropy)(*data()).split(m)
+
+
+def test_mean_over_parts_is_the_gradient_of_the_batch_without_batch_norm() -> None:
+    model = Tied()
+    params = list(model.parameters())
+    oracle = Objective(model, F.cross_entropy)(*data())
+    terms = [(part.share, part.gradient(params).vector) for part in oracle.parts(3)]
+    mean = sum(share * flat(vector) for share, vector in terms)
+    torch.testing.assert_close(mean, flat(oracle.gradient(params).vector), rtol=1e-12, atol=1e-15)
+
+
+# Refusals
+
+
+def test_float16_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"autocast = float16: not supported.*bfloat16"):
+        Objective(network(), F.cross_entropy, autocast=torch.float16)
+
+
+def test_unknown_batch_norm_statistics_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch_norm_statistics = last: must be one of mean, first, both"):
+        Objective(network(), F.cross_entropy, batch_norm_statistics="last")
+
+
+# Batch norm
+
+
+def test_frozen_may_be_nested_and_restores_each_flag() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(5), nn.BatchNorm1d(5), nn.BatchNorm1d(5, momentum=None))
+    model[1].track_running_stats = False
+    statistics = Statistics(model)
+    before = copy.deepcopy(model.state_dict())
+    flags = [True, False, True]
+    inputs, _ = data()
+    expected = copy.deepcopy(model)(inputs)
+    with statistics.frozen():
+        with statistics.frozen():
+            assert torch.equal(model(inputs), expected)
+        assert torch.equal(model(inputs), expected)
+        assert not any(layer.track_running_stats for layer in model)
+    assert [layer.track_running_stats for layer in model] == flags
+    with pytest.raises(MemoryError), statistics.frozen():
+        raise MemoryError
+    assert [layer.track_running_stats for layer in model] == flags
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert [layer.momentum for layer in model] == [0.1, 0.1, None]
+
+
+def test_frozen_in_evaluation_mode_normalises_by_the_running_statistics() -> None:
+    model = network()
+    model(data(20)[0])
+    model.eval()
+    inputs, _ = data()
+    expected = model(inputs)
+    with Statistics(model).frozen():
+        assert torch.equal(model(inputs), expected)
+
+
+def test_statistics_copy_and_load() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(5), nn.BatchNorm1d(5, track_running_stats=False), nn.SyncBatchNorm(5))
+    statistics = Statistics(model)
+    assert statistics.layers == [model[0], model[2]]
+    start, addresses = statistics.copy(), [value.data_ptr() for value in statistics.values]
+    model[0](data()[0])
+    assert model[0].num_batches_tracked == 1
+    statistics.load(start)
+    assert model[0].num_batches_tracked == 0
+    assert torch.equal(model[0].running_mean, torch.zeros(5))
+    assert [value.data_ptr() for value in statistics.values] == addresses
+    without = Statistics(nn.Linear(2, 2))
+    without.load(without.copy())
