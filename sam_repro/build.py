@@ -129,7 +129,11 @@ def make_rule(config: Config, model: nn.Module) -> Rule:
     with _refused("base_optimizer"):
         base = _made(config["base_optimizer"])(groups, lr=config["lr"])
     with _refused("optimizer"):
-        return _made(config["optimizer"])(base)
+        rule: Rule = _made(config["optimizer"])(base)
+    if config["weight_decay_in"] == "loss" and not rule.allows_decay_in_loss:
+        name = config["choices"]["optimizer"]
+        raise UserError(f"weight_decay_in = loss: {name} takes gradients without it; choose weight_decay_in=base")
+    return rule
 
 
 def make_schedule(config: Config) -> Schedule:

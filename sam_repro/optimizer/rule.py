@@ -25,13 +25,14 @@ class Rule(ABC):
     """Turns one batch into the gradient that the base optimizer takes (abstract).
 
     A subclass says what it asks the oracle (`terms`), how the answers become one gradient (`combine`), and what that
-    costs (`passes`, `products`).
+    costs (`passes`, `products`); with `allows_decay_in_loss = False` that its gradients are meant without weight decay.
 
     Args:
         base: any `torch.optim` optimizer; its parameters that require a gradient are the rule's.
     """
 
     rho: Tensor | None = None
+    allows_decay_in_loss: bool = True
 
     def __init__(self, base: Optimizer) -> None:
         self.base = base
@@ -80,8 +81,14 @@ class Rule(ABC):
 
         Returns:
             The mean loss at w, a fresh 0-dim tensor on the device.
+
+        Raises:
+            ValueError: if weight decay is a part of the loss and the rule takes its gradients without.
         """
         phase, params = self.phase(self.steps), self.params
+        if not self.allows_decay_in_loss and any(oracle.objective.weight_decay(p) for p in params):
+            name = type(self).__name__
+            raise ValueError(f"{name} takes gradients without weight decay: give it to the base, not to the objective")
         terms: list[Term] = []
         for part in oracle.parts(m, mean):
             terms = _added(terms, self.terms(part, phase), part.share)
