@@ -1,0 +1,166 @@
+"""Weights & Biases as a mirror of the record: it may fail, the run may not."""
+
+import os
+import shlex
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam_repro import limits
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+MODES = ("auto", "online", "offline", "disabled")
+START_SECONDS = 5  # until a host counts as dead; the offline start then takes its second
+FINISH_SECONDS = 15  # until what is not uploaded is left on disk
+
+
+class Mirror:
+    """Shows rows on a wandb run; its first failure is one line, and then it shows nothing any more.
+
+    Args:
+        run: the wandb run; None shows nothing.
+        upload: the command that uploads what is only on disk.
+        say: prints a line.
+    """
+
+    def __init__(self, run: "Run | None" = None, upload: str = "", say: Callable[[str], None] = print) -> None:
+        self._run = run
+        self._upload = upload
+        self._say = say
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Show one row, nested keys as `test/error_pct`; its `step` is the x axis.
+
+        wandb's own step only counts the rows: given ours, it would drop those that a resumed run repeats.
+        """
+        self._attempt(lambda run: run.log(_flat(row)))
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """Set numbers that stand for the whole run, in place of what their rows left there."""
+        self._attempt(lambda run: run.summary.update(_flat(values)))
+
+    def finish(self, exit_code: int) -> None:
+        """Close the run on wandb, as failed unless the exit code is 0; a second call does nothing."""
+        self._attempt(lambda run: run.finish(exit_code=exit_code))
+        self._run = None
+
+    def _attempt(self, act: "Callable[[Run], object]") -> None:
+        if self._run is None:
+            return
+        try:
+            act(self._run)
+        except Exception as error:
+            self._run = None
+            _tear_down()
+            self._say(f"wandb: off ({_first_line(error)}); the run goes on; what was saved uploads with {self._upload}")
+
+
+def open_mirror(
+    mode: str,
+    *,
+    directory: Path,
+    run_id: str,
+    name: str,
+    group: str,
+    job_type: str,
+    tags: list[str],
+    config: dict[str, Any],
+    project: str = "sam_repro",
+    say: Callable[[str], None] = print,
+) -> Mirror:
+    """Open a run on wandb, online or else offline or else not at all, and say in one line which.
+
+    It never asks anything, and never raises but for a wrong mode. `disabled` does not import wandb.
+
+    Args:
+        mode: "online" (offline where no key is configured or the host does not answer), "offline", "disabled", or
+            "auto": what the environment says in WANDB_MODE, else as "online".
+        directory: the run's home; wandb writes below `wandb/` in it.
+        run_id: the same for every start of the same run.
+        name: shown for the run.
+        group: shown for the runs that differ by their seed.
+        job_type: shown beside it.
+        tags: shown as labels.
+        config: the resolved configuration, plain values.
+        project: on wandb, default "sam_repro".
+        say: prints a line, default `print`.
+
+    Raises:
+        ValueError: if there is no such mode.
+    """
+    limits.choice("wandb", mode, MODES)
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or "online"
+    if mode == "disabled":
+        return Mirror()
+    upload = f"wandb sync --include-online {shlex.quote(str(directory / 'wandb'))}"
+    reason = ""
+    for attempt in dict.fromkeys((mode, "offline")):
+        try:
+            run = _start(
+                attempt,
+                dir=str(directory),
+                id=run_id,
+                name=name,
+                group=group,
+                job_type=job_type,
+                tags=tags,
+                config=config,
+                project=project,
+            )
+        except Exception as error:
+            reason = f" ({_first_line(error)})"
+            _tear_down()
+        else:
+            say(f"wandb: offline{reason}; upload with {upload}" if run.offline else f"wandb: online at {run.url}")
+            return Mirror(run, upload, say)
+    say(f"wandb: off{reason}")
+    return Mirror()
+
+
+def _start(mode: Any, **identity: Any) -> "Run":
+    # wandb reports on itself to the host, also without a key; one that does not answer then holds the exit for 10 s
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    settings = wandb.Settings(
+        mode=mode,
+        silent=True,  # for all of wandb, which then takes this for no terminal and cannot ask for a key
+        console="off",
+        disable_code=True,
+        save_code=False,
+        init_timeout=START_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+        finish_timeout_raises=True,
+    )
+    wandb.setup(settings)
+    run = wandb.init(resume="allow", reinit="finish_previous", **identity)
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    run.define_metric("test/error_pct", step_metric="step", summary="min,last")
+    return run
+
+
+def _tear_down() -> None:
+    """End wandb's service: it keeps the id of a failed start, and one that died would fail the next run too."""
+    with suppress(Exception):
+        import wandb
+
+        wandb.teardown()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}/")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
