@@ -32,15 +32,15 @@ class Mirror:
         self._say = say
 
     def log(self, row: dict[str, Any]) -> None:
-        """Show one row, nested keys as `test/error_pct`; its `step` is the x axis.
+        """Show one row of the record; its `step` is the x axis.
 
         wandb's own step only counts the rows: given ours, it would drop those that a resumed run repeats.
         """
-        self._attempt(lambda run: run.log(_flat(row)))
+        self._attempt(lambda run: run.log(row))
 
     def summary(self, values: dict[str, Any]) -> None:
         """Set numbers that stand for the whole run, in place of what their rows left there."""
-        self._attempt(lambda run: run.summary.update(_flat(values)))
+        self._attempt(lambda run: run.summary.update(values))
 
     def finish(self, exit_code: int) -> None:
         """Close the run on wandb, as failed unless the exit code is 0; a second call does nothing."""
@@ -150,16 +150,6 @@ def _tear_down() -> None:
         import wandb
 
         wandb.teardown()
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}/")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _first_line(error: Exception) -> str:

@@ -55,9 +55,9 @@ def write_json(path: Path, value: Any) -> None:
 class Metrics:
     """The rows of a run: JSON lines in an append-only file, each handed to the system as it comes.
 
-    A row is a dict, nested or not; its `step` is the step after which it was made, counted from 0, also in the row of
-    an epoch. A float that is not finite is written as null, for JSON has no word for it: null says "measured, and not
-    finite"; what was not measured has no key.
+    A row is a flat dict; its `step` is the step after which it was made, counted from 0, also in the row of an epoch.
+    A float that is not finite is written as null, for JSON has no word for it: null says "measured, and not finite";
+    what was not measured has no key.
 
     Args:
         path: the file, `metrics.jsonl`; its directory must exist.
@@ -78,13 +78,13 @@ class Metrics:
         """Append one row; from then on it survives the death of this process.
 
         Args:
-            row: `step`, an integer >= 0, and what was measured: numbers, booleans, strings, lists and dicts of them.
+            row: `step`, an integer >= 0, and what was measured: numbers, booleans, strings.
 
         Raises:
             ValueError: if there is no such step or a value is of another kind; the message names the key.
         """
         limits.integer("step", row.get("step"), low=0)
-        self._file.write(_line(_measured("row", row)))
+        self._file.write(_line({key: _measured(key, value) for key, value in row.items()}))
         self._file.flush()
 
     def sync(self) -> None:
@@ -121,18 +121,11 @@ def _line(row: dict[str, Any]) -> bytes:
     return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
-def _measured(where: str, value: Any) -> Any:
+def _measured(key: str, value: Any) -> Any:
     """The value as a row keeps it: null for what is not finite."""
-    match value:
-        case dict():
-            return {key: _measured(f"{where}/{key}", item) for key, item in value.items()}
-        case list():
-            return [_measured(f"{where}/{index}", item) for index, item in enumerate(value)]
-        case float() if not math.isfinite(value):
-            return None
-        case str() | int() | float():
-            return value
-    raise ValueError(f"{where} = {value!r}: must be a number, a boolean or a string; what was not measured has no key")
+    if not isinstance(value, int | float | str):
+        raise ValueError(f"{key} = {value!r}: must be a number, boolean or string; what was not measured has no key")
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _refuse_other_than_json(where: str, value: Any) -> None:

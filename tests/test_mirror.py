@@ -32,9 +32,9 @@ def cell(mode, run_id, exit_code=0, broken=lambda: None):
         opened.log({"kind": "train", "step": step, "epoch": (step + 1) / 2, "loss": 1 / (step + 1)})
         broken()
     # the row of an epoch has the step of the row before; and what a resumed run repeats has a smaller one
-    opened.log({"kind": "epoch", "step": 2, "epoch": 1.5, "test": {"error_pct": 5.0, "loss": math.nan}})
-    opened.log({"kind": "epoch", "step": 1, "epoch": 1.0, "test": {"error_pct": 7.5, "loss": 0.5}})
-    opened.summary({"peak": {"error_pct": 5.0}})
+    opened.log({"kind": "epoch", "step": 2, "epoch": 1.5, "test/error_pct": 5.0, "test/loss": math.nan})
+    opened.log({"kind": "epoch", "step": 1, "epoch": 1.0, "test/error_pct": 7.5, "test/loss": 0.5})
+    opened.summary({"peak/error_pct": 5.0})
     opened.finish(exit_code)
     opened.finish(0)
     opened.log({"step": 9})

@@ -145,7 +145,7 @@ def rows_of(steps):
     for step in range(steps):
         rows.append({"kind": "train", "step": step, "loss": 1 / (step + 3), "note": "ρ\n"})
         if step % 3 == 2:
-            rows.append({"kind": "epoch", "step": step, "test": {"error_pct": 0.1 * step, "loss": math.inf}})
+            rows.append({"kind": "epoch", "step": step, "test/error_pct": 0.1 * step, "test/loss": math.inf})
     return rows
 
 
@@ -158,13 +158,14 @@ def write_rows(path, rows, resume_at=0):
 
 def test_a_run_cut_at_any_byte_and_resumed_at_any_step_leaves_the_same_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # thousands of them on a busy disk take a minute
-    rows = rows_of(7)
+    steps = 4
+    rows = rows_of(steps)
     write_rows(tmp_path / "whole", rows)
     whole = (tmp_path / "whole").read_bytes()
     path = tmp_path / "metrics.jsonl"
     for length in range(len(whole) + 1):
         survivors = sum(line in whole.splitlines() for line in whole[:length].splitlines())
-        lost = rows[survivors]["step"] if survivors < len(rows) else 7
+        lost = rows[survivors]["step"] if survivors < len(rows) else steps
         for resume_at in {0, lost // 2, lost}:
             path.write_bytes(whole[:length])
             write_rows(path, [row for row in rows if row["step"] >= resume_at], resume_at)
@@ -199,12 +200,10 @@ def test_a_new_start_drops_old_rows(tmp_path):
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    numbers = {"nan": math.nan, "test": {"inf": math.inf, "eigenvalues": [1.0, -math.inf]}, "numpy": np.float64("nan")}
-    row = {"step": 0, **numbers}
+    row = {"step": 0, "nan": math.nan, "inf": math.inf, "-inf": -math.inf, "numpy": np.float64("nan"), "one": 1.0}
     write_rows(path, [row])
-    expected = {"step": 0, "nan": None, "test": {"inf": None, "eigenvalues": [1.0, None]}, "numpy": None}
-    assert strict(path.read_text()) == expected
-    assert math.isinf(row["test"]["inf"]), "the caller's row goes on to the mirror"
+    assert strict(path.read_text()) == {"step": 0, "nan": None, "inf": None, "-inf": None, "numpy": None, "one": 1.0}
+    assert math.isinf(row["inf"]), "the caller's row goes on to the mirror"
 
 
 @pytest.mark.parametrize(
@@ -214,9 +213,9 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
         ({"step": -1}, "step = -1"),
         ({"step": 1.0}, "step = 1.0"),
         ({"step": True}, "step = true"),
-        ({"step": 0, "validation": {"error_pct": None}}, "row/validation/error_pct = None"),
-        ({"step": 0, "loss": torch.tensor(1.0)}, "row/loss = tensor"),
-        ({"step": 0, "classes": [1, np.int64(2)]}, "row/classes/1 = "),
+        ({"step": 0, "validation/error_pct": None}, "validation/error_pct = None"),
+        ({"step": 0, "loss": torch.tensor(1.0)}, "loss = tensor"),
+        ({"step": 0, "test": {"loss": 1.0}}, "test = {'loss'"),
     ],
 )
 def test_a_row_that_says_no_number_is_refused_by_name_and_leaves_no_trace(tmp_path, row, message):
