@@ -78,7 +78,9 @@ def make_data(config: Config) -> Data:
         )
     channels = data.train.images.shape[1]
     if len(node["mean"]) != channels:
-        raise UserError(f"dataset.mean = {node['mean']}: the images have {channels} channels")
+        raise UserError(
+            f"dataset.mean = {node['mean']}: must be one number for each channel, of which there are {channels}"
+        )
     return data.to(torch.device(config["device"]))
 
 
@@ -158,7 +160,7 @@ def _refused(group: str) -> Iterator[None]:
     try:
         yield
     except InstantiationException as error:
-        raise UserError(f"{group}: {str(error.__cause__ or error).splitlines()[0]}") from error
+        raise UserError(f"{group}: {' '.join(str(error.__cause__ or error).split())}") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{group}: {error}") from error
     except DataError as error:

@@ -17,16 +17,19 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sam_repro import schema
+from sam_repro import limits, schema
 from sam_repro.home import Busy, cell_hash, home
 
 __all__ = ["Failure", "Stopped", "UserError", "cell_hash", "composed", "guarded", "home", "launch"]
+
+SPELLING = "settings are written key=value, such as rho=0.1"
+FIXED = ("hydra.mode", "hydra.searchpath", "hydra.sweeper.params", "hydra/sweeper")
 
 ConfigStore.instance().store(name="schema", node=schema.Config)
 
@@ -79,14 +82,19 @@ def launch(task: Callable[[dict[str, Any], list[str], bool], int]) -> list[dict[
         The configurations of a sweep's cells; nothing where Hydra only showed something (`--cfg job`, `--help`).
     """
     arguments = _arguments(sys.argv[1:])
-    overrides = _checked_overrides(arguments)
+    overrides = [] if arguments.shell_completion else _checked_overrides(arguments)
     cells = _cells(arguments, overrides) if arguments.multirun else []
 
     def job(config: DictConfig) -> None:
         runtime = HydraConfig.get()
         sweep = runtime.mode == RunMode.MULTIRUN
-        resolved = _resolved(config, runtime.runtime.choices)
-        code = guarded(lambda: task(resolved, list(runtime.overrides.task), sweep))
+
+        def action() -> int:
+            with _explained(arguments):
+                resolved = _resolved(config, runtime.runtime.choices)
+            return task(resolved, list(runtime.overrides.task), sweep)
+
+        code = guarded(action)
         if not sweep or code >= 128:
             sys.exit(code)
 
@@ -139,18 +147,22 @@ def _arguments(argv: list[str]) -> Namespace:
     try:
         arguments, unknown = parser.parse_known_args(argv)
     except ArgumentError as error:
-        raise UserError(f"{error}; --help shows how it is written") from None
+        raise UserError(f"{error}; --help shows how it is written; {SPELLING}") from None
     if unknown:
-        raise UserError(f"{unknown[0]}: no such option; settings are written key=value, such as rho=0.1")
+        raise UserError(f"{unknown[0]}: no such option; {SPELLING}")
+    for option in ("config_name", "config_path", "experimental_rerun"):
+        if getattr(arguments, option):
+            name = option.replace("_", "-")
+            raise UserError(f"--{name}: is not for this command; options of your own come with --config-dir")
+    modes = [f"--{mode}" for mode in ("run", "multirun", "cfg", "info") if getattr(arguments, mode)]
+    if len(modes) > 1:
+        raise UserError(f"{' and '.join(modes)}: only one of them at a time")
     return arguments
 
 
 def _checked_overrides(arguments: Namespace) -> list[Override]:
     """What can be refused before Hydra starts: keys that nobody has, options that do not exist, values out of range."""
-    try:
-        overrides = OverridesParser.create().parse_overrides(arguments.overrides)
-    except HydraException as error:
-        raise UserError(f"{str(error).splitlines()[0]}; settings are written key=value, such as rho=0.1") from None
+    overrides = [_parsed(override) for override in arguments.overrides]
     groups = _groups(arguments.config_dir)
     known = [*schema.Config.__dataclass_fields__, *groups]
     for override in overrides:
@@ -159,18 +171,29 @@ def _checked_overrides(arguments: Namespace) -> list[Override]:
         if override.is_add() or override.is_force_add() or override.is_delete():
             raise UserError(f"{written}: keys can be set, not added or removed; write {key}=value")
         first = re.split(r"[./]", key)[0]
+        if key.startswith(FIXED):
+            raise UserError(f"{written}: is fixed; sweeps are written -m key=a,b, own options come with --config-dir")
         if first == "hydra":
             continue
         if first not in known:
             raise UserError(f"{written}: no such key{_nearest(first, known)}")
         if override.is_sweep_override() and not arguments.multirun:
-            raise UserError(f"{written}: several values are a sweep; add -m, or write a list as {key}=[…]")
+            takes_list = key not in groups and not schema.finding(key, [0.5])
+            listed = f", or write a list as {key}=[…]" if takes_list else ""
+            raise UserError(f"{written}: several values are a sweep; add -m{listed}")
         for value in _values(override):
             if key in groups and value not in groups[key]:
-                raise UserError(f"{key} = {value}: no such option{_nearest(str(value), groups[key])}")
+                raise UserError(f"{key} = {limits.shown(value)}: no such option{_nearest(str(value), groups[key])}")
             if key not in groups:
                 _refuse(key, value)
     return overrides
+
+
+def _parsed(written: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(written)
+    except HydraException:
+        raise UserError(f"{written}: cannot be read; {SPELLING}, without spaces") from None
 
 
 def _refuse(key: str, value: Any) -> None:
@@ -183,7 +206,9 @@ def _refuse(key: str, value: Any) -> None:
 def _values(override: Override) -> Iterable[Any]:
     if not override.is_sweep_override():
         return [override.value()]
-    return override.sweep_iterator() if override.is_discrete_sweep() else []
+    if override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
+        raise UserError(f"{override.input_line}: write the values one by one, such as {override.key_or_group}=a,b")
+    return override.sweep_iterator()
 
 
 def _groups(extra_dir: str | None) -> dict[str, list[str]]:
@@ -198,12 +223,12 @@ def _groups(extra_dir: str | None) -> dict[str, list[str]]:
     return groups
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant, or else all of them."""
+def _nearest(word: str, known: Iterable[str], node: str = "") -> str:
+    """The known word that was probably meant, or else all of them; `node` is what stands before each of them."""
     known = sorted(set(known))
     if close := difflib.get_close_matches(word, known, n=1):
-        return f"; did you mean {close[0]}?"
-    return f"; there are: {', '.join(known)}" if known else ""
+        return f"; did you mean {node}{close[0]}?"
+    return f"; there are: {', '.join(node + word for word in known)}" if known else "; --cfg job shows them all"
 
 
 def _cells(arguments: Namespace, overrides: list[Override]) -> list[dict[str, Any]]:
@@ -228,22 +253,25 @@ def _explained(arguments: Namespace) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        if missing := re.search(r"Could not override '([^']+)'", str(error)):
-            raise UserError(
-                f"{missing[1]}: no such key{_nearest(missing[1], _siblings(missing[1], arguments))}"
-            ) from None
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
-        raise UserError(f"{key}: {lines[0]}" if key else lines[0]) from None
+        if missing := re.search(r"Could not override '([^']+)'", str(error)):
+            key = key or missing[1]
+            node, dot, word = key.rpartition(".")
+            siblings = _siblings(node + dot, arguments)
+            raise UserError(f"{key}: no such key{_nearest(word, siblings, node + dot)}") from None
+        remedy = "; ${…} may name the keys that --cfg job shows" if "nterpolation" in lines[0] else ""
+        raise UserError(f"{key}: {lines[0]}{remedy}" if key else f"{lines[0]}{remedy}") from None
 
 
-def _siblings(key: str, arguments: Namespace) -> list[str]:
-    """The keys of the node that `key` would lie in, with the groups that were chosen."""
+def _siblings(node: str, arguments: Namespace) -> list[str]:
+    """The keys of a node, with the groups that were chosen."""
     groups = _groups(arguments.config_dir)
     chosen = [line for line in arguments.overrides if line.split("=")[0] in groups and "," not in line]
-    leaves = schema.flat(composed(chosen, arguments.config_dir))
-    node = key.rpartition(".")[0] + "."
-    return [leaf for leaf in leaves if leaf.startswith(node) and not leaf.endswith(("_target_", "_partial_"))]
+    leaves = [
+        leaf.removeprefix(node) for leaf in schema.flat(composed(chosen, arguments.config_dir)) if leaf.startswith(node)
+    ]
+    return [leaf for leaf in leaves if not leaf.endswith(("_target_", "_partial_"))]
 
 
 def _said(message: BaseException, code: int) -> int:

@@ -10,7 +10,7 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
     if optional and value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or not _inside(value, low, high):
-        raise ValueError(f"{name} = {_shown(value)}: must be an integer{_range(low, high)}{_or_null(optional)}")
+        raise ValueError(f"{name} = {shown(value)}: must be an integer{_range(low, high)}{_or_null(optional)}")
 
 
 def number(
@@ -35,13 +35,13 @@ def number(
     )
     if not fits:
         allowed = _range(low, high, above, below)
-        raise ValueError(f"{name} = {_shown(value)}: must be a finite number{allowed}{_or_null(optional)}")
+        raise ValueError(f"{name} = {shown(value)}: must be a finite number{allowed}{_or_null(optional)}")
 
 
 def numbers(name: str, value: Any, **limits: Any) -> None:
     """Refuse what is not a non-empty list of numbers within the limits of `number`."""
     if isinstance(value, str) or not isinstance(value, Iterable) or not (items := list(value)):
-        raise ValueError(f"{name} = {_shown(value)}: must be a list of numbers, such as [0.5, 0.5]")
+        raise ValueError(f"{name} = {shown(value)}: must be a list of numbers, such as [0.5, 0.5]")
     for index, item in enumerate(items):
         number(f"{name}[{index}]", item, **limits)
 
@@ -49,13 +49,24 @@ def numbers(name: str, value: Any, **limits: Any) -> None:
 def boolean(name: str, value: Any) -> None:
     """Refuse what is neither true nor false."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} = {_shown(value)}: must be true or false")
+        raise ValueError(f"{name} = {shown(value)}: must be true or false")
 
 
 def choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Refuse what is not one of the allowed values."""
     if value not in allowed or isinstance(value, bool) != isinstance(allowed[allowed.index(value)], bool):
-        raise ValueError(f"{name} = {_shown(value)}: must be one of {', '.join(map(_shown, allowed))}")
+        raise ValueError(f"{name} = {shown(value)}: must be one of {', '.join(map(shown, allowed))}")
+
+
+def shown(value: Any) -> str:
+    """The value as a command line would spell it; a text that is not one plain word in quotes."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)
 
 
 def _inside(value: float, low: float | None, high: float | None) -> bool:
@@ -73,12 +84,3 @@ def _range(low: float | None, high: float | None, above: float | None = None, be
 
 def _or_null(optional: bool) -> str:
     return ", or null" if optional else ""
-
-
-def _shown(value: Any) -> str:
-    """The value as a command line would spell it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, str) and (not value or value != value.strip()) else str(value)

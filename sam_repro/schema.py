@@ -1,5 +1,6 @@
 """The keys of a configuration: types, limits, and which of them make a cell what it is."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,22 +94,21 @@ def _one_of(*allowed: str) -> Callable[[str, Any], None]:
 
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{name} = {value!r}: must be a non-empty text")
+        raise ValueError(f"{name} = {limits.shown(value)}: must be a non-empty text")
 
 
 def _plain_name(name: str, value: Any) -> None:
-    if not isinstance(value, str) or not value.replace("-", "").replace("_", "").replace(".", "").isalnum():
+    if not isinstance(value, str | int) or not re.fullmatch(r"[\w-][\w.-]{0,59}", str(value)):
         raise ValueError(
-            f"{name} = {value!r}: must be made of letters, digits, '-', '_' and '.', such as name=first-try"
+            f"{name} = {limits.shown(value)}: must be at most 60 letters, digits, '-', '_' and '.', the first not '.', "
+            f"such as {name}=first-try"
         )
-    if value.startswith("."):
-        raise ValueError(f"{name} = {value!r}: must not begin with '.'")
 
 
 def _device(name: str, value: Any) -> None:
     kind, _, index = value.partition(":") if isinstance(value, str) else ("", "", "")
     if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdigit()):
-        raise ValueError(f"{name} = {value!r}: must be auto, cpu, cuda or cuda:<number>")
+        raise ValueError(f"{name} = {limits.shown(value)}: must be auto, cpu, cuda or cuda:<number>")
 
 
 LIMITS: dict[str, Callable[[str, Any], None]] = {
@@ -160,6 +160,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "augmentation.cutout.size": _natural,
     "augmentation.cutout.per": _one_of("image", "batch"),
     "augmentation.cutout.probability": partial(limits.number, low=0, high=1),
+    "architecture.initialisation": _one_of("torch", "he_fan_in", "he_fan_out", "he_fan_in_uniform_norm"),
     "architecture.stem": _one_of("auto", "cifar", "imagenet"),
     "architecture.shortcut": _one_of("conv", "pool"),
     "base_optimizer.momentum": _share,
@@ -174,6 +175,16 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "schedule.gamma": partial(limits.number, above=0, high=1),
 }
 """What a value may be, by key: enough to refuse a command line before anything heavy is imported."""
+
+BUILT = {
+    "dataset.source": True,
+    "architecture": True,
+    "augmentation": True,
+    "optimizer": True,
+    "base_optimizer": True,
+    "schedule": False,
+}
+"""The nodes that name an object to build, and whether arguments are added when it is built: their `_partial_`."""
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -196,6 +207,10 @@ def check(config: dict[str, Any]) -> list[str]:
 
 def finding(key: str, value: Any) -> str | None:
     """What is wrong with one value, or None."""
+    if parts := [part for part in LIMITS if part.startswith(f"{key}.")]:
+        return f"{key} = {limits.shown(value)}: has keys of its own; set {', '.join(parts)}"
+    if whole := [whole for whole in LIMITS if key.startswith(f"{whole}.")]:
+        return f"{key}: no such key, for {whole[0]} is one value; write {whole[0]}=value"
     try:
         LIMITS.get(key, lambda *_: None)(key, value)
     except ValueError as error:
@@ -210,15 +225,25 @@ def _cross(config: dict[str, Any], leaves: dict[str, Any]) -> list[str | None]:
     validation = leaves.get("dataset.validation.count", 0)
     warmup = leaves.get("schedule.warmup_epochs", 0)
     momentum = leaves.get("base_optimizer.momentum", 0)
+    unbuilt = [
+        f"{node}: its file must say what it builds, by _target_: package.module.name"
+        + (" and _partial_: true" if partial else "")
+        for node, partial in BUILT.items()
+        if not isinstance(leaves.get(f"{node}._target_"), str) or leaves.get(f"{node}._partial_", False) is not partial
+    ]
     return [
+        *unbuilt,
         f"rho = {config['rho']}: {rule} has no rho; leave rho out, or choose optimizer=sam"
         if config["rho"] is not None and not has_rho
         else None,
         f"rho = null: {rule} needs a radius; give one, such as rho=0.05" if has_rho and config["rho"] is None else None,
-        f"m = {config['m']}: larger than batch_size = {config['batch_size']}; m is a part of the batch"
+        f"optimizer.rho = {limits.shown(leaves['optimizer.rho'])}: follows rho; write rho=value"
+        if has_rho and leaves["optimizer.rho"] != config["rho"]
+        else None,
+        f"m = {config['m']}: must be at most batch_size = {config['batch_size']}, of which it is a part"
         if (config["m"] or 0) > config["batch_size"]
         else None,
-        "report = best_validation: there is no validation split; add dataset.validation.count=5000"
+        "report = best_validation: there is no validation split; hold images out, such as dataset.validation.count=200"
         if config["report"] == "best_validation" and not validation
         else None,
         f"schedule.warmup_epochs = {warmup}: must be less than epochs = {config['epochs']}"
@@ -230,7 +255,8 @@ def _cross(config: dict[str, Any], leaves: dict[str, Any]) -> list[str | None]:
         "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16"
         if config["precision"] == "tf32" and config["device"] == "cpu"
         else None,
-        f"dataset.std: as many numbers as dataset.mean, {len(leaves['dataset.mean'])}"
+        f"dataset.std = {limits.shown(leaves['dataset.std'])}: must be as many numbers as dataset.mean, "
+        f"{len(leaves['dataset.mean'])}"
         if len(leaves.get("dataset.mean", [])) != len(leaves.get("dataset.std", []))
         else None,
     ]
