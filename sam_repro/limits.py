@@ -46,6 +46,16 @@ def numbers(name: str, value: Any, **limits: Any) -> None:
         number(f"{name}[{index}]", item, **limits)
 
 
+def integers(name: str, value: Any, **limits: Any) -> None:
+    """Refuse what is not a non-empty list of distinct integers within the limits of `integer`."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise ValueError(f"{name} = {shown(value)}: must be a list of integers, such as [1, 2]")
+    for index, item in enumerate(value):
+        integer(f"{name}[{index}]", item, **limits)
+    if len(set(value)) < len(value):
+        raise ValueError(f"{name} = {shown(value)}: must be distinct")
+
+
 def boolean(name: str, value: Any) -> None:
     """Refuse what is neither true nor false."""
     if not isinstance(value, bool):

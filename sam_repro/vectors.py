@@ -33,13 +33,14 @@ def dots(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
 
 
 def scaled(a: Sequence[Tensor], factor: Tensor) -> Vector:
-    """factor·a for a 0-dim tensor, in the dtype of each tensor of `a`.
+    """factor·a for a 0-dim tensor, or for one factor per tensor in a 1-dim tensor, in the dtype of the tensors of `a`.
 
     A factor beyond the range of that dtype, such as ρ over the norm of denormal gradients, is its largest number: as
     infinity it would turn zeros into NaN.
     """
     dtype = a[0].dtype
-    return list(torch._foreach_mul(list(a), factor.clamp(max=torch.finfo(dtype).max).to(dtype)))
+    factor = factor.clamp(max=torch.finfo(dtype).max).to(dtype)
+    return list(torch._foreach_mul(list(a), factor if factor.ndim == 0 else list(factor)))
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

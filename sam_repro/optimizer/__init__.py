@@ -4,6 +4,20 @@ from sam_repro.optimizer.asam import ASAM
 from sam_repro.optimizer.groups import parameter_groups
 from sam_repro.optimizer.rule import Observation, Rule, TwoPass
 from sam_repro.optimizer.sam import SAM
+from sam_repro.optimizer.sam_direction import SAMDirection
+from sam_repro.optimizer.sam_magnitude import SAMMagnitude
+from sam_repro.optimizer.sam_masked import SAMMasked
 from sam_repro.optimizer.sgd import SGD
 
-__all__ = ["ASAM", "SAM", "SGD", "Observation", "Rule", "TwoPass", "parameter_groups"]
+__all__ = [
+    "ASAM",
+    "SAM",
+    "SGD",
+    "Observation",
+    "Rule",
+    "SAMDirection",
+    "SAMMagnitude",
+    "SAMMasked",
+    "TwoPass",
+    "parameter_groups",
+]
