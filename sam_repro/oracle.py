@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sam_repro import limits
-from sam_repro.vectors import Vector
+from sam_repro.vectors import Vector, rademacher
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Mean = Callable[[list[Tensor]], list[Tensor]]
@@ -81,7 +81,8 @@ class Objective:
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> "Oracle":
         """The oracle of one batch: inputs [B, …], targets [B]."""
-        return Oracle(self, inputs, targets, noise=torch.initial_seed())
+        noise = torch.initial_seed()
+        return Oracle(self, inputs, targets, noise, shared_noise=noise)
 
     def weight_decay(self, parameter: Tensor) -> float:
         """λ of one parameter."""
@@ -110,13 +111,15 @@ class Objective:
 class Oracle:
     """The objective of one batch, at the weights now in the model.
 
-    Every answer is for the mean loss over the batch. Made by calling an `Objective`.
+    Every answer is for the mean loss over the batch. Made by calling an `Objective`. Dropout masks and the like are a
+    function of `noise`, which is another one for each part; `shared_noise` is the same for all parts of a batch.
     """
 
     objective: Objective
     inputs: Tensor
     targets: Tensor
     noise: int
+    shared_noise: int
     share: float = 1.0
     may_move_statistics: bool = True
 
@@ -177,6 +180,29 @@ class Oracle:
             product = torch.autograd.grad(outputs, params, curved, allow_unused=True, materialize_grads=True)
         return self._decay([x.detach().clone() for x in product], v, params)
 
+    def ggn_diagonal(self, params: Sequence[Tensor]) -> Vector:
+        """Estimate (JᵀL^½u)², element by element, of the diagonal of the Gauss–Newton matrix JᵀLJ over `params`.
+
+        L is the Hessian of the mean loss in the outputs, so that 1/√B lies within its root; it has a block for each
+        example, since no term of a criterion shall take two of them. u has signs from this part's noise, independent
+        for all outputs of all examples. Unbiased, and never negative; for a criterion that is not convex in the outputs
+        the negative part of L is left out. One forward and one backward pass, and B·C² numbers for C outputs.
+        """
+        params = list(params)
+        self._reseed()
+        with torch.enable_grad():
+            outputs = self._outputs()
+        (u,) = rademacher([outputs])
+        with torch.autocast(outputs.device.type, enabled=False):
+            rooted = _root_times(self._blocks(outputs), u.reshape(len(u), -1, 1)).view_as(outputs).to(outputs.dtype)
+        pulled = torch.autograd.grad(outputs, params, rooted, allow_unused=True, materialize_grads=True)
+        return self._decay(list(torch._foreach_mul(pulled, pulled)), [torch.ones_like(p) for p in params], params)
+
+    def shared_generator(self) -> torch.Generator:
+        """A generator whose draws are the same for all parts of the batch, and not those of the passes' noise."""
+        seed = (self.shared_noise * 2862933555777941757 + 3037000493) % 2**63
+        return torch.Generator(self.inputs.device).manual_seed(seed)
+
     def split(self, m: int | None) -> list["Oracle"]:
         """The batch in parts of `m` examples, the last one smaller if need be; None is the batch itself.
 
@@ -190,7 +216,7 @@ class Oracle:
         pieces = zip(self.inputs.split(m), self.targets.split(m), strict=True)
         only_first = self.objective.batch_norm_statistics == "first"
         return [
-            Oracle(self.objective, x, y, self.noise + k, len(y) / size, not (only_first and k > 0))
+            Oracle(self.objective, x, y, self.noise + k, self.shared_noise, len(y) / size, not (only_first and k > 0))
             for k, (x, y) in enumerate(pieces)
         ]
 
@@ -257,6 +283,15 @@ class Oracle:
             (jv,) = torch.autograd.grad(g, u, list(v), retain_graph=True, materialize_grads=True)
             return outputs, jv
 
+    def _blocks(self, outputs: Tensor) -> Tensor:
+        """Hessian of the mean loss in the outputs of each example, [B, C, C]: row by row for all examples at once."""
+        z = _full(outputs.detach()).requires_grad_()
+        (slope,) = torch.autograd.grad(self._loss(z), z, create_graph=True)
+        size = z[0].numel()
+        basis = torch.eye(size, dtype=z.dtype, device=z.device).view(size, 1, *z.shape[1:]).expand(size, *z.shape)
+        (rows,) = torch.autograd.grad(slope, z, basis, is_grads_batched=True, materialize_grads=True)
+        return rows.movedim(0, 1).reshape(len(z), size, size)
+
     @torch.no_grad()
     def _decay(self, vector: Vector, direction: Sequence[Tensor], params: Sequence[Tensor] | None = None) -> Vector:
         """Add λ·direction in place: the decay's part of a gradient (direction w) or of a Hessian product (v)."""
@@ -318,6 +353,16 @@ class Statistics:
 
 def _both(a: T | None, b: T | None, join: Callable[[T, T], T]) -> T | None:
     return None if a is None or b is None else join(a, b)
+
+
+def _root_times(blocks: Tensor, u: Tensor) -> Tensor:
+    """Symmetric square root of each block [B, C, C], what is negative in it left out, times u [B, C, 1]."""
+    # eigh refuses numbers that are not finite; the gradient of the same batch has them too, and shows them
+    values, vectors = torch.linalg.eigh(blocks.nan_to_num(posinf=0.0, neginf=0.0))
+    # the root would turn the rounding of a zero, 1e-16, into 1e-8
+    rounding = values[:, -1:] * torch.finfo(values.dtype).eps * values.shape[-1]
+    roots = torch.where(values > rounding.clamp(min=0), values, 0.0).sqrt()
+    return vectors @ (roots.unsqueeze(2) * (vectors.mT @ u.to(values.dtype)))
 
 
 def _full(outputs: Tensor) -> Tensor:

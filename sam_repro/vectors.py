@@ -48,6 +48,15 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(denominator > 0, numerator / denominator, 0.0)
 
 
+def rademacher(like: Sequence[Tensor], generator: torch.Generator | None = None) -> Vector:
+    """A vector of independent signs, −1 or 1 with equal chance, in shape, dtype and layout of `like`.
+
+    The signs are those of the shapes alone: dtype and memory format do not change them.
+    """
+    drawn = [torch.randint(2, x.shape, generator=generator, dtype=torch.int8, device=x.device) for x in like]
+    return [torch.empty_like(x, requires_grad=False).copy_(2 * bit - 1) for x, bit in zip(like, drawn, strict=True)]
+
+
 @contextmanager
 def moved(w: Sequence[Tensor], by: Sequence[Tensor], backup: Sequence[Tensor]) -> Iterator[None]:
     """Inside the block `w` stands at w + by; after it `w` is bitwise what it was.
