@@ -62,8 +62,7 @@ def set_numerics(config: Config) -> None:
     torch.backends.cudnn.benchmark = not config["deterministic"]
     if config["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if torch.are_deterministic_algorithms_enabled() != config["deterministic"]:  # it imports torch's compiler: seconds
-        torch.use_deterministic_algorithms(config["deterministic"])
+    torch.use_deterministic_algorithms(config["deterministic"])
 
 
 def make_data(config: Config) -> Data:
