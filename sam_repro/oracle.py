@@ -139,7 +139,7 @@ class Oracle:
         for p in params:
             p.grad = None
         if update_statistics or self.objective.same_noise:
-            self._reseed()
+            reseed(self.noise, self.inputs.device)
         outputs = self._outputs(move_statistics=move)
         loss = self._loss(outputs)
         # p.grad, not torch.autograd.grad: the latter hands out shared or stride-0 storage, which fused kernels misread
@@ -154,7 +154,7 @@ class Oracle:
     @torch.no_grad()
     def losses(self) -> Tensor:
         """Loss of every example, [B]: one forward, no gradient."""
-        self._reseed()
+        reseed(self.noise, self.inputs.device)
         outputs = _full(self._outputs())
         single = torch.func.vmap(lambda o, t: self.objective.criterion(o[None], t[None]))
         with torch.autocast(outputs.device.type, enabled=False):
@@ -189,7 +189,7 @@ class Oracle:
         the negative part of L is left out. One forward and one backward pass, and B·C² numbers for C outputs.
         """
         params = list(params)
-        self._reseed()
+        reseed(self.noise, self.inputs.device)
         with torch.enable_grad():
             outputs = self._outputs()
         (u,) = rademacher([outputs])
@@ -247,18 +247,10 @@ class Oracle:
         with torch.autocast(outputs.device.type, enabled=False):
             return self.objective.criterion(_full(outputs), self.targets)
 
-    def _reseed(self) -> None:
-        """The noise of a pass is a function of (seed of the step, part), not of what ran before it."""
-        # The multiplier keeps the next step's noise, which starts from this seed, apart from this step's.
-        seed = (self.noise * 6364136223846793005 + 1442695040888963407) % 2**63
-        torch.default_generator.manual_seed(seed)
-        if self.inputs.is_cuda:
-            torch.cuda.default_generators[self.inputs.get_device()].manual_seed(seed)
-
     @contextmanager
     def _differentiable_twice(self) -> Iterator[None]:
         """A second derivative needs the plain attention kernel, in the forward and in the backward."""
-        self._reseed()
+        reseed(self.noise, self.inputs.device)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
 
@@ -276,7 +268,7 @@ class Oracle:
                 )
                 return outputs, jv
         except NotImplementedError:
-            self._reseed()
+            reseed(self.noise, self.inputs.device)
             outputs = self._outputs()
             u = torch.zeros_like(outputs, requires_grad=True)
             g = torch.autograd.grad(outputs, params, u, create_graph=True, materialize_grads=True)
@@ -349,6 +341,16 @@ class Statistics:
         """Put a copy back into the buffers."""
         if copied:
             torch._foreach_copy_(self.values + self.counters, copied)
+
+
+def reseed(noise: int, device: torch.device) -> None:
+    """Make what a pass draws a function of `noise` alone, whatever ran before it."""
+    # The multiplier keeps the next step's noise, which starts from this seed, apart from this step's.
+    seed = (noise * 6364136223846793005 + 1442695040888963407) % 2**63
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
 
 
 def _both(a: T | None, b: T | None, join: Callable[[T, T], T]) -> T | None:
