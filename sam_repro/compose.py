@@ -1,6 +1,7 @@
 """What the doors share: checks before Hydra, the composed configuration, one message for every mistake."""
 
 import difflib
+import math
 import os
 import re
 import sys
@@ -138,7 +139,16 @@ def config_dir() -> Path:
 def _resolved(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
     ours = OmegaConf.masked_copy(config, list(schema.Config.__dataclass_fields__))
     plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True, enum_to_str=True)
-    return {"choices": {group: choice for group, choice in choices.items() if group in plain}} | plain
+    return {"choices": {group: choice for group, choice in choices.items() if group in plain}} | _for_json(plain)
+
+
+def _for_json(value: Any) -> Any:
+    """The same with "inf" for ∞ and "nan" for no number, which JSON cannot write."""
+    if isinstance(value, dict):
+        return {key: _for_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_for_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _arguments(argv: list[str]) -> Namespace:

@@ -1,5 +1,6 @@
 """The keys of a configuration: types, limits, and which of them make a cell what it is."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,6 +80,11 @@ NEUTRAL: dict[str, Any] = {
     "same_noise": True,
     "label_smoothing": 0.0,
     "report": "last",
+    "optimizer.p": 2,
+    "optimizer.ascent_steps": 1,
+    "optimizer.ascent": "gradient",
+    "optimizer.second_order": False,
+    "optimizer.perturb": "all",
 }
 """Values under which the code does what it did before the key existed: they do not enter the hash of a cell."""
 
@@ -109,6 +115,14 @@ def _device(name: str, value: Any) -> None:
     kind, _, index = value.partition(":") if isinstance(value, str) else ("", "", "")
     if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdigit()):
         raise ValueError(f"{name} = {limits.shown(value)}: must be auto, cpu, cuda or cuda:<number>")
+
+
+def _order(name: str, value: Any) -> None:
+    if value not in (math.inf, "inf"):
+        try:
+            limits.number(name, value, above=1)
+        except ValueError as error:
+            raise ValueError(f"{error}, or inf") from None
 
 
 LIMITS: dict[str, Callable[[str, Any], None]] = {
@@ -167,12 +181,21 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "base_optimizer.dampening": partial(limits.number, low=0),
     "base_optimizer.nesterov": limits.boolean,
     "base_optimizer.fused": limits.boolean,
+    "optimizer.p": _order,
+    "optimizer.ascent_steps": _positive,
+    "optimizer.ascent": _one_of("gradient", "random"),
+    "optimizer.second_order": limits.boolean,
+    "optimizer.perturb": _one_of("all", "no_norm", "only_norm"),
     "optimizer.eta": partial(limits.number, low=0),
     "optimizer.scope": _one_of("global", "tensor", "element"),
     "optimizer.names": _one_of("text", "code"),
     "optimizer.classes": partial(limits.integers, low=1, high=4),
     "optimizer.scale": partial(limits.number, low=0),
     "optimizer.rest": _one_of("sgd", "sam"),
+    "optimizer.period": _positive,
+    "optimizer.alpha": partial(limits.number, low=0),
+    "optimizer.formula": _one_of("layer_wg", "layer_wg_globalnorm", "layer_unit"),
+    "optimizer.curvature": _one_of("gauss_newton", "hessian", "gauss_newton_diagonal", "hutchinson_abs"),
     "schedule.per": _one_of("step", "epoch"),
     "schedule.warmup_epochs": partial(limits.number, low=0),
     "schedule.final": partial(limits.number, low=0, high=1),
@@ -230,6 +253,7 @@ def _cross(config: dict[str, Any], leaves: dict[str, Any]) -> list[str | None]:
     validation = leaves.get("dataset.validation.count", 0)
     warmup = leaves.get("schedule.warmup_epochs", 0)
     momentum = leaves.get("base_optimizer.momentum", 0)
+    curvature, period = leaves.get("optimizer.curvature"), leaves.get("optimizer.period", 1)
     unbuilt = [
         f"{node}: its file must say what it builds, by _target_: package.module.name"
         + (" and _partial_: true" if partial else "")
@@ -251,6 +275,10 @@ def _cross(config: dict[str, Any], leaves: dict[str, Any]) -> list[str | None]:
         "report = best_validation: there is no validation split; hold images out, such as dataset.validation.count=200"
         if config["report"] == "best_validation" and not validation
         else None,
+        f"optimizer.period = {period}: {curvature} has no diagonal to keep; choose optimizer.period=1, or "
+        "optimizer.curvature=gauss_newton_diagonal or hutchinson_abs"
+        if curvature in ("gauss_newton", "hessian") and period > 1
+        else None,
         f"schedule.warmup_epochs = {warmup}: must be less than epochs = {config['epochs']}"
         if warmup >= config["epochs"]
         else None,
@@ -264,4 +292,22 @@ def _cross(config: dict[str, Any], leaves: dict[str, Any]) -> list[str | None]:
         f"{len(leaves['dataset.mean'])}"
         if len(leaves.get("dataset.mean", [])) != len(leaves.get("dataset.std", []))
         else None,
+        *_of_the_ascent(leaves),
     ]
+
+
+def _of_the_ascent(leaves: dict[str, Any]) -> list[str]:
+    """Findings between the keys of optimizer=sam."""
+    keys = [f"optimizer.{key}" for key in ("p", "ascent_steps", "ascent", "second_order")]
+    if not leaves.keys() >= set(keys):
+        return []
+    p, steps, ascent, second_order = (leaves[key] for key in keys)
+    findings = []
+    if steps > 1 and p not in (2, "inf"):
+        findings.append(f"optimizer.ascent_steps = {steps}: needs optimizer.p=2 or optimizer.p=inf")
+    if ascent == "random" and (p != 2 or steps > 1):
+        findings.append("optimizer.ascent = random: needs optimizer.p=2 and optimizer.ascent_steps=1")
+    if second_order and (p != 2 or steps > 1 or ascent == "random"):
+        needed = "optimizer.p=2, optimizer.ascent_steps=1 and optimizer.ascent=gradient"
+        findings.append(f"optimizer.second_order = true: needs {needed}")
+    return findings

@@ -1,0 +1,519 @@
+"""The variants of SAM: other norms, several steps, a random direction, the second-order term, part of the weights.
+
+The references are written with flat vectors and share no code with the package.
+"""
+
+import copy
+import json
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sam_repro import build, schema
+from sam_repro.compose import UserError, checked, composed
+from sam_repro.home import cell_hash
+from sam_repro.optimizer import SAM, SGD, parameter_groups
+from sam_repro.oracle import Objective
+
+jax.config.update("jax_enable_x64", True)
+pytestmark = pytest.mark.usefixtures("float64")
+RHO = 0.1
+VARIANTS: dict[str, dict[str, Any]] = {
+    "p = 1.5": {"p": 1.5},
+    "p = 3": {"p": 3},
+    "p = inf": {"p": "inf"},
+    "two steps": {"ascent_steps": 2},
+    "three steps, p = inf": {"ascent_steps": 3, "p": "inf"},
+    "random": {"ascent": "random"},
+    "second order": {"second_order": True},
+    "no_norm": {"perturb": "no_norm"},
+    "only_norm": {"perturb": "only_norm"},
+    "only_norm, second order": {"perturb": "only_norm", "second_order": True},
+    "no_norm, two steps, p = inf": {"perturb": "no_norm", "ascent_steps": 2, "p": "inf"},
+    "only_norm, random": {"perturb": "only_norm", "ascent": "random"},
+}
+
+
+def toy() -> nn.Module:
+    """83 weights; `loss` is the same function of them as one vector."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def loss(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    hidden = torch.tanh(x @ w[:48].view(8, 6).T + w[48:56])
+    return F.cross_entropy(hidden @ w[56:80].view(3, 8).T + w[80:], y)
+
+
+def gradient(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    w = w.detach().requires_grad_()
+    return torch.autograd.grad(loss(w, x, y), w)[0]
+
+
+def batch(size: int = 12, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 6, generator=generator), torch.randint(3, (size,), generator=generator)
+
+
+def normed(dropout: float = 0.3) -> nn.Module:
+    """A network with a normalisation and with noise."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 3))
+
+
+def flat(tensors: Any) -> Tensor:
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+def sam(model: nn.Module, rho: float = RHO, **options: Any) -> SAM:
+    return SAM(torch.optim.SGD(parameter_groups(model, 0.0), lr=0.1), rho, **options)
+
+
+def our_gradient(model: nn.Module, x: Tensor, y: Tensor, m: int | None = None, **options: Any) -> Tensor:
+    torch.manual_seed(3)
+    decay = options.pop("weight_decay", 0.0)
+    sam(model, **options).backward(Objective(model, F.cross_entropy, weight_decay=decay)(x, y), m)
+    return flat(p.grad for p in model.parameters())
+
+
+def perturbations(model: nn.Module, x: Tensor, y: Tensor, m: int | None = None, **options: Any) -> list[Tensor]:
+    """w + ε − w of every pass, seen from inside of the model."""
+    start, seen = flat(model.parameters()), []
+    hook = model.register_forward_pre_hook(lambda *_: seen.append(flat(model.parameters()) - start))
+    our_gradient(model, x, y, m, **options)
+    hook.remove()
+    return seen
+
+
+# Norms
+
+
+def p_norm(a: Tensor, p: float) -> float:
+    return float(np.linalg.norm(a.numpy(), p))
+
+
+@pytest.mark.parametrize("p", [1.01, 1.5, 2, 2.5, 4, 40, math.inf])
+def test_ascent_is_the_maximiser_of_the_linear_loss(p: float) -> None:
+    """⟨g, ε⟩ ≤ ‖g‖_q‖ε‖_p with equality at the maximiser alone (Hölder)."""
+    rule = sam(toy(), p=p)
+    g = [torch.randn_like(t) for t in rule.params]
+    epsilon = flat(rule.ascent(g, rule.params))
+    q = 1 if p == math.inf else p / (p - 1)
+    assert p_norm(epsilon, p) == pytest.approx(RHO, rel=1e-12)
+    assert float(epsilon @ flat(g)) == pytest.approx(RHO * p_norm(flat(g), q), rel=1e-12)
+
+
+@pytest.mark.parametrize("p", [1.5, 3, 5])
+def test_ascent_is_where_a_numerical_maximiser_ends(p: float) -> None:
+    weight = nn.Parameter(torch.zeros(5))
+    g = torch.tensor([1.0, -2.0, 0.3, 0.2, 0.7])
+    rule = SAM(torch.optim.SGD([weight], lr=0.1), RHO, p=p)
+    found = minimize(
+        lambda e: -e @ g.numpy(),
+        np.full(5, 0.01),
+        jac=lambda e: -g.numpy(),
+        constraints={"type": "ineq", "fun": lambda e: 1 - np.sum(np.abs(e / RHO) ** p)},
+        options={"ftol": 1e-15, "maxiter": 500},
+    )
+    torch.testing.assert_close(rule.ascent([g], [weight])[0], torch.tensor(found.x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.5, 3, 7])
+def test_ascent_equals_equation_2(p: float) -> None:
+    rule = sam(toy(), p=p)
+    g = [torch.randn_like(t) for t in rule.params]
+    a, q = flat(g), p / (p - 1)
+    expected = RHO * a.sign() * a.abs() ** (q - 1) / (a.abs() ** q).sum() ** (1 / p)
+    torch.testing.assert_close(flat(rule.ascent(g, rule.params)), expected, rtol=1e-12, atol=0)
+
+
+def test_equation_2_runs_into_the_plain_ascent_and_into_the_sign() -> None:
+    rules = {p: sam(toy(), p=p) for p in (2, 2 + 1e-9, 1e12, math.inf)}
+    g = [torch.randn_like(t) for t in rules[2].params]
+    ascents = {p: flat(rule.ascent(g, rule.params)) for p, rule in rules.items()}
+    torch.testing.assert_close(ascents[2 + 1e-9], ascents[2], rtol=1e-7, atol=0)
+    torch.testing.assert_close(ascents[1e12], ascents[math.inf], rtol=1e-9, atol=0)
+    assert torch.equal(ascents[math.inf], RHO * flat(g).sign())
+
+
+@pytest.mark.parametrize(("dtype", "scales"), [(torch.float32, [1e-30, 1e30]), (torch.float64, [1e-290, 1e290])])
+@pytest.mark.parametrize("p", [1.01, 1.3, 3, math.inf])
+def test_ascent_does_not_depend_on_the_length_of_g(p: float, dtype: torch.dtype, scales: list[float]) -> None:
+    weights = [nn.Parameter(torch.zeros(7, dtype=dtype)), nn.Parameter(torch.zeros(3, dtype=dtype))]
+    rule = SAM(torch.optim.SGD(weights, lr=0.1), RHO, p=p)
+    g = [torch.linspace(-1, 1, 7, dtype=dtype), torch.tensor([0.0, 1e-3, -0.2], dtype=dtype)]
+    plain = rule.ascent(g, weights)
+    assert p_norm(flat(plain).double(), p) == pytest.approx(RHO, rel=1e-6)
+    for scale in scales:
+        for ours, expected in zip(rule.ascent([scale * t for t in g], weights), plain, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-10)
+
+
+def test_plain_ascent_costs_what_it_did() -> None:
+    class Count(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names: list[str] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    names = []
+    for depth in (1, 4):
+        model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(depth)])
+        rule = sam(model)
+        g = [torch.randn_like(p) for p in rule.params]
+        with torch.no_grad(), Count() as count:
+            rule.ascent(g, rule.params)
+        names.append(count.names)
+    assert names[0] == names[1]
+    assert len([name for name in names[0] if name.startswith("_foreach")]) == 2
+    assert len(names[0]) <= 11
+
+
+# Several steps
+
+
+def climbed(w: Tensor, x: Tensor, y: Tensor, steps: int, p: float) -> Tensor:
+    """Steps of length ρ up the gradient, each projected to the ball, with flat vectors."""
+    epsilon = torch.zeros_like(w)
+    for _ in range(steps):
+        g = gradient(w + epsilon, x, y)
+        if p == 2:
+            epsilon = epsilon + RHO * g / g.norm()
+            epsilon = epsilon * min(1.0, RHO / epsilon.norm().item())
+        else:
+            epsilon = (epsilon + RHO * g.sign()).clamp(-RHO, RHO)
+    return epsilon
+
+
+@pytest.mark.parametrize("m", [12, 5])
+@pytest.mark.parametrize("p", [2, math.inf])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_several_steps_equal_projected_ascent_by_hand(steps: int, p: float, m: int) -> None:
+    model = toy()
+    x, y = batch()
+    w = flat(model.parameters())
+    parts = list(zip(x.split(m), y.split(m), strict=True))
+    expected = sum(gradient(w + climbed(w, a, b, steps, p), a, b) * len(b) / len(y) for a, b in parts)
+    torch.testing.assert_close(our_gradient(model, x, y, m, ascent_steps=steps, p=p), expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("p", [2, math.inf])
+def test_every_step_stays_in_the_ball_and_the_loss_climbs(p: float) -> None:
+    model = toy()
+    x, y = batch()
+    w = flat(model.parameters())
+    seen = perturbations(model, x, y, ascent_steps=6, p=p)
+    assert len(seen) == 7
+    assert all(p_norm(epsilon, p) <= RHO * (1 + 1e-12) for epsilon in seen)
+    assert loss(w + seen[-1], x, y) >= loss(w + seen[1], x, y) > loss(w, x, y)
+
+
+def test_two_steps_equal_optax_where_nothing_is_projected() -> None:
+    """Over a concave loss the second step turns back into the ball: optax, which does not project, does the same."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1, bias=False)
+    model.weight.data *= 0.01
+    curvature = torch.tensor([1.0, 1.2, 1.5, 2.0])
+    objective = Objective(model, lambda _, __: -(curvature * model.weight.square()).sum())
+    rule = SAM(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), RHO, ascent_steps=2)
+
+    def grad(w: Any, _: Any = None) -> Any:
+        return jax.grad(lambda v: -(jnp.asarray(curvature.numpy()) * v**2).sum())(w)
+
+    inner = optax.chain(optax.contrib.normalize(), optax.sgd(RHO))
+    theirs = optax.contrib.sam(optax.sgd(0.01, 0.9), inner, sync_period=3, opaque_mode=True)
+    w = jnp.asarray(model.weight.detach().numpy())
+    state = theirs.init(w)
+    for _ in range(10):
+        first = RHO * grad(w) / jnp.linalg.norm(grad(w))
+        second = first + RHO * grad(w + first) / jnp.linalg.norm(grad(w + first))
+        assert 1e-4 < jnp.linalg.norm(second) < RHO
+        updates, state = theirs.update(grad(w), state, w, grad_fn=grad)
+        w = optax.apply_updates(w, updates)
+        rule.step(objective(torch.zeros(1, 4), torch.zeros(1)))
+    torch.testing.assert_close(model.weight.detach(), torch.tensor(w.tolist()), rtol=1e-12, atol=1e-15)
+
+
+# Random direction
+
+
+def test_random_ascent_has_length_rho_and_normal_numbers() -> None:
+    weights = [nn.Parameter(torch.zeros(300, 200)), nn.Parameter(torch.zeros(40_000))]
+    rule = SAM(torch.optim.SGD(weights, lr=0.1), RHO, ascent="random")
+    torch.manual_seed(0)
+    epsilon = flat(rule.ascent([torch.zeros_like(p) for p in weights], weights))
+    assert epsilon.norm().item() == pytest.approx(RHO, rel=1e-12)
+    z = epsilon * len(epsilon) ** 0.5 / RHO
+    sigma = len(z) ** -0.5
+    assert abs(z.mean()) < 4 * sigma
+    assert (z.abs() < 1).double().mean().item() == pytest.approx(math.erf(0.5**0.5), abs=4 * 0.47 * sigma)
+
+
+@pytest.mark.parametrize("same_noise", [True, False])
+def test_random_direction_is_a_function_of_step_and_part(same_noise: bool) -> None:
+    def run(seed: int, steps: int = 2) -> list[Tensor]:
+        model = normed()
+        rule = sam(model, ascent="random")
+        objective = Objective(model, F.cross_entropy, same_noise=same_noise)
+        seen: list[Tensor] = []
+        start = flat(model.parameters())
+        model.register_forward_pre_hook(lambda *_: seen.append(flat(model.parameters()) - start))
+        for step in range(steps):
+            torch.manual_seed(seed + 100 * step)
+            torch.rand(step)  # what was drawn before does not matter
+            rule.backward(objective(*batch()), 6)
+        return seen[1::2]
+
+    directions = run(0)
+    assert len(directions) == 4
+    for i, direction in enumerate(directions):
+        assert direction.norm().item() == pytest.approx(RHO, rel=1e-12)
+        assert all(abs(direction @ other) < 0.5 * RHO**2 for other in directions[:i])
+    assert all(torch.equal(a, b) for a, b in zip(directions, run(0), strict=True))
+    assert torch.equal(run(100, steps=1)[0], directions[2])
+    assert not torch.equal(run(5)[0], directions[0])
+
+
+def test_random_direction_does_not_depend_on_the_memory_format() -> None:
+    directions = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        rule = sam(nn.Conv2d(3, 4, 3).to(memory_format=layout), ascent="random")
+        torch.manual_seed(0)
+        directions.append(flat(rule.ascent([torch.zeros_like(p) for p in rule.params], rule.params)))
+    assert torch.equal(*directions)
+
+
+# Second order
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("m", [12, 5])
+def test_second_order_equals_autograd_through_epsilon(m: int, weight_decay: float) -> None:
+    model = toy()
+    x, y = batch()
+    w = flat(model.parameters()).requires_grad_()
+
+    def total(v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return loss(v, a, b) + weight_decay / 2 * v.square().sum()
+
+    expected = torch.zeros_like(w)
+    for a, b in zip(x.split(m), y.split(m), strict=True):
+        (g,) = torch.autograd.grad(total(w, a, b), w, create_graph=True)
+        (whole,) = torch.autograd.grad(total(w + RHO * g / g.norm(), a, b), w)
+        expected += whole * len(b) / len(y)
+    ours = our_gradient(model, x, y, m, second_order=True, weight_decay=weight_decay)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+    plain = our_gradient(model, x, y, m, weight_decay=weight_decay)
+    assert (ours - plain).norm() > 1e-3 * plain.norm()
+
+
+@pytest.mark.parametrize("perturb", ["no_norm", "only_norm"])
+def test_second_order_over_a_part_of_the_weights_equals_autograd(perturb: str) -> None:
+    model = normed(dropout=0)
+    x, y = batch()
+    weights = dict(model.named_parameters())
+    moves = {name: name.startswith("1.") == (perturb == "only_norm") for name in weights}
+
+    def value(named: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(torch.func.functional_call(model, named, (x,)), y)
+
+    g = torch.autograd.grad(value(weights), list(weights.values()), create_graph=True)
+    length = torch.cat([t.flatten() for t, moved in zip(g, moves.values(), strict=True) if moved]).norm()
+    top = {name: p + RHO * t / length if moves[name] else p for (name, p), t in zip(weights.items(), g, strict=True)}
+    expected = flat(torch.autograd.grad(value(top), list(weights.values())))
+    ours = our_gradient(model, x, y, perturb=perturb, second_order=True)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+# Part of the weights
+
+
+@pytest.mark.parametrize("perturb", ["no_norm", "only_norm"])
+def test_perturbation_of_a_part_by_hand(perturb: str) -> None:
+    model = normed(dropout=0)
+    twin = copy.deepcopy(model)
+    x, y = batch()
+    F.cross_entropy(twin(x), y).backward()
+    moved = [p for name, p in twin.named_parameters() if name.startswith("1.") == (perturb == "only_norm")]
+    length = flat(p.grad for p in moved).norm()
+    with torch.no_grad():
+        for p in moved:
+            p += RHO * p.grad / length
+    expected = torch.autograd.grad(F.cross_entropy(twin(x), y), list(twin.parameters()))
+    torch.testing.assert_close(our_gradient(model, x, y, perturb=perturb), flat(expected), rtol=1e-10, atol=1e-13)
+
+
+def test_perturb_needs_the_groups_of_its_choice() -> None:
+    model = normed()
+    for perturb in ("no_norm", "only_norm"):
+        with pytest.raises(ValueError, match=f"perturb = {perturb}: every group of the base needs the flag norm"):
+            SAM(torch.optim.SGD(model.parameters(), lr=0.1), RHO, perturb=perturb)
+        mixed = [{"params": [model[0].weight], "norm": perturb == "only_norm"}, {"params": [model[1].weight]}]
+        with pytest.raises(ValueError, match=f"perturb = {perturb}"):
+            SAM(torch.optim.SGD(mixed, lr=0.1), RHO, perturb=perturb)
+    with pytest.raises(ValueError, match="one must have True"):
+        sam(toy(), perturb="only_norm")
+    with pytest.raises(ValueError, match="one must have False"):
+        sam(nn.BatchNorm1d(3), perturb="no_norm")
+
+
+@pytest.mark.parametrize("perturb", ["no_norm", "only_norm"])
+def test_perturb_is_kept_by_a_loaded_state(perturb: str) -> None:
+    model = normed()
+    rule, fresh = sam(model, perturb=perturb), sam(model, perturb=perturb)
+    fresh.load_state_dict(rule.state_dict())
+    g = [torch.ones_like(p) for p in rule.params]
+    assert torch.equal(flat(fresh.ascent(g, fresh.params)), flat(rule.ascent(g, rule.params)))
+
+
+# All variants
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_rho_zero_is_bitwise_sgd(options: dict[str, Any]) -> None:
+    models = normed(), normed()
+    rules = sam(models[0], 0.0, **options), SGD(torch.optim.SGD(models[1].parameters(), lr=0.1))
+    for step in range(3):
+        for model, rule in zip(models, rules, strict=True):
+            torch.manual_seed(step)
+            rule.step(Objective(model, F.cross_entropy)(*batch(seed=step)))
+    assert torch.equal(flat(models[0].parameters()), flat(models[1].parameters()))
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zero_gradient_climbs_nowhere_and_gives_no_nan(options: dict[str, Any], dtype: torch.dtype) -> None:
+    model = normed().to(dtype)
+    before = flat(model.parameters())
+    rule = sam(model, **options)
+    rule.step(Objective(model, lambda outputs, _: 0 * outputs.square().sum())(batch()[0].to(dtype), batch()[1]))
+    assert torch.equal(flat(model.parameters()), before)
+    if not rule.random:
+        assert flat(rule.ascent([torch.zeros_like(p) for p in rule.params], rule.params)).abs().max() == 0
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_two_halves_are_the_mean_of_two_batches(options: dict[str, Any]) -> None:
+    x, y = batch()
+    halves = []
+    for part in range(2):
+        model = normed()
+        torch.manual_seed(3 + part)
+        mine = slice(6 * part, 6 * part + 6)
+        sam(model, **options).backward(Objective(model, F.cross_entropy)(x[mine], y[mine]))
+        halves.append(flat(p.grad for p in model.parameters()))
+    torch.testing.assert_close(our_gradient(normed(), x, y, 6, **options), sum(halves) / 2, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("m", [None, 6])
+def test_declared_cost_is_the_counted_one(options: dict[str, Any], m: int | None) -> None:
+    model = normed()
+    rule = sam(model, **options)
+    examples = 0
+
+    def count(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        nonlocal examples
+        examples += len(inputs[0])
+
+    model.register_forward_pre_hook(count)
+    rule.backward(Objective(model, F.cross_entropy)(*batch()), m)
+    assert rule.passes(0) == options.get("ascent_steps", 1) + 1
+    assert rule.products(0) == options.get("second_order", False)
+    assert examples == 12 * (rule.passes(0) + rule.products(0))  # a product has one forward
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_weights_come_back_and_statistics_move_once(options: dict[str, Any]) -> None:
+    model = normed()
+    twin = copy.deepcopy(model)
+    before = flat(model.parameters())
+    torch.manual_seed(3)
+    twin(batch()[0])
+    our_gradient(model, *batch(), **options)
+    assert torch.equal(flat(model.parameters()), before)
+    assert torch.equal(flat(model.buffers()), flat(twin.buffers()))
+
+
+def test_observer_sees_the_gradients_at_both_ends() -> None:
+    """With the term of second order, too: first g, last g_s."""
+    model, seen = toy(), []
+    rule = sam(model, second_order=True)
+    rule.backward(Objective(model, F.cross_entropy)(*batch()), observe=seen.append)
+    assert len(seen[0].losses) == 2
+    torch.testing.assert_close(flat(seen[0].vectors[-1]), our_gradient(toy(), *batch()), rtol=0, atol=0)
+
+
+# What is refused, and the configuration
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"p": 1}, r"p = 1: must be a finite number > 1"),
+    ({"p": 0.5}, r"p = 0.5: "),
+    ({"p": -math.inf}, r"p = -inf: "),
+    ({"p": math.nan}, r"p = nan: "),
+    ({"p": "two"}, r"p = two: "),
+    ({"p": True}, r"p = true: "),
+    ({"ascent_steps": 0}, r"ascent_steps = 0: must be an integer >= 1"),
+    ({"ascent_steps": 1.5}, r"ascent_steps = 1.5: "),
+    ({"ascent": "downhill"}, r"ascent = downhill: must be one of gradient, random"),
+    ({"second_order": 1}, r"second_order = 1: must be true or false"),
+    ({"perturb": "biases"}, r"perturb = biases: must be one of all, no_norm, only_norm"),
+    ({"ascent_steps": 2, "p": 3}, r"ascent_steps = 2: needs .*p ?= ?2 or .*p ?= ?inf"),
+    ({"ascent": "random", "p": 3}, r"ascent = random: needs .*p ?= ?2"),
+    ({"ascent": "random", "ascent_steps": 2}, r"ascent = random: needs .*ascent_steps ?= ?1"),
+    ({"second_order": True, "p": math.inf}, r"second_order = true: needs .*p ?= ?2"),
+    ({"second_order": True, "ascent_steps": 2}, r"second_order = true: needs .*ascent_steps ?= ?1"),
+    ({"second_order": True, "ascent": "random"}, r"second_order = true: needs .*ascent ?= ?gradient"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sam(normed(), **options)
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_configurations_are_refused_without_torch(options: dict[str, Any], message: str) -> None:
+    config = composed(["optimizer=sam"])
+    config["optimizer"] |= options
+    with pytest.raises(UserError, match=f"optimizer\\.{message}"):
+        checked(config)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_good_configurations_are_not_refused(options: dict[str, Any]) -> None:
+    config = composed(["optimizer=sam", *(f"optimizer.{key}={value}" for key, value in options.items())])
+    assert schema.check(config) == []
+    assert isinstance(build.make_rule(config, normed()), SAM)
+
+
+def test_infinity_of_the_command_line_is_json() -> None:
+    configs = [composed([f"optimizer.p={written}"]) for written in ("inf", "'inf'", "INF", "+inf")]
+    assert all(config["optimizer"]["p"] == "inf" for config in configs)
+    json.dumps(configs, allow_nan=False)
+    assert len({cell_hash(config) for config in configs}) == 1
+    assert build.make_rule(configs[0], toy()).p == math.inf
+
+
+def test_options_at_their_defaults_leave_the_cell_what_it_was() -> None:
+    config = composed(["optimizer=sam"])
+    before = copy.deepcopy(config)
+    for key in ("p", "ascent_steps", "ascent", "second_order", "perturb"):
+        del before["optimizer"][key]
+    assert cell_hash(config) == cell_hash(before)
+    hashes = {cell_hash(config | {"optimizer": config["optimizer"] | options}) for options in VARIANTS.values()}
+    assert len(hashes | {cell_hash(config)}) == len(VARIANTS) + 1
