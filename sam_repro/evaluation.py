@@ -22,9 +22,10 @@ def outputs(
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Top-1 and top-5 error and accuracy in percent, and the mean cross-entropy, of outputs [N, C] and labels [N].
 
-    Top 5 is the top of as many classes as there are, where there are fewer.
+    Top 5 is the top of as many classes as there are, where there are fewer. Of equal outputs the lower class is first,
+    as `argmax` has it.
     """
-    ranks = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    ranks = logits.argsort(dim=1, descending=True, stable=True)[:, :5] == labels[:, None]
     wrong = torch.stack([~ranks[:, 0], ~ranks.any(dim=1)]).double().mean(dim=1)
     loss = F.cross_entropy(logits, labels).double()
     top1, top5, mean_loss = torch.cat([100 * wrong, loss[None]]).tolist()

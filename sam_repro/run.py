@@ -166,7 +166,7 @@ def _begin(config: Config, overrides: list[str], folder: Path, done: int) -> dic
     torch.set_num_threads(before["threads"])
     sources = provenance.sources()
     if done and (changed := provenance.changed(before["sources"], sources)):
-        print(f"changed    since step {done} was reached: {', '.join(changed)}; resume=false would begin anew")
+        print(f"changed    since {done} steps were done: {', '.join(changed)}; resume=false would begin anew")
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "step": done,
@@ -210,7 +210,7 @@ def _announce(config: Config, overrides: list[str], folder: Path, trainer: Train
     print(f"numerics   {config['precision']} on {config['device']}, {torch.get_num_threads()} threads")
     print(f"home       {folder}")
     if done:
-        print(f"resumed    after step {done} of {steps}")
+        print(f"resumed    after {done} of {steps} steps")
     sys.stdout.flush()
 
 
@@ -346,7 +346,7 @@ def _told(folder: Path, trainer: Trainer) -> Iterator[None]:
         yield
     except Interrupted as stop:
         raise Stopped(
-            stop.signal, f"saved after step {stop.step} at signal {stop.signal}; the same command goes on"
+            stop.signal, f"saved after {stop.steps} steps at signal {stop.signal}; the same command goes on"
         ) from None
     except NonFinite as error:
         _failed(folder, str(error), error.step)
@@ -363,7 +363,7 @@ def _kept(trainer: Trainer) -> str:
     if not trainer.path.exists():
         return "No checkpoint had been written"
     steps = checkpoint.read(trainer.path)["rule"]["steps"]
-    return f"The checkpoint after step {steps} is kept: {trainer.path}"
+    return f"The checkpoint after {steps} steps is kept: {trainer.path}"
 
 
 def _failed(folder: Path, error: str, step: int) -> None:

@@ -26,20 +26,20 @@ Row = dict[str, Any]
 
 
 class NonFinite(ArithmeticError):
-    """The loss or the gradient of a step was not finite."""
+    """The loss, the gradient or the update of a step was not finite."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the loss or the gradient of step {step} is not finite")
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(f"the {what} of step {step} is not finite")
         self.step = step
 
 
 class Interrupted(Exception):
     """A signal came; the state is saved at a step boundary."""
 
-    def __init__(self, signal: int, step: int) -> None:
-        super().__init__(f"signal {signal} after step {step}")
+    def __init__(self, signal: int, steps: int) -> None:
+        super().__init__(f"signal {signal} after {steps} steps")
         self.signal = signal
-        self.step = step
+        self.steps = steps
 
 
 class Listener(Protocol):
@@ -165,7 +165,7 @@ class Trainer:
             listener: is told what happens.
 
         Raises:
-            NonFinite: if a loss or a gradient is not finite; the last checkpoint stays.
+            NonFinite: if a loss, a gradient or the weights are not finite; the last checkpoint stays.
             Interrupted: after SIGINT or SIGTERM, with the state saved at a step boundary.
         """
         plan, examples = self.plan, len(self.data.train)
@@ -190,7 +190,7 @@ class Trainer:
                         self.save()
                         saved = time.monotonic()
                     if caught:
-                        raise Interrupted(caught[0], step)
+                        raise Interrupted(caught[0], self.step)
                     if self.step == total:
                         break
 
@@ -277,7 +277,10 @@ class Trainer:
 
     def _refuse_non_finite(self) -> None:
         if (step := int(self._bad_step)) >= 0:
-            raise NonFinite(step)
+            raise NonFinite("loss or the gradient", step)
+        weights = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        if not norm(weights).isfinite():
+            raise NonFinite("update", self.step - 1)
 
     def _own_options(self) -> None:
         """The groups' options are the configuration's, and the rate is the trainer's own tensor.
