@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from sam_repro import limits, schema
 from sam_repro.home import Busy, cell_hash, home
@@ -262,6 +263,8 @@ def _explained(arguments: Namespace) -> Iterator[None]:
     """Turns Hydra's report of a key or value that does not fit into one line with the remedy."""
     try:
         yield
+    except YAMLError as error:
+        raise UserError(f"a file of --config-dir is no YAML: {' '.join(str(error).split())}") from None
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
@@ -270,8 +273,10 @@ def _explained(arguments: Namespace) -> Iterator[None]:
             node, dot, word = key.rpartition(".")
             siblings = _siblings(node + dot, arguments)
             raise UserError(f"{key}: no such key{_nearest(word, siblings, node + dot)}") from None
-        remedy = "; ${…} may name the keys that --cfg job shows" if "nterpolation" in lines[0] else ""
-        raise UserError(f"{key}: {lines[0]}{remedy}" if key else f"{lines[0]}{remedy}") from None
+        told = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
+        told = told.partition(" Config search path:")[0]
+        remedy = "; ${…} may name the keys that --cfg job shows" if "nterpolation" in told else ""
+        raise UserError(f"{key}: {told}{remedy}" if key else f"{told}{remedy}") from None
 
 
 def _siblings(node: str, arguments: Namespace) -> list[str]:

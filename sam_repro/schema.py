@@ -50,6 +50,8 @@ class Config:
     label_smoothing: float = 0.0
     label_noise: LabelNoise = field(default_factory=LabelNoise)
     report: str = "last"
+    rho_follows: str = "constant"
+    rho_warmup_epochs: float = 0.0
     # numerics
     precision: str = "auto"
     channels_last: bool = True
@@ -64,11 +66,24 @@ class Config:
     resume: bool = True
     progress: str = "auto"
     record_every: int | None = 10
+    diagnostics: str = "standard"
+    diagnose_every: int | None = 100
     checkpoint_every: float = 60.0
 
 
 NUMERICS = ("precision", "channels_last", "device", "deterministic", "threads", "base_optimizer.fused")
-BOOKKEEPING = ("name", "data_dir", "download", "wandb", "resume", "progress", "record_every", "checkpoint_every")
+BOOKKEEPING = (
+    "name",
+    "data_dir",
+    "download",
+    "wandb",
+    "resume",
+    "progress",
+    "record_every",
+    "diagnostics",
+    "diagnose_every",
+    "checkpoint_every",
+)
 
 NEUTRAL: dict[str, Any] = {
     "m": None,
@@ -80,6 +95,8 @@ NEUTRAL: dict[str, Any] = {
     "same_noise": True,
     "label_smoothing": 0.0,
     "report": "last",
+    "rho_follows": "constant",
+    "rho_warmup_epochs": 0.0,
     "optimizer.p": 2,
     "optimizer.ascent_steps": 1,
     "optimizer.ascent": "gradient",
@@ -145,6 +162,8 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "label_noise.kind": _one_of("uniform", "symmetric", "asymmetric"),
     "label_noise.seed": _seed,
     "report": _one_of("last", "best_validation"),
+    "rho_follows": _one_of("constant", "lr"),
+    "rho_warmup_epochs": partial(limits.number, low=0),
     "precision": _one_of("auto", "fp32", "tf32", "bf16"),
     "channels_last": limits.boolean,
     "device": _device,
@@ -157,6 +176,8 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "resume": limits.boolean,
     "progress": _one_of("auto", "bar", "lines", "silent"),
     "record_every": partial(limits.integer, low=1, optional=True),
+    "diagnostics": _one_of("standard", "loss", "drift"),
+    "diagnose_every": partial(limits.integer, low=1, optional=True),
     "checkpoint_every": partial(limits.number, low=0),
     "dataset.mean": limits.numbers,
     "dataset.std": partial(limits.numbers, above=0),
@@ -230,7 +251,7 @@ def check(config: dict[str, Any]) -> list[str]:
     """What is wrong with a resolved configuration: one line for each finding, none if it may run."""
     leaves = flat(config)
     findings = [line for key, value in leaves.items() if (line := finding(key, value))]
-    return findings or [line for line in _cross(config, leaves) if line]
+    return findings or _unbuilt(leaves) or [line for line in _cross(config, leaves) if line]
 
 
 def finding(key: str, value: Any) -> str | None:
@@ -246,6 +267,16 @@ def finding(key: str, value: Any) -> str | None:
     return None
 
 
+def _unbuilt(leaves: dict[str, Any]) -> list[str]:
+    """Findings about nodes that do not say what they build."""
+    return [
+        f"{node}: its file must say what it builds, by _target_: package.module.name"
+        + (" and _partial_: true" if partial else "")
+        for node, partial in BUILT.items()
+        if not isinstance(leaves.get(f"{node}._target_"), str) or leaves.get(f"{node}._partial_", False) is not partial
+    ]
+
+
 def _cross(config: dict[str, Any], leaves: dict[str, Any]) -> list[str | None]:
     """Findings between keys."""
     has_rho = "optimizer.rho" in leaves
@@ -254,14 +285,7 @@ def _cross(config: dict[str, Any], leaves: dict[str, Any]) -> list[str | None]:
     warmup = leaves.get("schedule.warmup_epochs", 0)
     momentum = leaves.get("base_optimizer.momentum", 0)
     curvature, period = leaves.get("optimizer.curvature"), leaves.get("optimizer.period", 1)
-    unbuilt = [
-        f"{node}: its file must say what it builds, by _target_: package.module.name"
-        + (" and _partial_: true" if partial else "")
-        for node, partial in BUILT.items()
-        if not isinstance(leaves.get(f"{node}._target_"), str) or leaves.get(f"{node}._partial_", False) is not partial
-    ]
     return [
-        *unbuilt,
         f"rho = {config['rho']}: {rule} has no rho; leave rho out, or choose optimizer=sam"
         if config["rho"] is not None and not has_rho
         else None,
