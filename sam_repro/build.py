@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sam_repro.augmentation import Augmentation
 from sam_repro.compose import UserError
 from sam_repro.dataset import Data, DataError, LabelNoise, Validation, prepare
+from sam_repro.diagnostics import Diagnostics
 from sam_repro.optimizer import Rule, parameter_groups
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Schedule
@@ -147,6 +148,11 @@ def make_schedule(config: Config) -> Schedule:
 def make_plan(config: Config) -> Plan:
     """The numbers of the loop."""
     return Plan(**{key: config[key] for key in Plan.__dataclass_fields__})
+
+
+def make_diagnostics(config: Config) -> Diagnostics:
+    """What is told of each step."""
+    return Diagnostics(config["diagnostics"], config["diagnose_every"])
 
 
 def _made(node: Config) -> Any:

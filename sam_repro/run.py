@@ -89,6 +89,7 @@ def run(config: Config, overrides: list[str]) -> Result:
         data,
         build.make_augmentation(config),
         build.make_plan(config),
+        build.make_diagnostics(config),
         folder,
     )
     with _writable(folder), locked(folder):
@@ -128,12 +129,14 @@ def load(folder: str | Path) -> Loaded:
     result = _read(folder / "result.json")
     config = result["config"] | {"device": "cpu"}
     model = build.make_model(config, build.Shape(**result["shape"]))
-    model.load_state_dict(checkpoint.read_weights(folder / "model.safetensors"))
+    with _intact(folder / "model.safetensors") as path:
+        model.load_state_dict(checkpoint.read_weights(path))
     return Loaded(model.eval(), result["config"], result)
 
 
 def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer) -> Result:
-    done = trainer.resume()
+    with _intact(trainer.path):
+        done = trainer.resume()
     identity = _begin(config, overrides, folder, done)["wandb_id"]
     _announce(config, overrides, folder, trainer, done)
     watch = _Watch(
@@ -146,7 +149,7 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer)
         with _told(folder, trainer):
             trainer.run(watch)
             result = _finish(config, overrides, folder, trainer)
-        watch.mirror.summary({"test": result["metrics"]["test"]["last"]})
+        watch.mirror.summary({"final": result["metrics"]["test"]["last"]})
         code = 0
     finally:
         watch.close(code)
@@ -324,11 +327,19 @@ def _summary(result: Result) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
+    with _intact(path):
         content: dict[str, Any] = json.loads(path.read_text())
-        return content
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); resume=false sets this home aside and runs again") from None
+    return content
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[Path]:
+    """What cannot be read back is damaged; JSON, torch and safetensors each have errors of their own for that."""
+    try:
+        yield path
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{path}: damaged ({reason}); resume=false sets this home aside and runs again") from error
 
 
 @contextmanager

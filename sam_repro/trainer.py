@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from torch import Tensor
 from sam_repro import checkpoint, evaluation
 from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Data, Split
+from sam_repro.diagnostics import Diagnostics
 from sam_repro.optimizer import Observation, Rule
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Schedule
@@ -68,7 +70,8 @@ class Plan:
         clip_norm: largest norm of the averaged final gradient, default no clipping.
         drop_last: leave out an epoch's last batch if it is smaller.
         max_steps: stop after so many steps, default never; the schedule stays that of `epochs`.
-        report: which weights are the run's: "last" or "best_validation".
+        rho_follows: "constant" (default), or "lr": the radius is multiplied by the factor of the learning rate.
+        rho_warmup_epochs: epochs over which the radius rises linearly from 0, default 0.
         record_every: steps between rows of the record, default 10; None for rows per epoch only.
         checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
     """
@@ -81,7 +84,8 @@ class Plan:
     clip_norm: float | None = None
     drop_last: bool = False
     max_steps: int | None = None
-    report: str = "last"
+    rho_follows: str = "constant"
+    rho_warmup_epochs: float = 0.0
     record_every: int | None = 10
     checkpoint_every: float = 60.0
 
@@ -114,6 +118,7 @@ class Trainer:
         data: train, validation and test images on the device.
         augmentation: uint8 images → normalised float images.
         plan: the numbers.
+        diagnostics: what is told of each step.
         folder: the run's home, where `checkpoint.pt` lies.
     """
 
@@ -125,6 +130,7 @@ class Trainer:
         data: Data,
         augmentation: Augmentation,
         plan: Plan,
+        diagnostics: Diagnostics,
         folder: Path,
     ) -> None:
         self.objective = objective
@@ -134,6 +140,7 @@ class Trainer:
         self.data = data
         self.augmentation = augmentation
         self.plan = plan
+        self.diagnostics = diagnostics
         self.path = folder / "checkpoint.pt"
         device = data.train.images.device
         self.clock = Clock(device)
@@ -141,6 +148,7 @@ class Trainer:
         self.scores: dict[str, Row | None] = {"last": None, "best": None, "peak": None}
         self.best_weights: dict[str, Tensor] | None = None
         self._generator = torch.Generator(device)
+        self._rho = None if rule.rho is None else float(rule.rho)
         self._bad_step = torch.tensor(-1, device=device)
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in rule.base.param_groups]
         # float32 on a GPU, where the fused kernels read it as that
@@ -202,26 +210,32 @@ class Trainer:
 
     def _train_step(self, step: int, rows: Tensor) -> None:
         self.clock.start()
-        factor = self.schedule.factor(step, self.plan.steps_per_epoch(len(self.data.train)), self.plan.epochs)
-        self._lr.fill_(self.plan.lr * factor)
+        self._set_rates(step)
         torch.default_generator.manual_seed(derived(self.plan.seed, "noise", step))
         self._generator.manual_seed(derived(self.plan.seed, "augmentation", step))
         images = self.augmentation(self.data.train.images[rows], self._generator)
         labels = self.data.train.labels[rows]
         part = None if self.plan.m is None else min(self.plan.m, len(rows))
-        loss = self.rule.backward(self.objective(images, labels), part, observe=lambda seen: self._look(seen, labels))
+        look = partial(self._look, step, labels)
+        loss = self.rule.backward(self.objective(images, labels), part, observe=look)
         self._finish_gradient(step, loss)
         self.rule.base.step()
         self.rule.steps += 1
 
-    def _look(self, seen: Observation, labels: Tensor) -> None:
-        assert seen.outputs is not None
-        wrong = (seen.outputs.argmax(dim=1) != labels).double().mean()
-        values = {"loss": seen.losses[0], "error_pct": 100 * wrong, "gradient_norm": norm(seen.vectors[0])}
-        if len(seen.losses) > 1:
-            values |= {"perturbed_loss": seen.losses[-1], "perturbed_gradient_norm": norm(seen.vectors[-1])}
-        self.window.add(values, len(labels))
-        self.epoch_mean.add(values, len(labels))
+    def _set_rates(self, step: int) -> None:
+        """Learning rate and radius of the step, into the tensors that the base and the rule read."""
+        per_epoch = self.plan.steps_per_epoch(len(self.data.train))
+        factor = self.schedule.factor(step, per_epoch, self.plan.epochs)
+        self._lr.fill_(self.plan.lr * factor)
+        if self.rule.rho is not None and self._rho is not None:
+            warmup = round(self.plan.rho_warmup_epochs * per_epoch)
+            rising = (step + 1) / warmup if step < warmup else 1.0
+            self.rule.rho.fill_(self._rho * rising * (factor if self.plan.rho_follows == "lr" else 1.0))
+
+    def _look(self, step: int, labels: Tensor, seen: Observation) -> None:
+        numbers = self.diagnostics(step, seen, labels, self.rule.params)
+        self.window.add(numbers, len(labels))
+        self.epoch_mean.add(numbers, len(labels))
 
     @torch.no_grad()
     def _finish_gradient(self, step: int, loss: Tensor) -> None:
@@ -297,6 +311,7 @@ class Trainer:
             "seconds": self.clock.seconds,
             "window": self.window.state_dict(),
             "epoch_mean": self.epoch_mean.state_dict(),
+            "diagnostics": self.diagnostics.state_dict(),
             "scores": self.scores,
             "best_weights": self.best_weights,
         }
@@ -308,6 +323,7 @@ class Trainer:
         self.clock.seconds = state["seconds"]
         self.window.load_state_dict(state["window"])
         self.epoch_mean.load_state_dict(state["epoch_mean"])
+        self.diagnostics.load_state_dict(state["diagnostics"])
         self.scores = state["scores"]
         self.best_weights = state["best_weights"]
 
@@ -320,28 +336,35 @@ class Mean:
     """Means over examples of what the steps saw; sums stay on the device until they are read."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.sums: Tensor | None = None
-        self.count = 0
+        # by the names that came together: steps of different phases see different things
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
 
     def add(self, values: dict[str, Tensor], count: int) -> None:
         """Add values that are means over `count` examples."""
+        names = tuple(values)
         row = torch.stack([value.double() for value in values.values()]) * count
-        self.names = list(values)
-        self.sums = row if self.sums is None else self.sums.to(row.device) + row
-        self.count += count
+        self._sums[names] = self._sums[names].to(row.device) + row if names in self._sums else row
+        self._counts[names] = self._counts.get(names, 0) + count
 
     def read(self) -> dict[str, float]:
-        """The means, in one copy to the host."""
-        return dict(zip(self.names, (self.sums / self.count).tolist(), strict=True)) if self.sums is not None else {}
+        """The mean of each value over the steps that saw it."""
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for names, row in self._sums.items():
+            for name, value in zip(names, row.tolist(), strict=True):
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + self._counts[names]
+        return {name: value / counts[name] for name, value in sums.items()}
 
-    def state_dict(self) -> Row:
-        """All of it."""
-        return {"names": self.names, "sums": self.sums, "count": self.count}
+    def state_dict(self) -> list[Row]:
+        """All of it, in types that a checkpoint takes."""
+        return [{"names": list(n), "sums": row, "count": self._counts[n]} for n, row in self._sums.items()]
 
-    def load_state_dict(self, state: Row) -> None:
+    def load_state_dict(self, state: list[Row]) -> None:
         """Put back what `state_dict` gave."""
-        self.names, self.sums, self.count = state["names"], state["sums"], state["count"]
+        self._sums = {tuple(entry["names"]): entry["sums"] for entry in state}
+        self._counts = {tuple(entry["names"]): entry["count"] for entry in state}
 
 
 class Clock:

@@ -17,11 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sam_repro import checkpoint
 from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Data, Split
+from sam_repro.diagnostics import Diagnostics
 from sam_repro.optimizer import SAM, SGD, Rule, parameter_groups
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Constant, Cosine
 from sam_repro.seeds import derived
-from sam_repro.trainer import NonFinite, Plan, Trainer
+from sam_repro.trainer import Mean, NonFinite, Plan, Trainer
 
 EXAMPLES, BATCH, EPOCHS, CLASSES = 22, 5, 3, 3
 STEPS = EPOCHS * 5  # the last batch of an epoch has 2 examples
@@ -102,6 +103,7 @@ def trainer(
     decay_on: str = "all",
     fused: bool | None = None,
     schedule: Any = None,
+    diagnostics: Diagnostics | None = None,
     **changes: Any,
 ) -> Trainer:
     model = Net() if model is None else model
@@ -114,6 +116,7 @@ def trainer(
         data or dataset(),
         augmentation or Augmentation([MEAN], [STD]),
         plan(**changes),
+        diagnostics or Diagnostics(),
         folder,
     )
 
@@ -512,3 +515,26 @@ def test_clock_counts_training_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again.model.register_forward_pre_hook(pass_time)
     again.run(Listener())
     assert again.clock.seconds == 2 * STEPS
+
+
+def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> None:
+    loop = trainer(tmp_path, rule=sam, schedule=Cosine(), rho_follows="lr", rho_warmup_epochs=1.0, record_every=1)
+    listener = Listener()
+    loop.run(listener)
+    per_epoch = loop.plan.steps_per_epoch(len(loop.data.train))
+    rows = [row for row in listener.rows if row["kind"] == "train"]
+    assert len(rows) == EPOCHS * per_epoch
+    for row in rows:
+        factor = Cosine().factor(row["step"], per_epoch, EPOCHS)
+        rising = min(1.0, (row["step"] + 1) / per_epoch)
+        assert row["rho"] == pytest.approx(RHO * factor * rising, rel=1e-12)
+
+
+def test_means_of_numbers_that_not_every_step_has() -> None:
+    mean = Mean()
+    mean.add({"a": torch.tensor(1.0)}, 2)
+    mean.add({"a": torch.tensor(4.0), "b": torch.tensor(7.0)}, 1)
+    again = Mean()
+    again.load_state_dict(mean.state_dict())
+    for means in (mean, again):
+        assert means.read() == {"a": pytest.approx(2.0), "b": 7.0}
