@@ -8,6 +8,7 @@ from sam_repro.optimizer.sam_direction import SAMDirection
 from sam_repro.optimizer.sam_magnitude import SAMMagnitude
 from sam_repro.optimizer.sam_masked import SAMMasked
 from sam_repro.optimizer.sgd import SGD
+from sam_repro.optimizer.sgdhess import SGDHess
 
 __all__ = [
     "ASAM",
@@ -18,6 +19,7 @@ __all__ = [
     "SAMDirection",
     "SAMMagnitude",
     "SAMMasked",
+    "SGDHess",
     "TwoPass",
     "parameter_groups",
 ]

@@ -1,0 +1,680 @@
+"""SGDHESS against dense Hessians and Gauss–Newton matrices, signs enumerated or recorded, and finite differences."""
+
+import copy
+import gc
+import io
+import itertools
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam_repro import schema
+from sam_repro.compose import composed
+from sam_repro.optimizer import SGD, SGDHess
+from sam_repro.oracle import Objective
+from sam_repro.vectors import Vector, rademacher
+
+pytestmark = pytest.mark.usefixtures("float64")
+Criterion = Callable[[Tensor, Tensor], Tensor]
+BATCH, RHO = 8, 0.7
+PRODUCTS, DIAGONALS = ("gauss_newton", "hessian"), ("gauss_newton_diagonal", "hutchinson_abs")
+every_curvature = pytest.mark.parametrize("curvature", PRODUCTS + DIAGONALS)
+every_diagonal = pytest.mark.parametrize("curvature", DIAGONALS)
+smoothed = partial(F.cross_entropy, label_smoothing=0.1)
+weighted = partial(F.cross_entropy, weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - F.one_hot(targets, 3)).square().sum(1).mean()
+
+
+def network(dropout: float = 0.0) -> nn.Sequential:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten()]
+    return nn.Sequential(*body, nn.Dropout(dropout), nn.Linear(18, 3))
+
+
+def data(size: int = BATCH, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(size, 1, 3, 3, generator=generator)
+    return inputs, torch.randint(3, (size,), generator=generator)
+
+
+def sgd(model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9, weight_decay=1e-2)
+
+
+def step(rule: Any, objective: Objective, number: int, m: int | None = None) -> Tensor:
+    """One step whose noise and data are functions of its number."""
+    torch.manual_seed(number)
+    return rule.step(objective(*data(seed=number)), m)
+
+
+def state(model: nn.Module, rule: Any) -> list[Tensor]:
+    momentum = [slots["momentum_buffer"] for slots in rule.base.state.values()]
+    return [tensor.detach().clone() for tensor in [*model.parameters(), *model.buffers(), *momentum]]
+
+
+def assert_bitwise(ours: Any, theirs: Any) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def flat(vector: Any) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in vector])
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Vector]:
+    """The sign vectors that are drawn, in their order."""
+    seen: list[Vector] = []
+
+    def recorded(like: Vector, generator: torch.Generator | None = None) -> Vector:
+        seen.append(rademacher(like, generator))
+        return seen[-1]
+
+    monkeypatch.setattr("sam_repro.oracle.rademacher", recorded)
+    monkeypatch.setattr("sam_repro.optimizer.sgdhess.rademacher", recorded)
+    return seen
+
+
+# Against dense matrices
+
+
+class Dense:
+    """The derivatives of one part of a batch, as matrices over all weights in one row."""
+
+    def __init__(self, model: nn.Module, criterion: Criterion, inputs: Tensor, targets: Tensor) -> None:
+        self.model, self.criterion, self.inputs, self.targets = copy.deepcopy(model), criterion, inputs, targets
+        self.weights = dict(model.named_parameters())
+        self.w = flat(self.weights.values())
+
+    def outputs(self, w: Tensor) -> Tensor:
+        pieces = w.split([p.numel() for p in self.weights.values()])
+        named = {name: piece.view_as(p) for (name, p), piece in zip(self.weights.items(), pieces, strict=True)}
+        return torch.func.functional_call(self.model, named, (self.inputs,))
+
+    def loss(self, w: Tensor) -> Tensor:
+        return self.criterion(self.outputs(w), self.targets)
+
+    def gradient(self) -> Tensor:
+        return torch.autograd.functional.jacobian(self.loss, self.w)
+
+    def hessian(self) -> Tensor:
+        return torch.autograd.functional.hessian(self.loss, self.w)
+
+    def jacobian(self) -> Tensor:
+        """[B, C, parameters]."""
+        size = len(self.targets)
+        return torch.autograd.functional.jacobian(self.outputs, self.w).reshape(size, -1, len(self.w))
+
+    def gauss_newton(self) -> Tensor:
+        """JᵀLJ with L over the outputs of all examples."""
+        jacobian = self.jacobian().flatten(0, 1)
+        outputs = self.outputs(self.w).detach()
+        curvature = torch.autograd.functional.hessian(lambda z: self.criterion(z, self.targets), outputs)
+        return jacobian.T @ curvature.reshape(len(jacobian), -1) @ jacobian
+
+    def softmax_curvature(self) -> Tensor:
+        """diag(p) − ppᵀ of each example: the Hessian of a cross-entropy, whatever its targets."""
+        p = self.outputs(self.w).softmax(1)
+        return torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+
+    def rooted_diagonal(self, u: Tensor) -> Tensor:
+        """(Σ_i J_iᵀ L_i^½ u_i / √B)², the root taken where L has full rank: across (1, 1, 1)."""
+        across = torch.linalg.svd(torch.ones(1, 3))[2][1:].T
+        values, vectors = torch.linalg.eigh(across.T @ self.softmax_curvature() @ across)
+        inner = vectors @ torch.diag_embed(values.sqrt()) @ vectors.mT
+        pulled = torch.einsum("bcp,bcd,bd->p", self.jacobian(), across @ inner @ across.T, u)
+        return (pulled / len(u) ** 0.5).square()
+
+
+def spatial_means(model: nn.Module, row: Tensor) -> Tensor:
+    """Kernels of four dimensions averaged over space, number by number."""
+    out = []
+    for piece, p in zip(row.split([p.numel() for p in model.parameters()]), model.parameters(), strict=True):
+        tensor = piece.view_as(p).clone()
+        if p.ndim == 4:
+            height, width = p.shape[2:]
+            for i, j in itertools.product(range(p.shape[0]), range(p.shape[1])):
+                total = sum(piece.view_as(p)[i, j, y, x] for y in range(height) for x in range(width))
+                tensor[i, j] = total / (height * width)
+        out.append(tensor)
+    return flat(out)
+
+
+@every_curvature
+@pytest.mark.parametrize("m", [None, BATCH // 2, 3])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("criterion", [F.cross_entropy, smoothed])
+def test_gradient_equals_the_dense_one(
+    curvature: str, m: int | None, training: bool, criterion: Criterion, drawn: list[Vector]
+) -> None:
+    model = network()
+    model(data(20)[0])
+    model.train(training)
+    parts = [Dense(model, criterion, x, y) for x, y in zip(*(t.split(m or BATCH) for t in data()), strict=True)]
+    rule = SGDHess(sgd(model), rho=RHO, curvature=curvature)
+    rule.backward(Objective(model, criterion)(*data()), m)
+
+    def curved(k: int, part: Dense) -> Tensor:
+        if curvature == "gauss_newton":
+            weighted = part.softmax_curvature() / len(part.targets)
+            return torch.einsum("bcp,bcd,bdq,q->p", part.jacobian(), weighted, part.jacobian(), part.gradient())
+        if curvature == "hessian":
+            return part.hessian() @ part.gradient()
+        if curvature == "gauss_newton_diagonal":
+            return part.rooted_diagonal(drawn[k][0])
+        return spatial_means(model, (part.hessian() @ flat(drawn[k])).abs())
+
+    shares = [len(part.targets) / BATCH for part in parts]
+    g = sum(share * part.gradient() for share, part in zip(shares, parts, strict=True))
+    c = sum(share * curved(k, part) for k, (share, part) in enumerate(zip(shares, parts, strict=True)))
+    expected = g + RHO * c if curvature in PRODUCTS else g * (1 + RHO * c)
+    torch.testing.assert_close(flat(p.grad for p in model.parameters()), expected, rtol=1e-10, atol=1e-12)
+    assert len(drawn) == (len(parts) if curvature in DIAGONALS else 0)
+
+
+def all_signs(count: int) -> list[Tensor]:
+    return [torch.tensor(signs) for signs in itertools.product((-1.0, 1.0), repeat=count)]
+
+
+def mean_over_all_signs(
+    monkeypatch: pytest.MonkeyPatch, model: nn.Module, criterion: Criterion, inputs: Tensor, targets: Tensor, count: int
+) -> Tensor:
+    """The expectation of the estimate of diag G, exactly."""
+    oracle = Objective(model, criterion)(inputs, targets)
+    params = list(model.parameters())
+    total = torch.zeros(sum(p.numel() for p in params))
+    for signs in all_signs(count):
+        monkeypatch.setattr("sam_repro.oracle.rademacher", lambda like, u=signs: [u.view_as(like[0])])
+        total += flat(oracle.ggn_diagonal(params))
+    return total / 2**count
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("criterion", [F.cross_entropy, smoothed, weighted, squared])
+def test_gauss_newton_diagonal_is_unbiased(
+    criterion: Criterion, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    model(data(20)[0])
+    model.train(training)
+    mean = mean_over_all_signs(monkeypatch, model, criterion, *data(2), count=6)
+    diagonal = Dense(model, criterion, *data(2)).gauss_newton().diagonal()
+    torch.testing.assert_close(mean, diagonal, rtol=1e-10, atol=1e-14)
+    assert diagonal.max() > 1e-3
+
+
+def sequence_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, torch.stack([targets % 2, targets // 2], 1))
+
+
+def scalar_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(outputs, (targets > 0).double())
+
+
+@pytest.mark.parametrize(
+    ("criterion", "shape", "count"), [(sequence_loss, (2, 2), 8), (scalar_loss, (), 2)], ids=["sequence", "scalar"]
+)
+def test_gauss_newton_diagonal_of_outputs_of_any_shape(
+    criterion: Criterion, shape: tuple[int, ...], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, count // 2), nn.Tanh(), nn.Unflatten(1, shape or (1,)))
+    if not shape:
+        model.append(nn.Flatten(0))
+    mean = mean_over_all_signs(monkeypatch, model, criterion, *data(2), count=count)
+    diagonal = Dense(model, criterion, *data(2)).gauss_newton().diagonal()
+    torch.testing.assert_close(mean, diagonal, rtol=1e-10, atol=1e-14)
+
+
+def test_gauss_newton_diagonal_leaves_the_negative_part_of_a_criterion_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """−½z₀² + ½z₁² + 0·z₂, with J the identity: diag G would be (−1, 1, 0), the estimate is (0, 1, 0)."""
+    weight = nn.Parameter(torch.ones(1, 3))
+
+    class Itself(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.weight * torch.ones(len(inputs), 1)
+
+    def saddle(outputs: Tensor, _: Tensor) -> Tensor:
+        return (outputs.square() * torch.tensor([-0.5, 0.5, 0.0])).sum(1).mean()
+
+    mean = mean_over_all_signs(monkeypatch, Itself(), saddle, *data(1), count=3)
+    torch.testing.assert_close(mean, torch.tensor([0.0, 1.0, 0.0]), rtol=1e-14, atol=0)
+
+
+def test_gauss_newton_diagonal_is_unbiased_over_its_own_draws() -> None:
+    model = network()
+    params = list(model.parameters())
+    objective, (inputs, targets) = Objective(model, F.cross_entropy), data(4)
+    draws = []
+    for seed in range(600):
+        torch.manual_seed(seed)
+        draws.append(flat(objective(inputs, targets).ggn_diagonal(params)))
+    sample = torch.stack(draws)
+    assert sample.min() >= 0
+    truth = Dense(model, F.cross_entropy, inputs, targets).gauss_newton().diagonal()
+    trace = sample.sum(1)
+    assert abs(trace.mean() - truth.sum()) < 3 * trace.std() / len(trace) ** 0.5
+    error = (sample.mean(0) - truth).abs()
+    deviations = error / (sample.std(0) / len(sample) ** 0.5).clamp(min=1e-14)
+    assert deviations.max() < 4.5  # of 81 elements
+    assert (deviations > 3).sum() <= 3
+
+
+def test_decay_is_part_of_the_diagonal_of_the_oracle() -> None:
+    model = network()
+    params = list(model.parameters())
+    decays = {params[0]: 0.5, params[5]: 0.1}
+    diagonals = []
+    for decay in (0.0, decays):
+        torch.manual_seed(0)
+        diagonals.append(Objective(model, F.cross_entropy, weight_decay=decay)(*data()).ggn_diagonal(params))
+    for b, a, p in zip(*diagonals, params, strict=True):
+        torch.testing.assert_close(a, b + decays.get(p, 0.0), rtol=1e-14, atol=1e-16)
+
+
+@every_diagonal
+@pytest.mark.parametrize("m", [None, 3])
+def test_no_factor_is_less_than_one(curvature: str, m: int | None) -> None:
+    model = network()
+    oracle = Objective(model, F.cross_entropy)(*data())
+    rule, plain = SGDHess(sgd(model), rho=RHO, curvature=curvature), SGD(sgd(model))
+    plain.backward(oracle, m)
+    g = flat(p.grad for p in rule.params)
+    rule.backward(oracle, m)
+    factors = flat(p.grad for p in rule.params) / g
+    assert factors.min() >= 1
+    assert factors.max() > 1.1
+
+
+# Parameters of any number of dimensions
+
+
+class Tokens(nn.Module):
+    """A small ViT: class token and positions are parameters of three dimensions, the patches a kernel of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(1, 4, 2, stride=2)
+        self.token = nn.Parameter(0.1 * torch.randn(1, 1, 4))
+        self.positions = nn.Parameter(0.1 * torch.randn(1, 5, 4))
+        self.block = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True, norm_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        patches = self.patches(F.pad(inputs, (0, 1, 0, 1))).flatten(2).mT
+        x = torch.cat([self.token.expand(len(inputs), -1, -1), patches], 1) + self.positions
+        return self.head(self.block(x)[:, 0])
+
+
+def gradient_at(model: nn.Module, move: Vector, by: float) -> Tensor:
+    """∇L(w + by·move)."""
+    params = list(model.parameters())
+    with torch.no_grad():
+        torch._foreach_add_(params, move, alpha=by)
+    torch.manual_seed(0)
+    g = flat(Objective(model, F.cross_entropy)(*data()).gradient(params).vector)
+    with torch.no_grad():
+        torch._foreach_add_(params, move, alpha=-by)
+    return g
+
+
+def test_transformer_against_finite_differences() -> None:
+    model = Tokens()
+    params = list(model.parameters())
+    assert {p.ndim for p in params} == {1, 2, 3, 4}
+    assert sum(p.ndim == 3 for p in params) == 2
+    torch.manual_seed(0)
+    oracle = Objective(model, F.cross_entropy)(*data())
+    g = oracle.gradient(params).vector
+    h = 1e-5
+    for curvature, v in (("hessian", g), ("hutchinson_abs", rademacher(params, oracle.shared_generator()))):
+        product = (gradient_at(model, v, h) - gradient_at(model, v, -h)) / (2 * h)
+        SGDHess(sgd(model), rho=RHO, curvature=curvature).backward(oracle)
+        ours = flat(p.grad for p in params)
+        if curvature == "hessian":
+            expected = flat(g) + RHO * product
+        else:
+            expected = flat(g) * (1 + RHO * spatial_means(model, product.abs()))
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_transformer_against_a_dense_jacobian(drawn: list[Vector]) -> None:
+    model = Tokens()
+    model.block.dropout.p = model.block.dropout1.p = model.block.dropout2.p = model.block.self_attn.dropout = 0.0
+    params = list(model.parameters())
+    dense = Dense(model, F.cross_entropy, *data())
+    g = dense.gradient()
+    oracle = Objective(model, F.cross_entropy)(*data())
+    SGDHess(sgd(model), rho=RHO).backward(oracle)
+    expected = g + RHO * dense.gauss_newton() @ g
+    torch.testing.assert_close(flat(p.grad for p in params), expected, rtol=1e-10, atol=1e-13)
+    SGDHess(sgd(model), rho=RHO, curvature="gauss_newton_diagonal").backward(oracle)
+    expected = g * (1 + RHO * dense.rooted_diagonal(drawn[0][0]))
+    torch.testing.assert_close(flat(p.grad for p in params), expected, rtol=1e-10, atol=1e-13)
+
+
+@every_curvature
+def test_a_layer_out_of_use_and_a_frozen_one(curvature: str) -> None:
+    class Partial(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.unused = network(), nn.Conv2d(2, 2, 2)
+            self.body[0].requires_grad_(False)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.body(inputs)
+
+    model = Partial()
+    rule = SGDHess(torch.optim.SGD(model.parameters(), lr=0.1), rho=RHO, curvature=curvature)
+    for m in (None, 3):
+        torch.manual_seed(0)
+        oracle = Objective(model, F.cross_entropy)(*data())
+        rule.backward(oracle, m)
+        assert all(p.grad is None for p in [*model.unused.parameters(), *model.body[0].parameters()])
+        assert all(p.grad.abs().sum() > 0 for p in model.body[5].parameters())
+    for term in rule.terms(oracle, "refresh"):
+        assert [x.abs().sum().item() for x in term.vector[-2:]] == [0.0, 0.0]
+
+
+@every_curvature
+def test_channels_last_equals_contiguous(curvature: str) -> None:
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        body = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 5, 3)]
+        model = nn.Sequential(*body, nn.Flatten(), nn.Linear(20, 3)).to(memory_format=layout)
+        inputs = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(1)).to(memory_format=layout)
+        rule = SGDHess(sgd(model), rho=RHO, curvature=curvature)
+        torch.manual_seed(0)
+        rule.backward(Objective(model, F.cross_entropy)(inputs, torch.arange(4) % 3))
+        assert all(p.grad.stride() == p.stride() for p in rule.params)
+        gradients.append([p.grad for p in rule.params])
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-13)
+
+
+@every_curvature
+def test_reduced_precision_stays_close(curvature: str) -> None:
+    gradients = []
+    for autocast in (None, torch.bfloat16):
+        model = network(dropout=0.2).float()
+        torch.manual_seed(0)
+        inputs, targets = data(64)
+        rule = SGDHess(sgd(model), rho=RHO, curvature=curvature)
+        rule.backward(Objective(model, F.cross_entropy, autocast=autocast)(inputs.float(), targets))
+        assert all(p.grad.dtype == torch.float32 for p in rule.params)
+        gradients.append(flat(p.grad for p in rule.params))
+    full, reduced = gradients
+    assert not torch.equal(full, reduced)
+    assert (full - reduced).norm() < 0.05 * full.norm()
+
+
+@every_curvature
+def test_diverged_weights_show_in_the_gradient(curvature: str) -> None:
+    model = network()
+    with torch.no_grad():
+        model[5].weight[0, 0] = float("inf")
+    rule = SGDHess(sgd(model), rho=RHO, curvature=curvature)
+    rule.backward(Objective(model, F.cross_entropy)(*data()))
+    assert not flat(p.grad for p in rule.params).isfinite().all()
+
+
+# What a step leaves
+
+
+@every_curvature
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rho_zero_is_bitwise_sgd(curvature: str, dtype: torch.dtype) -> None:
+    ours, theirs = network(0.3).to(dtype), network(0.3).to(dtype)
+    rule, plain = SGDHess(sgd(ours), rho=0.0, curvature=curvature), SGD(sgd(theirs))
+    for number in range(3):
+        for one, model in ((rule, ours), (plain, theirs)):
+            torch.manual_seed(number)
+            inputs, targets = data(seed=number)
+            one.step(Objective(model, F.cross_entropy)(inputs.to(dtype), targets))
+    assert_bitwise(state(ours, rule), state(theirs, plain))
+
+
+@pytest.mark.parametrize(("curvature", "period"), [(c, 1) for c in PRODUCTS + DIAGONALS] + [(c, 3) for c in DIAGONALS])
+def test_forwards_are_passes_and_products(curvature: str, period: int) -> None:
+    model = network()
+    forwards: list[int] = []
+    model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    rule, objective = SGDHess(sgd(model), rho=RHO, curvature=curvature, period=period), Objective(model, squared)
+    for number in range(7):
+        forwards.clear()
+        step(rule, objective, number)
+        assert len(forwards) == rule.passes(number) + rule.products(number)
+        assert rule.passes(number) == 1
+        assert rule.products(number) == (number % period == 0)
+
+
+@every_curvature
+@pytest.mark.parametrize("m", [None, 4])
+def test_running_statistics_are_those_of_one_forward(curvature: str, m: int | None) -> None:
+    model, twin = network(), network()
+    step(SGDHess(sgd(model), rho=RHO, curvature=curvature), Objective(model, F.cross_entropy), 0, m)
+    step(SGD(sgd(twin)), Objective(twin, F.cross_entropy), 0, m)
+    assert_bitwise(list(model.buffers()), list(twin.buffers()))
+    assert model[1].num_batches_tracked == 1
+
+
+@every_curvature
+@pytest.mark.parametrize("m", [None, 4])
+def test_graphs_are_freed_without_the_collector(curvature: str, m: int | None) -> None:
+    model = network()
+    alive: list[weakref.ref[Tensor]] = []
+    for layer in model:
+        layer.register_forward_hook(lambda _, __, outputs: alive.append(weakref.ref(outputs)))
+    rule, objective = SGDHess(sgd(model), rho=RHO, curvature=curvature), Objective(model, F.cross_entropy)
+    gc.disable()
+    try:
+        rule.backward(objective(*data()), m)
+    finally:
+        survivors = [reference for reference in alive if reference() is not None]
+        gc.enable()
+    assert len(alive) >= 2 * len(model)
+    assert not survivors
+    assert not any(p.grad.requires_grad or p.grad.grad_fn for p in rule.params)
+
+
+# Period
+
+
+@every_diagonal
+def test_reuse_takes_the_last_diagonal(curvature: str) -> None:
+    model = network()
+    rule, objective = SGDHess(sgd(model), rho=RHO, curvature=curvature, period=3), Objective(model, F.cross_entropy)
+    diagonal: Vector = []
+    for number in range(7):
+        torch.manual_seed(number)
+        oracle = objective(*data(seed=number))
+        terms = rule.terms(oracle, "refresh")
+        if number in (0, 3, 6):
+            assert rule.phase(number) == "refresh"
+            diagonal = terms[1].vector
+        expected = [g * (1 + RHO * d) for g, d in zip(terms[0].vector, diagonal, strict=True)]
+        torch.manual_seed(number)
+        rule.backward(objective(*data(seed=number)))
+        torch.testing.assert_close([p.grad for p in rule.params], expected, rtol=1e-13, atol=0)
+        rule.base.step()
+        rule.steps += 1
+
+
+@every_diagonal
+@pytest.mark.parametrize("period", [1, 3])
+@pytest.mark.parametrize("stop", range(1, 6))
+def test_save_load_continue_is_bitwise(curvature: str, period: int, stop: int) -> None:
+    def fresh() -> tuple[nn.Module, SGDHess]:
+        model = network(dropout=0.3)
+        return model, SGDHess(sgd(model), rho=RHO, curvature=curvature, period=period)
+
+    (straight, whole), (first, before), (second, after) = fresh(), fresh(), fresh()
+    for number in range(6):
+        step(whole, Objective(straight, F.cross_entropy), number)
+    for number in range(stop):
+        step(before, Objective(first, F.cross_entropy), number)
+    file = io.BytesIO()
+    torch.save({"model": first.state_dict(), "rule": before.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    addresses = [x.data_ptr() for x in after.diagonal]
+    second.load_state_dict(saved["model"])
+    after.load_state_dict(saved["rule"])
+    for number in range(stop, 6):
+        step(after, Objective(second, F.cross_entropy), number)
+    assert_bitwise(state(second, after), state(straight, whole))
+    assert [x.data_ptr() for x in after.diagonal] == addresses
+    assert len(addresses) == (0 if period == 1 else 6)
+
+
+def test_state_of_another_period_is_refused() -> None:
+    rules = [SGDHess(sgd(network()), rho=RHO, curvature="hutchinson_abs", period=period) for period in (1, 2)]
+    with pytest.raises(ValueError, match="shorter"):
+        rules[1].load_state_dict(rules[0].state_dict())
+
+
+# Noise
+
+
+@every_curvature
+def test_gradient_is_a_function_of_the_seed(curvature: str) -> None:
+    model = network(dropout=0.3)
+    rule, objective = SGDHess(sgd(model), rho=RHO, curvature=curvature), Objective(model, F.cross_entropy)
+    gradients = []
+    for seed, drawn_before in ((5, 0), (5, 3), (6, 0)):
+        torch.manual_seed(seed)
+        torch.rand(drawn_before)
+        rule.backward(objective(*data()), 4)
+        gradients.append(flat(p.grad for p in rule.params))
+    assert torch.equal(gradients[0], gradients[1])
+    assert not torch.equal(gradients[0], gradients[2])
+
+
+def test_signs_of_the_outputs_differ_between_parts_and_steps(drawn: list[Vector]) -> None:
+    model = network()
+    rule, objective = SGDHess(sgd(model), RHO, "gauss_newton_diagonal"), Objective(model, F.cross_entropy)
+    torch.manual_seed(0)
+    for _ in range(3):  # the caller does not seed again
+        rule.step(objective(*data(16)), 8)
+    assert [u.shape for (u,) in drawn] == [(8, 3)] * 6
+    assert all((u.abs() == 1).all() for (u,) in drawn)
+    assert all(not torch.equal(a, b) for (a,), (b,) in itertools.combinations(drawn, 2))
+
+
+def test_signs_of_the_weights_are_those_of_the_batch(drawn: list[Vector]) -> None:
+    model = network(dropout=0.3)
+    rule, objective = SGDHess(sgd(model), RHO, "hutchinson_abs"), Objective(model, F.cross_entropy)
+    torch.manual_seed(0)
+    for _ in range(3):
+        rule.step(objective(*data()), 3)
+    signs = [flat(v) for v in drawn]
+    assert len(signs) == 9
+    assert all((v.abs() == 1).all() for v in signs)
+    for first in (0, 3, 6):  # the three parts of a step
+        assert torch.equal(signs[first], signs[first + 1])
+        assert torch.equal(signs[first], signs[first + 2])
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(signs[::3], 2))
+
+
+def test_ranks_share_the_signs_of_the_weights() -> None:
+    """Two ranks, each with a half and a noise of its own, are one process with m = half the batch."""
+    models = network(dropout=0.3), network(dropout=0.3)
+    whole, rank = (SGDHess(sgd(model), RHO, "hutchinson_abs") for model in models)
+    torch.manual_seed(0)
+    whole.backward(Objective(models[0], F.cross_entropy)(*data()), BATCH // 2)
+    terms = []
+    for number, (inputs, targets) in enumerate(zip(*(t.split(BATCH // 2) for t in data()), strict=True)):
+        torch.manual_seed(0)
+        oracle = Objective(models[1], F.cross_entropy)(inputs, targets)
+        terms.append(rank.terms(replace(oracle, noise=oracle.noise + number), "refresh"))
+    means = [torch._foreach_lerp(a.vector, b.vector, 0.5) for a, b in zip(*terms, strict=True)]
+    torch.testing.assert_close([p.grad for p in whole.params], rank.combine(*means), rtol=1e-12, atol=1e-15)
+
+
+@every_diagonal
+def test_signs_are_not_the_noise_of_the_passes(curvature: str, drawn: list[Vector]) -> None:
+    model = network(dropout=0.5)
+    states, masks = [], []
+    model.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()))
+    model[4].register_forward_hook(lambda _, __, outputs: masks.append(outputs != 0))
+    torch.manual_seed(3)
+    SGDHess(sgd(model), RHO, curvature).backward(Objective(model, F.cross_entropy)(*data()))
+    assert len(masks) == 2
+    assert torch.equal(masks[0], masks[1])
+    start = torch.Generator()
+    start.set_state(states[0])
+    (signs,) = drawn
+    assert not torch.equal(flat(rademacher(signs, start)), flat(signs))
+
+
+def test_shared_draws_leave_the_global_generator_alone() -> None:
+    oracle = Objective(network(), F.cross_entropy)(*data())
+    before = torch.get_rng_state()
+    a, b = (
+        torch.rand(3, generator=oracle.shared_generator()),
+        torch.rand(3, generator=oracle.split(4)[1].shared_generator()),
+    )
+    assert torch.equal(a, b)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rho": -0.1}, r"rho = -0.1: must be a finite number >= 0"),
+        ({"rho": float("nan")}, r"rho = nan: must be a finite number"),
+        (
+            {"curvature": "fisher"},
+            r"curvature = fisher: must be one of gauss_newton, hessian, gauss_newton_d",
+        ),
+        ({"curvature": "hutchinson_abs", "period": 0}, r"period = 0: must be an integer >= 1"),
+        ({"curvature": "hutchinson_abs", "period": True}, r"period = true: must be an integer >= 1"),
+        ({"period": 2}, r"period = 2: gauss_newton has no diagonal to keep; choose period=1, or curvature=g"),
+        ({"curvature": "hessian", "period": 5}, r"period = 5: hessian has no diagonal to keep"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SGDHess(sgd(network()), **({"rho": RHO} | settings))
+
+
+@every_curvature
+def test_weight_decay_in_the_loss_is_refused(curvature: str) -> None:
+    model = network()
+    rule = SGDHess(sgd(model), RHO, curvature)
+    with pytest.raises(ValueError, match="SGDHess takes gradients without weight decay"):
+        rule.backward(Objective(model, F.cross_entropy, weight_decay=0.1)(*data()))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "finding"),
+    [
+        (["optimizer.period=2"], "optimizer.period = 2: "),
+        (["optimizer.curvature=hessian", "optimizer.period=2"], "optimizer.period = 2: "),
+        (["optimizer.curvature=fisher"], "optimizer.curvature = fisher: must be one of "),
+        (["optimizer.curvature=hutchinson_abs", "optimizer.period=0"], "optimizer.period = 0: must be an integer >= 1"),
+        (["optimizer.curvature=hutchinson_abs", "optimizer.period=2"], None),
+        ([], None),
+    ],
+)
+def test_the_door_refuses_the_same(overrides: list[str], finding: str | None) -> None:
+    findings = schema.check(composed(["optimizer=sgdhess", *overrides]))
+    assert len(findings) == (finding is not None)
+    assert all(line.startswith(finding) for line in findings)
