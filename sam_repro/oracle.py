@@ -183,10 +183,11 @@ class Oracle:
     def ggn_diagonal(self, params: Sequence[Tensor]) -> Vector:
         """Estimate (JᵀL^½u)², element by element, of the diagonal of the Gauss–Newton matrix JᵀLJ over `params`.
 
-        L is the Hessian of the mean loss in the outputs, so that 1/√B lies within its root; it has a block for each
-        example, since no term of a criterion shall take two of them. u has signs from this part's noise, independent
-        for all outputs of all examples. Unbiased, and never negative; for a criterion that is not convex in the outputs
-        the negative part of L is left out. One forward and one backward pass, and B·C² numbers for C outputs.
+        L is the Hessian of the mean loss in the outputs, so that 1/√B lies within its root; it is taken example by
+        example, and a criterion that couples examples is out of its reach. u are independent signs, one for each output
+        of each example, from this part's noise. Unbiased, and never negative; for a criterion that is not convex in the
+        outputs the negative part of L is left out. One forward and one backward pass, and for C outputs B·C² numbers
+        and an eigendecomposition of C × C for each example.
         """
         params = list(params)
         reseed(self.noise, self.inputs.device)
