@@ -231,8 +231,19 @@ def test_buffers_weights_and_gradients_are_left_alone(answer: str, momentum: flo
     assert not any(tensor.requires_grad for tensor in tensors)
 
 
+class Sharing(nn.Module):
+    """Autograd gives `summed` one number with stride 0, and `left` and `right` the same storage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.summed, self.left, self.right = (nn.Parameter(torch.arange(5.0)) for _ in range(3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ (self.left + self.right) + self.summed.sum()
+
+
 def test_products_are_in_storage_of_their_own() -> None:
-    model = network()
+    model = Sharing()
     params = list(model.parameters())
     oracle, v = Objective(model, lambda z, _: z.square().mean())(*data()), random_like(params)
     for product in (oracle.hvp(params, v), oracle.ggn_vp(params, v)):
@@ -356,7 +367,7 @@ def test_split(m: int | None, sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("m", [0, -1, 9, 2.0, 2.5, True, "4"])
 def test_m_out_of_range_is_refused(m: Any) -> None:
-    with pytest.raises(ValueError, match=f"m = {str(m).lower()}: must be an integer >= 1 and <= 8"):
+    with pytest.raises(ValueError, match=r"m = .*: must be an integer >= 1 and <= 8"):
         Objective(network(), F.cross_entropy)(*data()).split(m)
 
 

@@ -1,6 +1,6 @@
 """The rules under test are the files of configs/optimizer: a new one is tested without an edit here."""
 
-from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hydra.utils import instantiate
@@ -9,7 +9,7 @@ from sam_repro.compose import composed, config_dir
 from sam_repro.optimizer import Rule
 
 FILES = sorted((config_dir() / "optimizer").glob("*.yaml"))
-MakeRule = Callable[..., Rule]
+MakeRule = partial[Rule]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -32,6 +32,6 @@ def make_rule(rules: dict[str, MakeRule], rule_name: str) -> MakeRule:
 
 
 @pytest.fixture
-def rho(rule_name: str) -> float:
+def rho(make_rule: MakeRule) -> float:
     """The rule's own radius; a test that takes it runs for the rules that have one."""
-    return composed([f"optimizer={rule_name}"])["rho"]
+    return make_rule.keywords["rho"]

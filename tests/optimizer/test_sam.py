@@ -183,9 +183,10 @@ def test_vanishing_gradient_gives_no_nan(scale: float) -> None:
     assert (norm(epsilon) > 0) == (scale > 0)
 
 
-def test_zero_gradient_takes_a_whole_step() -> None:
+@pytest.mark.parametrize("rho", [RHO, 0.0])
+def test_zero_gradient_takes_a_whole_step(rho: float) -> None:
     model = network()
-    rule = SAM(torch.optim.SGD(model.parameters(), lr=LR), rho=RHO)
+    rule = SAM(torch.optim.SGD(model.parameters(), lr=LR), rho=rho)
     before = [p.detach().clone() for p in model.parameters()]
     rule.step(Objective(model, lambda outputs, _: 0 * outputs.square().sum())(*batches()[0]))
     for p, w in zip(model.parameters(), before, strict=True):

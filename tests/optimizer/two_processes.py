@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from sam_repro.oracle import Objective
 
 BATCH, STEPS = 8, 6
-OPTIONS = {"mean": {}, "both": {"batch_norm_statistics": "both"}, "decay in the loss": {"weight_decay": 0.1}}
+CASES: dict[str, tuple[bool, dict[str, Any]]] = {
+    "no batch norm": (False, {}),
+    "batch norm": (True, {}),
+    "both passes move": (True, {"batch_norm_statistics": "both"}),
+    "decay in the loss": (True, {"weight_decay": 0.1}),
+}
 
 
 def network(batch_norm: bool) -> nn.Module:
@@ -31,8 +36,9 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return inputs, torch.randint(3, (BATCH,), generator=generator)
 
 
-def trained(make_rule: Any, batch_norm: bool, options: dict[str, Any], rank: int | None) -> dict[str, Any]:
+def trained(make_rule: Any, case: str, rank: int | None) -> dict[str, Tensor]:
     """Losses and state after the steps: of one process with m = half the batch, or of a rank with its half."""
+    batch_norm, options = CASES[case]
     model = network(batch_norm)
     rule = make_rule(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2))
     objective = Objective(model, F.cross_entropy, **options)
@@ -52,9 +58,10 @@ def trained(make_rule: Any, batch_norm: bool, options: dict[str, Any], rank: int
 
 
 def all_reduce_mean(tensors: list[Tensor]) -> list[Tensor]:
-    for tensor in tensors:
-        dist.all_reduce(tensor)
-    return [tensor / dist.get_world_size() for tensor in tensors]
+    row = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(row)
+    pieces = (row / dist.get_world_size()).split([tensor.numel() for tensor in tensors])
+    return [piece.view_as(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
 def main(rank: int, folder: Path) -> None:
@@ -62,10 +69,10 @@ def main(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     rules = pickle.loads((folder / "rules.pickle").read_bytes())
     results = {
-        (name, batch_norm, option): trained(rule, batch_norm, options, rank)
+        (name, case): trained(rule, case, rank)
         for name, rule in rules.items()
-        for batch_norm in (False, True)
-        for option, options in OPTIONS.items()
+        for case in CASES
+        if rule.func.allows_decay_in_loss or case != "decay in the loss"
     }
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
