@@ -68,8 +68,7 @@ class Objective:
         batch_norm_statistics: str = "mean",
         same_noise: bool = True,
     ) -> None:
-        if autocast == torch.float16:
-            raise ValueError("autocast = float16: not supported, its range needs loss scaling; use bfloat16")
+        _refuse_float16(autocast)
         limits.choice("batch_norm_statistics", batch_norm_statistics, BATCH_NORM_STATISTICS)
         self.model = model
         self.criterion = criterion
@@ -100,6 +99,8 @@ class Objective:
         kind = device.type
         enabled = self.autocast is not None or torch.is_autocast_enabled(kind)
         dtype = self.autocast or torch.get_autocast_dtype(kind)
+        if enabled:
+            _refuse_float16(dtype)
         with (
             torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False),
             nullcontext() if move_statistics else self.statistics.frozen(),
@@ -366,6 +367,11 @@ def _root_times(blocks: Tensor, u: Tensor) -> Tensor:
     rounding = values[:, -1:] * torch.finfo(values.dtype).eps * values.shape[-1]
     roots = torch.where(values > rounding.clamp(min=0), values, 0.0).sqrt()
     return vectors @ (roots.unsqueeze(2) * (vectors.mT @ u.to(values.dtype)))
+
+
+def _refuse_float16(autocast: torch.dtype | None) -> None:
+    if autocast == torch.float16:
+        raise ValueError("autocast = float16: not supported, its range needs loss scaling; use bfloat16")
 
 
 def _full(outputs: Tensor) -> Tensor:

@@ -388,6 +388,17 @@ def test_float16_is_refused() -> None:
         Objective(network(), F.cross_entropy, autocast=torch.float16)
 
 
+@pytest.mark.parametrize("answer", ["losses", "hvp", "ggn_vp", "second pass"])
+def test_float16_of_the_caller_is_refused(answer: str) -> None:
+    model = network()
+    ask = answers(Objective(model, F.cross_entropy)(*data()), list(model.parameters()))[answer]
+    with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match="autocast = float16"):
+        ask()
+    ask()
+    with torch.autocast("cpu", torch.float16, enabled=False):
+        ask()
+
+
 def test_unknown_batch_norm_statistics_are_refused() -> None:
     with pytest.raises(ValueError, match="batch_norm_statistics = last: must be one of mean, first, both"):
         Objective(network(), F.cross_entropy, batch_norm_statistics="last")
