@@ -39,7 +39,8 @@ def scaled(a: Sequence[Tensor], factor: Tensor) -> Vector:
     infinity it would turn zeros into NaN.
     """
     dtype = a[0].dtype
-    factor = factor.clamp(max=torch.finfo(dtype).max).to(dtype)
+    largest = torch.finfo(dtype).max
+    factor = factor.clamp(-largest, largest).to(dtype)
     return list(torch._foreach_mul(list(a), factor if factor.ndim == 0 else list(factor)))
 
 

@@ -2,9 +2,12 @@
 
 from sam_repro.optimizer.asam import ASAM
 from sam_repro.optimizer.groups import parameter_groups
+from sam_repro.optimizer.look_layersam import LookLayerSAM
+from sam_repro.optimizer.looksam import LookSAM
 from sam_repro.optimizer.rule import Observation, Rule, TwoPass
 from sam_repro.optimizer.sam import SAM
 from sam_repro.optimizer.sam_direction import SAMDirection
+from sam_repro.optimizer.sam_k import SAMK
 from sam_repro.optimizer.sam_magnitude import SAMMagnitude
 from sam_repro.optimizer.sam_masked import SAMMasked
 from sam_repro.optimizer.sgd import SGD
@@ -13,7 +16,10 @@ from sam_repro.optimizer.sgdhess import SGDHess
 __all__ = [
     "ASAM",
     "SAM",
+    "SAMK",
     "SGD",
+    "LookLayerSAM",
+    "LookSAM",
     "Observation",
     "Rule",
     "SAMDirection",

@@ -35,8 +35,8 @@ class SAM(TwoPass):
     Raises:
         ValueError: if an argument is outside of what is said here, or no group is flagged as `perturb` needs it.
 
-    Passes: n + 1, and with `second_order` one Hessian product. Memory: two vectors beside the base's, and one more
-    for n > 1.
+    Passes: n + 1, and with `second_order` one Hessian product. Memory: two vectors beside the base's; one more for
+    n > 1, and two and the graph of a gradient for the product.
     """
 
     def __init__(

@@ -1,0 +1,56 @@
+"""Look-LayerSAM (Liu, Mai, Chen, Hsieh and You, 2022): LookSAM with a perturbation that is scaled layer by layer."""
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sam_repro import limits
+from sam_repro.optimizer.looksam import Look
+from sam_repro.vectors import Vector, norm, norms, ratio, scaled
+
+FORMULAS = ("layer_wg", "layer_wg_globalnorm", "layer_unit")
+
+
+class LookLayerSAM(Look):
+    """LookSAM whose perturbation is scaled layer by layer, for large batches; a layer l is a parameter tensor.
+
+    No formula is confirmed, for the descriptions of the method differ: name the one that was used wherever a number is.
+    With λ_l = ‖w_l‖/‖g_l‖, and λ_l = 1 where w_l = 0 (a fresh bias), as LAMB has it,
+
+    * "layer_wg": ε_l = ρ·λ_l·g_l, of length ρ·‖w_l‖;
+    * "layer_wg_globalnorm": ε_l = ρ·λ_l·g_l/‖g‖;
+    * "layer_unit": ε_l = ρ·g_l/‖g_l‖, of length ρ.
+
+    Then g_s = ∇L(w + ε), g_v and the steps between are LookSAM's, over all parameters. Where g_l = 0, ε_l = 0.
+
+    Args:
+        base: the optimizer below.
+        rho: ρ ≥ 0, not comparable between formulas, nor with SAM's; 0 is the base alone.
+        period: k ≥ 1, default 5.
+        alpha: α ≥ 0, default 0.7.
+        formula: as above, default "layer_wg".
+
+    Passes: 2 in every k-th step, else 1; 1 + 1/k in the mean. Memory: three vectors beside the base's.
+    """
+
+    def __init__(
+        self, base: Optimizer, rho: float, period: int = 5, alpha: float = 0.7, formula: str = "layer_wg"
+    ) -> None:
+        limits.choice("formula", formula, FORMULAS)
+        super().__init__(base, rho, period, alpha)
+        self.formula = formula
+
+    def ascent(self, g: Vector, w: Vector) -> Vector:
+        """ε_l, a multiple of g_l for each layer."""
+        lengths = torch.stack(norms(g))
+        if self.formula == "layer_unit":
+            return scaled(g, ratio(self.rho, lengths))
+        trust = _trust(torch.stack(norms(w)), lengths)
+        if self.formula == "layer_wg":
+            return scaled(g, self.rho * trust)
+        return scaled(g, trust * ratio(self.rho, norm(g)))
+
+
+def _trust(weights: Tensor, gradients: Tensor) -> Tensor:
+    """λ = ‖w_l‖/‖g_l‖, and 1 where w_l = 0."""
+    return torch.where(weights > 0, ratio(weights, gradients), 1.0)

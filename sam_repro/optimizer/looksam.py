@@ -1,0 +1,92 @@
+"""LookSAM (Liu, Mai, Chen, Hsieh and You, 2022): Algorithm 1."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sam_repro import limits
+from sam_repro.optimizer.periodic import Periodic
+from sam_repro.vectors import Vector, dot, dots, norm, norms, ratio, scaled
+
+
+class Look(Periodic):
+    """Algorithm 1 whatever ε is: the part of g_s across g, computed in every k-th step, serves the steps between.
+
+    Refresh, in steps 0, k, 2k, …: the gradient is g_s = ∇L(w + ε), and g_v = g_s − (⟨g_s, g⟩/⟨g, g⟩)·g is kept.
+    Reuse, in the others: the gradient is g + α·(‖g‖/‖g_v‖)·g_v. Where g_v was nothing but rounding (‖g_v‖ ≤ 1e-5·‖g_s‖,
+    1e-12 for float64 weights), it is g (abstract).
+
+    Args:
+        base: the optimizer below.
+        rho: radius ρ of the perturbation, ≥ 0.
+        period: k ≥ 1.
+        alpha: α ≥ 0.
+        scope: "global": norms and products over all parameters; "tensor": of each tensor by itself.
+    """
+
+    def __init__(self, base: Optimizer, rho: float, period: int, alpha: float, scope: str = "global") -> None:
+        limits.number("alpha", alpha, low=0)
+        limits.choice("scope", scope, ("global", "tensor"))
+        super().__init__(base, rho, period)
+        self.alpha = alpha
+        self.scope = scope
+        self.g_v = [torch.zeros_like(p) for p in self.params]
+
+    def combine(self, g: Vector, g_s: Vector | None = None) -> Vector:
+        """The gradient is g_s, from which g_v is kept; without a second pass g + α·(‖g‖/‖g_v‖)·g_v."""
+        if g_s is None:
+            longer = ratio(self._norm(g), self._norm(self.g_v))
+            return list(torch._foreach_add(g, scaled(self.g_v, self.alpha * longer)))
+        self._keep_across(g, g_s)
+        return g_s
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counter, g_v and the base's state."""
+        return super().state_dict() | {"g_v": self.g_v}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        super().load_state_dict(state)
+        torch._foreach_copy_(self.g_v, state["g_v"])
+
+    def _keep_across(self, g: Vector, g_s: Vector) -> None:
+        """Keep g_v, or 0 where it is rounding alone."""
+        g_v = list(torch._foreach_sub(g_s, scaled(g, ratio(self._dot(g_s, g), self._dot(g, g)))))
+        rounding = 1e-12 if g[0].dtype == torch.float64 else 1e-5
+        seen = self._norm(g_v) > rounding * self._norm(g_s)
+        torch._foreach_copy_(self.g_v, scaled(g_v, seen.double()))
+
+    def _norm(self, a: Vector) -> Tensor:
+        return norm(a) if self.scope == "global" else torch.stack(norms(a))
+
+    def _dot(self, a: Vector, b: Vector) -> Tensor:
+        return dot(a, b) if self.scope == "global" else torch.stack(dots(a, b))
+
+
+class LookSAM(Look):
+    """SAM in every k-th step; between them g with the last SAM gradient's part across g.
+
+    ε = ρ·g/‖g‖₂ over all parameters and g_s = ∇L(w + ε) in steps 0, k, 2k, …, with g_v = g_s − (⟨g_s, g⟩/⟨g, g⟩)·g,
+    which is g_s − ‖g_s‖·cos θ·g/‖g‖; else g + α·(‖g‖/‖g_v‖)·g_v (Algorithm 1). Where ‖g_v‖ ≤ 1e-5·‖g_s‖ (1e-12 for
+    float64 weights) g_v is rounding, and the gradient is g.
+
+    Args:
+        base: the optimizer below.
+        rho: radius ρ of the ball, ≥ 0; 0 is the base alone.
+        period: k ≥ 1, default 5; 1 is SAM.
+        alpha: α ≥ 0, default 0.7, the published one; 0 is SAM-k. The reused part is as long as α·‖g‖ however short g_v
+            was: for convolutional networks others took 0.1.
+        scope: "global" (default): norms and products over all parameters, or "tensor": of each tensor by itself, as
+            some implementations have it; ε is over all parameters in both.
+
+    Passes: 2 in every k-th step, else 1; 1 + 1/k in the mean. Memory: three vectors beside the base's.
+    """
+
+    def __init__(self, base: Optimizer, rho: float, period: int = 5, alpha: float = 0.7, scope: str = "global") -> None:
+        super().__init__(base, rho, period, alpha, scope)
+
+    def ascent(self, g: Vector, w: Vector) -> Vector:
+        """ε = ρ·g/‖g‖₂."""
+        return scaled(g, ratio(self.rho, norm(g)))

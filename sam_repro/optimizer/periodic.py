@@ -1,0 +1,36 @@
+"""Rules that climb in every k-th step only."""
+
+from torch.optim import Optimizer
+
+from sam_repro import limits
+from sam_repro.optimizer.rule import TwoPass
+from sam_repro.oracle import Oracle, Term
+
+
+class Periodic(TwoPass):
+    """Two passes in steps 0, k, 2k, … ("refresh"), and in the others g alone ("reuse"; abstract).
+
+    So `combine` is called with g and g_s, or with g.
+
+    Args:
+        base: the optimizer below.
+        rho: radius ρ of the perturbation, ≥ 0.
+        period: k ≥ 1; 1 climbs in every step.
+    """
+
+    def __init__(self, base: Optimizer, rho: float, period: int) -> None:
+        limits.integer("period", period, low=1)
+        super().__init__(base, rho)
+        self.period = period
+
+    def phase(self, step: int) -> str:
+        """Refresh in every k-th step, from step 0 on."""
+        return "refresh" if step % self.period == 0 else "reuse"
+
+    def terms(self, oracle: Oracle, phase: str) -> list[Term]:
+        """∇L(w), and in a refresh ∇L(w + ε)."""
+        return super().terms(oracle, phase) if phase == "refresh" else [oracle.gradient(self.params)]
+
+    def passes(self, step: int) -> int:
+        """Two in a refresh, else one."""
+        return 2 if self.phase(step) == "refresh" else 1
