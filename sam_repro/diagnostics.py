@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sam_repro import limits
 from sam_repro.optimizer import Observation
+from sam_repro.optimizer.sam_masked import ratio_classes
 from sam_repro.vectors import Vector, dot, norm, ratio
 
 LEVELS = ("standard", "loss", "drift")
@@ -102,11 +103,8 @@ def element_shares(g: Vector, g_s: Vector) -> dict[str, Tensor]:
     """
     counts: Tensor | int = 0
     for x, y in zip(g, g_s, strict=True):
-        larger, smaller = y.abs() > x.abs(), y.abs() < x.abs()
-        signs = x.sign() * y.sign()  # not the sign of the product, which may underflow
-        same, opposite = signs > 0, signs < 0
         some = x != 0
-        masks = [larger & some, same, larger & same, smaller & same, larger & opposite, smaller & opposite, some]
+        masks = [(y.abs() > x.abs()) & some, x.sign() * y.sign() > 0, *ratio_classes(x, y).values(), some]
         counts = counts + torch.stack([mask.sum() for mask in masks])
     assert isinstance(counts, Tensor)
     shares = 100 * ratio(counts[:-1].double(), counts[-1].double())

@@ -3,6 +3,7 @@
 An oracle answers at the weights that are now in the model. It knows no method, no schedule and no logger.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -262,7 +263,8 @@ class Oracle:
         places = {p: i for i, p in enumerate(params)}
         names = {name: places[p] for name, p in model.named_parameters() if p in places}
         try:
-            with self.objective.region(self.inputs.device, move_statistics=False):
+            with self.objective.region(self.inputs.device, move_statistics=False), warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its use of torch.jit
                 outputs, jv, *_ = torch.func.jvp(
                     lambda weights: torch.func.functional_call(model, weights, (self.inputs,)),
                     ({name: params[i] for name, i in names.items()},),

@@ -205,10 +205,12 @@ def _announce(config: Config, overrides: list[str], folder: Path, trainer: Train
     noise = f", {config['label_noise']['rate']:.0%} {config['label_noise']['kind']} label noise" if data.ledger else ""
     print(f"data       {choices['dataset']}: {len(data.train)} training{held} + {len(data.test)} test images{noise}")
     print(f"network    {choices['architecture']}, {weights:,} weights; augmentation {choices['augmentation']}")
-    print(f"rule       {choices['optimizer']} on {choices['base_optimizer']}{_rho(config, overrides)}")
+    print(
+        f"rule       {choices['optimizer']} on {choices['base_optimizer']}{_rho(config, overrides)}{_settings(config)}"
+    )
     print(
         f"loop       {plan.epochs} epochs in batches of {plan.batch_size}, lr {plan.lr:g} ({choices['schedule']}), "
-        f"seed {plan.seed}: {steps} steps, {sum(map(trainer.rule.passes, range(steps)))} passes"
+        f"seed {plan.seed}: {steps} steps, {_passes(trainer, steps)}"
     )
     print(f"numerics   {config['precision']} on {config['device']}, {torch.get_num_threads()} threads")
     print(f"home       {folder}")
@@ -224,6 +226,18 @@ def _rho(config: Config, overrides: list[str]) -> str:
     given = any(override.startswith("rho=") for override in overrides)
     source = "from the command line" if given else f"the default of {config['choices']['optimizer']}"
     return f", rho {config['rho']:g} ({source})"
+
+
+def _settings(config: Config) -> str:
+    """What else the rule is told: its name alone does not say what is computed."""
+    settings = {key: value for key, value in config["optimizer"].items() if key != "rho" and not key.startswith("_")}
+    return "".join(f", {key} {value}" for key, value in settings.items())
+
+
+def _passes(trainer: Trainer, steps: int) -> str:
+    products = sum(map(trainer.rule.products, range(steps)))
+    passes = sum(map(trainer.rule.passes, range(steps)))
+    return f"{passes} passes" + (f" and {products} products" if products else "")
 
 
 def _open_mirror(config: Config, folder: Path, identity: str) -> Mirror:

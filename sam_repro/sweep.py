@@ -72,16 +72,20 @@ def _interval(values: list[float]) -> str:
 
 
 def _varying(cells: list[Config]) -> dict[str, str]:
-    """The keys in which the cells differ, under the names that a command line gives them."""
+    """The keys in which the cells differ, under the names that a command line gives them.
+
+    What an option brings along goes without saying: a key of a group counts where cells of one option differ in it.
+    """
     leaves = [flat(cell) for cell in cells]
-    keys = {key: None for cell in leaves for key in cell if key != "seed"}
-    differing = [key for key in keys if len({repr(cell.get(key)) for cell in leaves}) > 1]
-    groups = {key.removeprefix("choices.") for key in differing if key.startswith("choices.")}
-    return {
-        key.removeprefix("choices."): key
-        for key in differing
-        if key.partition(".")[0] not in groups and key != "optimizer.rho"
-    } or {"optimizer": "choices.optimizer"}
+    keys = {key: None for cell in leaves for key in cell if key not in ("seed", "optimizer.rho")}
+
+    def differs(key: str) -> bool:
+        choice = f"choices.{key.partition('.')[0]}"
+        return any(
+            one.get(key) != other.get(key) for one in leaves for other in leaves if one.get(choice) == other.get(choice)
+        )
+
+    return {key.removeprefix("choices."): key for key in keys if differs(key)} or {"optimizer": "choices.optimizer"}
 
 
 def _shown(value: Any) -> str:
