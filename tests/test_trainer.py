@@ -352,7 +352,7 @@ class Died(Exception):
 def test_each_step_can_be_taken_up(tmp_path: Path) -> None:
     """Each trainer dies in its second step, and the next one takes up what it saved after the first."""
     data, whole, rows = augmented_validation(), Listener(), []
-    ours = final(tmp_path, whole, data=data, record_every=3)
+    ours = final(tmp_path, whole, data=data, record_every=3, diagnostics=Diagnostics("drift", every=2, period=2))
 
     for start in range(STEPS):
 
@@ -361,7 +361,7 @@ def test_each_step_can_be_taken_up(tmp_path: Path) -> None:
                 raise Died
 
         parts = random_parts(model=Net(dropout=0.3), data=data, record_every=3)
-        piece = trainer(tmp_path, **parts, checkpoint_every=0)
+        piece = trainer(tmp_path, **parts, diagnostics=Diagnostics("drift", every=2, period=2), checkpoint_every=0)
         assert piece.resume() == start
         listener = Listener(die)
         with nullcontext() if start == STEPS - 1 else pytest.raises(Died):
@@ -369,6 +369,7 @@ def test_each_step_can_be_taken_up(tmp_path: Path) -> None:
         rows += listener.rows
     assert_bitwise(ours, parts["model"].state_dict())
     assert numbers(rows) == numbers(whole.rows)
+    assert "epoch/drift_g_v" in rows[-1]
 
 
 def test_rate_and_options_are_the_trainers_own_after_loading(tmp_path: Path) -> None:
