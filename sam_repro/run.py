@@ -55,7 +55,8 @@ class _Watch:
 
     def close(self, exit_code: int) -> None:
         self.progress.close()
-        self.metrics.close()
+        with suppress(OSError):  # the rows of a finished run are on the disk; a full disk has been told of
+            self.metrics.close()
         self.mirror.finish(exit_code)
 
 
@@ -148,6 +149,7 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer)
     try:
         with _told(folder, trainer):
             trainer.run(watch)
+            watch.saving()
             result = _finish(config, overrides, folder, trainer)
         watch.mirror.summary({"final": result["metrics"]["test"]["last"]})
         code = 0

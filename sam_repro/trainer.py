@@ -1,5 +1,6 @@
 """The loop: one rule, one model, one data set, from step 0 or from a checkpoint to the end."""
 
+import math
 import signal
 import threading
 import time
@@ -28,7 +29,7 @@ Row = dict[str, Any]
 
 
 class NonFinite(ArithmeticError):
-    """The loss, the gradient or the update of a step was not finite."""
+    """The loss, the gradient or the update of a step, or the loss of an evaluation after it, was not finite."""
 
     def __init__(self, what: str, step: int) -> None:
         super().__init__(f"the {what} of step {step} is not finite")
@@ -287,7 +288,10 @@ class Trainer:
             self._generator.manual_seed(derived(self.plan.seed, "validation", augmented_at))
             transform = lambda images: self.augmentation(images, self._generator)  # noqa: E731
         logits = evaluation.outputs(self.model, split.images, transform, self.objective.autocast)
-        return evaluation.scores(logits, split.labels)
+        scores = evaluation.scores(logits, split.labels)
+        if not math.isfinite(scores["loss"]):
+            raise NonFinite("evaluation", self.step - 1)
+        return scores
 
     def _refuse_non_finite(self) -> None:
         if (step := int(self._bad_step)) >= 0:
