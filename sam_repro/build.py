@@ -100,10 +100,13 @@ def make_model(config: Config, shape: Shape) -> nn.Module:
     return model.to(config["device"], memory_format=layout)  # type: ignore[call-overload]
 
 
-def make_augmentation(config: Config) -> Augmentation:
-    """The augmentation, with the data set's normalisation."""
+def make_augmentation(config: Config, data: Data) -> Augmentation:
+    """The augmentation, with the data set's normalisation and fit for its images."""
     with _refused("augmentation"):
-        return _made(config["augmentation"])(mean=config["dataset"]["mean"], std=config["dataset"]["std"])
+        node = config["dataset"]
+        augmentation: Augmentation = _made(config["augmentation"])(mean=node["mean"], std=node["std"])
+        augmentation.check(data.train.images[:1])
+        return augmentation
 
 
 def make_objective(config: Config, model: nn.Module) -> Objective:

@@ -88,7 +88,7 @@ def run(config: Config, overrides: list[str]) -> Result:
         build.make_rule(config, model),
         build.make_schedule(config),
         data,
-        build.make_augmentation(config),
+        build.make_augmentation(config, data),
         build.make_plan(config),
         build.make_diagnostics(config),
         folder,

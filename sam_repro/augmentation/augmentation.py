@@ -104,7 +104,7 @@ class Augmentation:
 
     def draw(self, images: Tensor, generator: Generator) -> Draws:
         """The random choices for a batch. Cutout is drawn last: flips and crops are the same without it."""
-        self._check(images)
+        self.check(images)
         batch, _, height, width = images.shape
         uniform = functools.partial(torch.rand, generator=generator, device=images.device)
         integers = functools.partial(torch.randint, generator=generator, device=images.device)
@@ -131,12 +131,13 @@ class Augmentation:
 
     def normalise(self, images: Tensor) -> Tensor:
         """(x/255 − mean)/std per channel, float32: all that happens to images on which a run is measured."""
-        self._check(images)
+        self.check(images)
         shift = _per_channel(tuple(-m / s for m, s in zip(self.mean, self.std, strict=True)), images.device)
         scale = _per_channel(tuple(1 / (255 * s) for s in self.std), images.device)
         return torch.addcmul(shift, images, scale)
 
-    def _check(self, images: Tensor) -> None:
+    def check(self, images: Tensor) -> None:
+        """Refuse images that it cannot work on: of another kind, or too small for the crop or the square."""
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != len(self.mean):
             raise ValueError(
                 f"images: {images.dtype} of shape {list(images.shape)}; must be uint8 [B, {len(self.mean)}, H, W]"
