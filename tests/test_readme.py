@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ROOT / "tests" / "outside"
 README = (ROOT / "README.md").read_text()
+GROUPS = ["optimizer", "dataset", "architecture", "augmentation", "base_optimizer", "schedule"]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 
 
@@ -55,7 +56,7 @@ def test_the_snippet_runs():
     assert torch.nn.functional.cross_entropy(model(loader[0][0]), loader[0][1]) < first
 
 
-@pytest.mark.parametrize("group", ["optimizer", "dataset", "architecture", "augmentation", "base_optimizer", "schedule"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_option_is_listed(group):
     options = {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}
     rows = [line for line in README.splitlines() if line.startswith("| `") and f"`{group}`" in line.split("|")[1]]
