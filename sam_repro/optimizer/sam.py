@@ -71,8 +71,10 @@ class SAM(TwoPass):
         return scaled(g, ratio(self.rho, norm(g)))
 
     def combine(self, g: Vector, *terms: Vector) -> Vector:
-        """The gradient is g_s, or its sum with the term of second order."""
-        return terms[0] if len(terms) == 1 else list(torch._foreach_add(*terms))
+        """The gradient is g_s, the last of the terms, plus that of second order if there is one."""
+        *second_order, g_s = terms
+        # g_s first: a Hessian product has strides of its own, and the gradient must have those of the weights
+        return list(torch._foreach_add(g_s, *second_order)) if second_order else g_s
 
     def terms(self, oracle: Oracle, phase: str) -> list[Term]:
         """∇L(w), and ∇L(w + ε) at the top of the ascent; between them the term of second order, if asked for."""
