@@ -465,23 +465,6 @@ def test_channels_last_with_a_fused_base_equals_contiguous(options: dict[str, An
     torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_channels_last_with_a_fused_base_equals_contiguous(options: dict[str, Any]) -> None:
-    ends = []
-    for layout, fused in ((torch.contiguous_format, False), (torch.channels_last, True)):
-        torch.manual_seed(0)
-        body = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(20, 3)]
-        model = nn.Sequential(*body).to(memory_format=layout)
-        rule = SAM(torch.optim.SGD(parameter_groups(model, 0.0), lr=0.1, fused=fused), RHO, **options)
-        images = torch.randn(6, 3, 6, 6, generator=torch.Generator().manual_seed(1)).to(memory_format=layout)
-        for step in range(2):
-            torch.manual_seed(step)
-            rule.step(Objective(model, F.cross_entropy)(images, batch(6)[1]), 3 if step else None)
-        assert all(p.grad.stride() == p.stride() for p in model.parameters())
-        ends.append(flat(model.parameters()))
-    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-12)
-
-
 def test_observer_sees_the_gradients_at_both_ends() -> None:
     """With the term of second order, too: first g, last g_s."""
     model, seen = toy(), []
