@@ -1,5 +1,5 @@
-"""What can go wrong in a run, or between two starts of it: the message, what is kept, and that the run goes on after it to
-the same end as one that nothing disturbed.
+"""What can go wrong in a run, or between two starts of it: the message, what is kept, and that the run goes on to the same
+end as one that nothing disturbed.
 
 Every start is a process of its own, forked from a server (`door.py`) that imports a copy of the package, in which a
 test may change a source. The rule `faulty` (`data/faulty.py`) fails at a known step where a file says so.
