@@ -56,7 +56,7 @@ def _state(cell: Config) -> float | str:
             return float(json.loads((folder / "result.json").read_text())["metrics"]["test"]["last"]["error_pct"])
         if (folder / "failed.json").exists():
             return "failed: " + str(json.loads((folder / "failed.json").read_text())["error"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return f"damaged: {folder}"
     return "missing"
 
