@@ -18,6 +18,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from sam_repro.build import with_numerics
+from sam_repro.compose import composed
+from sam_repro.home import home as home_of
+from sam_repro.sweep import table
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"
 AT = 12  # the step of the fault
@@ -284,6 +289,19 @@ def test_a_cell_that_the_data_refuse_does_not_end_the_sweep(door, tmp_path):
     answer = door.run(tmp_path, line)
     assert_one_message(answer, 1, "batch_size = 500: the training set has 200 images; choose batch_size=200 or less")
     assert [row.split()[1] for row in answer.out.splitlines()[-3:-1]] == ["0/1", "1/1"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"metrics": 3}'])
+@pytest.mark.parametrize("name", ["result.json", "failed.json"])
+def test_the_table_of_a_sweep_names_a_damaged_home(tmp_path, monkeypatch, name, content):
+    monkeypatch.chdir(tmp_path)
+    cell = composed(["device=cpu"])
+    folder = home_of(with_numerics(cell))
+    folder.mkdir(parents=True)
+    (folder / name).write_text(content)
+    text, complete = table([cell])
+    assert f"seed 0: damaged: {folder}" in text
+    assert not complete
 
 
 def test_two_starts_at_once(door, undisturbed, tmp_path):
