@@ -169,7 +169,7 @@ class Oracle:
             loss = self._loss(self._outputs())
             g = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
             product = torch.autograd.grad(g, params, list(v), allow_unused=True, materialize_grads=True)
-        return self._decay([x.detach().clone() for x in product], v, params)
+        return self._decay(_like(params, product), v, params)
 
     def ggn_vp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
         """Gauss–Newton product Jᵀ(∇²ℓ)Jv of the mean loss over `params`: J of the outputs, ∇²ℓ of the criterion."""
@@ -180,7 +180,7 @@ class Oracle:
             (slope,) = torch.autograd.grad(self._loss(z), z, create_graph=True)
             (curved,) = torch.autograd.grad(slope, z, jv.detach(), materialize_grads=True)
             product = torch.autograd.grad(outputs, params, curved, allow_unused=True, materialize_grads=True)
-        return self._decay([x.detach().clone() for x in product], v, params)
+        return self._decay(_like(params, product), v, params)
 
     def ggn_diagonal(self, params: Sequence[Tensor]) -> Vector:
         """Estimate (JᵀL^½u)², element by element, of the diagonal of the Gauss–Newton matrix JᵀLJ over `params`.
@@ -199,7 +199,8 @@ class Oracle:
         with torch.autocast(outputs.device.type, enabled=False):
             rooted = _root_times(self._blocks(outputs), u.reshape(len(u), -1, 1)).view_as(outputs).to(outputs.dtype)
         pulled = torch.autograd.grad(outputs, params, rooted, allow_unused=True, materialize_grads=True)
-        return self._decay(list(torch._foreach_mul(pulled, pulled)), [torch.ones_like(p) for p in params], params)
+        squares = _like(params, torch._foreach_mul(pulled, pulled))
+        return self._decay(squares, [torch.ones_like(p) for p in params], params)
 
     def shared_generator(self) -> torch.Generator:
         """A generator whose draws are the same for all parts of the batch, and not those of the passes' noise."""
@@ -359,6 +360,11 @@ def reseed(noise: int, device: torch.device) -> None:
 
 def _both(a: T | None, b: T | None, join: Callable[[T, T], T]) -> T | None:
     return None if a is None or b is None else join(a, b)
+
+
+def _like(params: Sequence[Tensor], vector: Sequence[Tensor]) -> Vector:
+    """A copy of the vector in the memory layout of the parameters: autograd hands out whatever strides it has."""
+    return [torch.empty_like(p, requires_grad=False).copy_(x) for p, x in zip(params, vector, strict=True)]
 
 
 def _root_times(blocks: Tensor, u: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class Rule(ABC):
         with torch.no_grad():
             gradient = self.combine(*vectors)
         for p, u, g in zip(params, gradient, given, strict=True):
-            p.grad = u if g else None
+            p.grad = _laid_out_as(p, u) if g else None
         return losses[0]
 
     def step(self, oracle: Oracle, m: int | None = None) -> Tensor:
@@ -166,6 +166,11 @@ class TwoPass(Rule):
         if len(self._backup) != len(w) or any(b.shape != p.shape for b, p in zip(self._backup, w, strict=True)):
             self._backup = [torch.empty_like(p, requires_grad=False) for p in w]
         return self._backup
+
+
+def _laid_out_as(p: Tensor, u: Tensor) -> Tensor:
+    """`u` with the strides of `p`: a fused base walks through both as they lie in memory."""
+    return u if u.stride() == p.stride() else torch.empty_like(p, requires_grad=False).copy_(u)
 
 
 def _added(total: list[Term], terms: list[Term], share: float) -> list[Term]:

@@ -435,3 +435,21 @@ def test_observer_sees_the_terms_that_are_combined(make_rule: MakeRule) -> None:
         assert_bitwise([p.grad for p in rule.params], again)
         assert observation.outputs.shape == (BATCH, 3)
         assert not observation.outputs.requires_grad
+
+
+def test_channels_last_with_a_fused_base_equals_contiguous(make_rule: MakeRule) -> None:
+    weights = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(24, 3)
+        )
+        model = model.double().to(memory_format=layout)
+        rule = make_rule(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True))
+        objective = Objective(model, F.cross_entropy)
+        for _ in range(4):
+            images, labels = torch.randn(8, 2, 6, 6, dtype=torch.float64), torch.randint(3, (8,))
+            torch.manual_seed(1)
+            rule.step(objective(images.contiguous(memory_format=layout), labels), m=4)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-10, atol=1e-12)
