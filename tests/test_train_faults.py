@@ -330,6 +330,13 @@ def half(file):
     file.write_bytes(content[: len(content) // 2])
 
 
+def other_bytes(file):
+    """Within a tensor: the archive as such stays whole."""
+    content = bytearray(file.read_bytes())
+    content[200_000:200_008] = b"\x01" * 8
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize(("name", "damage"), [("result.json", half), ("run.json", half), ("run.json", Path.unlink)])
 def test_a_finished_run_whose_files_are_damaged(door, undisturbed, tmp_path, name, damage):
     shutil.copytree(undisturbed.parents[3], tmp_path / "outputs")
@@ -350,19 +357,20 @@ DAMAGES = {
     "checkpoint.pt unsafe": ("checkpoint.pt", lambda file: torch.save(Path("x"), file)),
     "run.json cut": ("run.json", half),
 }
-DAMAGES_THAT_CRASH = {
+NOT_TOLD = {
+    "checkpoint.pt with other bytes": ("checkpoint.pt", other_bytes),
     "run.json another": ("run.json", lambda file: file.write_text("{}")),
     "run.json gone": ("run.json", Path.unlink),
     "metrics.jsonl broken inside": ("metrics.jsonl", lambda file: file.write_text('{"st\n' + file.read_text())),
     "result.json another": ("result.json", lambda file: file.write_text("{}")),
     "result.json a list": ("result.json", lambda file: file.write_text("[]")),
 }
-CRASH = pytest.mark.xfail(strict=True, reason="run.py: a traceback, exit 1")
+OPEN = pytest.mark.xfail(strict=True, reason="run.py: a traceback, or it is not noticed at all")
 
 
-@pytest.mark.parametrize("damage", [*DAMAGES, *(pytest.param(damage, marks=CRASH) for damage in DAMAGES_THAT_CRASH)])
+@pytest.mark.parametrize("damage", [*DAMAGES, *(pytest.param(damage, marks=OPEN) for damage in NOT_TOLD)])
 def test_a_run_whose_files_are_damaged(door, undisturbed, folder, damage):
-    name, do = (DAMAGES | DAMAGES_THAT_CRASH)[damage]
+    name, do = (DAMAGES | NOT_TOLD)[damage]
     do(home(folder) / name)
     before = files(home(folder))
     assert_one_message(door.run(folder, RUN), 2, f"{name}: damaged (", RESUME_FALSE)
