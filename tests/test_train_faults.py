@@ -28,7 +28,7 @@ DATA = ROOT / "tests" / "data"
 AT = 12  # the step of the fault
 RUN = [
     *("--config-dir", str(DATA / "configs")),
-    *("optimizer=faulty", "epochs=3", "batch_size=20", "dataset.validation.count=800", "record_every=1"),
+    *("optimizer=faulty", "epochs=3", "batch_size=20", "dataset.validation.count=800", "record_every=1", "device=cpu"),
 ]
 EVERY_STEP = [*RUN, "checkpoint_every=0"]
 SELDOM = [*RUN, "record_every=null"]  # a fault is noticed at the end of the epoch
@@ -155,7 +155,7 @@ def test_a_number_that_is_not_finite(door, undisturbed, tmp_path, fault, line):
 
 
 def test_a_learning_rate_that_is_far_too_large(door, tmp_path):
-    answer = door.run(tmp_path, ["lr=1e30", "epochs=1", "checkpoint_every=0"])
+    answer = door.run(tmp_path, ["lr=1e30", "epochs=1", "device=cpu", "checkpoint_every=0"])
     assert_one_message(answer, 1, "of step ", "is not finite; try a smaller lr")
     if (checkpoint := home(tmp_path) / "checkpoint.pt").exists():
         weights = torch.load(checkpoint)["model"].values()
