@@ -1,6 +1,7 @@
 """A training state and the weights of a finished run, in files that are whole or not there."""
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state that `write` wrote, on the CPU; nothing but tensors and plain values is unpickled."""
+    """The state that `write` wrote, on the CPU; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        zipfile.BadZipFile: if a byte is not what was written; torch itself would not notice.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} has another checksum")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

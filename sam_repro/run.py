@@ -106,11 +106,15 @@ def finished(folder: Path) -> Result | None:
     """The result of a finished run, after saying so and which sources changed since; None if it is not finished."""
     if not (folder / "result.json").exists():
         return None
-    result = _read(folder / "result.json")
+    with _intact(folder / "result.json") as path:
+        result: Result = json.loads(path.read_text())
+        summary = _summary(result)
+    with _intact(folder / "run.json") as path:
+        changed = provenance.changed(json.loads(path.read_text())["sources"], provenance.sources())
     (folder / "checkpoint.pt").unlink(missing_ok=True)  # left by a kill right after the result was written
     print(f"done       {folder}")
-    print(_summary(result))
-    if changed := provenance.changed(_read(folder / "run.json")["sources"], provenance.sources()):
+    print(summary)
+    if changed:
         print(f"changed    since that run: {', '.join(changed)}; resume=false sets it aside and runs again")
     return result
 
@@ -127,22 +131,29 @@ def load(folder: str | Path) -> Loaded:
     folder = Path(folder)
     if not (folder / "result.json").exists():
         raise UserError(f"{folder}: no finished run; result.json is missing")
-    result = _read(folder / "result.json")
-    config = result["config"] | {"device": "cpu"}
-    model = build.make_model(config, build.Shape(**result["shape"]))
+    with _intact(folder / "result.json") as path:
+        result = json.loads(path.read_text())
+        config, shape = result["config"] | {"device": "cpu"}, build.Shape(**result["shape"])
+    model = build.make_model(config, shape)
     with _intact(folder / "model.safetensors") as path:
-        model.load_state_dict(checkpoint.read_weights(path))
+        weights = checkpoint.read_weights(path)
+        if provenance.weights_sha256(weights) != result["weights_sha256"]:
+            raise ValueError("its weights are not those of result.json")
+        model.load_state_dict(weights)
     return Loaded(model.eval(), result["config"], result)
 
 
 def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer) -> Result:
     with _intact(trainer.path):
         done = trainer.resume()
-    identity = _begin(config, overrides, folder, done)["wandb_id"]
+    before = _before(folder, done)
+    with _intact(folder / "metrics.jsonl") as path:
+        metrics = record.Metrics(path, resume_at=done)
+    _begin(config, overrides, folder, before, done)
     _announce(config, overrides, folder, trainer, done)
     watch = _Watch(
-        record.Metrics(folder / "metrics.jsonl", resume_at=done),
-        _open_mirror(config, folder, identity),
+        metrics,
+        _open_mirror(config, folder, before["wandb_id"]),
         Progress(config["progress"], trainer.plan.steps(len(trainer.data.train)), done, config["epochs"]),
     )
     code = 1
@@ -160,14 +171,21 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer)
     return result
 
 
-def _begin(config: Config, overrides: list[str], folder: Path, done: int) -> dict[str, Any]:
-    """Write what starts here into `run.json`, and clear what an earlier start left; returns its content.
+def _before(folder: Path, done: int) -> dict[str, Any]:
+    """What the starts before this one left in `run.json`, and what the first one begins with."""
+    fresh = {"wandb_id": uuid.uuid4().hex[:12], "threads": torch.get_num_threads(), "sources": {}, "starts": []}
+    if not done and not (folder / "run.json").exists():
+        return fresh
+    with _intact(folder / "run.json") as path:
+        written = json.loads(path.read_text())
+        return {key: written[key] for key in fresh}
+
+
+def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str, Any], done: int) -> None:
+    """Write what starts here into `run.json`, and clear what an earlier start left.
 
     The order of a sum depends on the number of threads: a run goes on with the number that it began with.
     """
-    path = folder / "run.json"
-    fresh: dict[str, Any] = {"wandb_id": uuid.uuid4().hex[:12], "threads": torch.get_num_threads(), "starts": []}
-    before = _read(path) if path.exists() else fresh
     torch.set_num_threads(before["threads"])
     sources = provenance.sources()
     if done and (changed := provenance.changed(before["sources"], sources)):
@@ -190,12 +208,12 @@ def _begin(config: Config, overrides: list[str], folder: Path, done: int) -> dic
         "sources": sources,
         "starts": [*before["starts"], start],
     }
-    record.write_json(path, run)
-    if (diff := provenance.git_diff()) is not None:
-        (folder / "uncommitted.diff").write_text(diff)
-    for left in [folder / "failed.json", *folder.glob("*.tmp")]:
+    record.write_json(folder / "run.json", run)
+    for left in [folder / "failed.json", folder / "uncommitted.diff", *folder.glob("*.tmp")]:
         left.unlink(missing_ok=True)
-    return run
+    if (diff := provenance.git_diff()) is not None:
+        with record.replacing(folder / "uncommitted.diff") as file:
+            file.write(diff.encode())
 
 
 def _announce(config: Config, overrides: list[str], folder: Path, trainer: Trainer, done: int) -> None:
@@ -342,19 +360,13 @@ def _summary(result: Result) -> str:
     return "; ".join(lines)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    with _intact(path):
-        content: dict[str, Any] = json.loads(path.read_text())
-    return content
-
-
 @contextmanager
 def _intact(path: Path) -> Iterator[Path]:
     """What cannot be read back is damaged; JSON, torch and safetensors each have errors of their own for that."""
     try:
         yield path
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise UserError(f"{path}: damaged ({reason}); resume=false sets this home aside and runs again") from error
 
 

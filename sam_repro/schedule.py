@@ -69,6 +69,8 @@ class MultiStep(Schedule):
     ) -> None:
         limits.numbers("schedule.milestones", milestones, above=0, below=1)
         limits.number("schedule.gamma", gamma, above=0, high=1)
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError(f"schedule.milestones = {list(milestones)}: must be rising")
         super().__init__(per, warmup_epochs)
         self.milestones = list(milestones)
         self.gamma = gamma
