@@ -33,6 +33,8 @@ __all__ = ["Failure", "Stopped", "UserError", "cell_hash", "composed", "guarded"
 SPELLING = "settings are written key=value, such as rho=0.1"
 FIXED = ("hydra.mode", "hydra.searchpath", "hydra.sweeper.params", "hydra/sweeper")
 
+Key = tuple[str, str, int]
+
 ConfigStore.instance().store(name="schema", node=schema.Config)
 
 
@@ -71,14 +73,14 @@ def guarded(action: Callable[[], int]) -> int:
         return 1
 
 
-def launch(task: Callable[[dict[str, Any], list[str], bool], int]) -> list[dict[str, Any]]:
+def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, Any]]:
     """Check the command line, then let Hydra compose the configuration and call the task with it.
 
     A single run ends the process with the task's exit code. In a sweep every cell is composed and checked before the
     first one starts; a cell that fails does not end the sweep, one that is stopped by a signal does.
 
     Args:
-        task: (resolved configuration, overrides, whether this is a sweep) → exit code.
+        task: (resolved and checked configuration, overrides) → exit code. Equal cells of a sweep are one call.
 
     Returns:
         The configurations of a sweep's cells; nothing where Hydra only showed something (`--cfg job`, `--help`).
@@ -87,14 +89,23 @@ def launch(task: Callable[[dict[str, Any], list[str], bool], int]) -> list[dict[
     overrides = [] if arguments.shell_completion else _checked_overrides(arguments)
     cells = _cells(arguments, overrides) if arguments.multirun else []
 
+    started: set[Key] = set()
+
     def job(config: DictConfig) -> None:
         runtime = HydraConfig.get()
         sweep = runtime.mode == RunMode.MULTIRUN
 
         def action() -> int:
+            given = list(runtime.overrides.task)
             with _explained(arguments):
                 resolved = _resolved(config, runtime.runtime.choices)
-            return task(resolved, list(runtime.overrides.task), sweep)
+            if sweep and _has_foreign_rho(resolved):
+                resolved = without_foreign_rho(resolved)
+                given = [override for override in given if not override.startswith("rho=")]
+            if _key(resolved) in started:
+                return 0
+            started.add(_key(resolved))
+            return task(checked(resolved), given)
 
         code = guarded(action)
         if not sweep or code >= 128:
@@ -251,7 +262,12 @@ def _cells(arguments: Namespace, overrides: list[Override]) -> list[dict[str, An
         for rule in sorted({config["choices"]["optimizer"] for config in configs if _has_foreign_rho(config)}):
             print(f"{rule} has no rho: the sweep's is dropped there, and cells that are then equal are one")
         configs = [without_foreign_rho(config) for config in configs]
-    return list({(c["name"], cell_hash(c), c["seed"]): checked(c) for c in configs}.values())
+    return list({_key(config): checked(config) for config in configs}.values())
+
+
+def _key(config: dict[str, Any]) -> Key:
+    """What makes two runs of a sweep the same one."""
+    return config["name"], cell_hash(config), config["seed"]
 
 
 def _has_foreign_rho(config: dict[str, Any]) -> bool:

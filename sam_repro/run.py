@@ -232,7 +232,7 @@ def _announce(config: Config, overrides: list[str], folder: Path, trainer: Train
         f"loop       {plan.epochs} epochs in batches of {plan.batch_size}, lr {plan.lr:g} ({choices['schedule']}), "
         f"seed {plan.seed}: {steps} steps, {_passes(trainer, steps)}"
     )
-    print(f"numerics   {config['precision']} on {config['device']}, {torch.get_num_threads()} threads")
+    print(f"numerics   {config['precision']} on {config['device']}, threads: {torch.get_num_threads()}")
     print(f"home       {folder}")
     if done:
         print(f"resumed    after {done} of {steps} steps")

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from sam_repro.compose import checked, guarded, launch, without_foreign_rho
+from sam_repro.compose import guarded, launch
 
 
 def main() -> None:
@@ -22,8 +22,7 @@ def _main() -> int:
     return 0 if complete else 1
 
 
-def _task(config: dict[str, Any], overrides: list[str], sweep: bool) -> int:
-    config = checked(without_foreign_rho(config) if sweep else config)
+def _task(config: dict[str, Any], overrides: list[str]) -> int:
     from sam_repro.run import run
 
     run(config, overrides)

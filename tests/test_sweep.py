@@ -111,7 +111,7 @@ def test_again_all_is_done_and_nothing_is_touched(sweep: Sweep) -> None:
     again = command(sweep.folder, SWEEP)
     assert again.code == 0
     assert again.rows == sweep.rows
-    assert len(re.findall(r"^done +outputs/runs/", again.out, flags=re.MULTILINE)) == 8
+    assert len(re.findall(r"^done +outputs/runs/", again.out, flags=re.MULTILINE)) == 6
     assert "home  " not in again.out
     assert files(again) == before
 
@@ -175,3 +175,13 @@ def test_table_of_what_is_there(sweep: Sweep, tmp_path: Path, monkeypatch: pytes
     assert row() == (["sgd", "1/3", f"{values[0]:.2f}", "seed 1: failed: no luck; seed 2: missing"], False)
     del cells[1:]
     assert row() == (["sgd", "1/1", f"{values[0]:.2f}", "done"], True)
+
+
+def test_equal_cells_run_once_also_anew(tmp_path: Path) -> None:
+    cells = ["-m", "optimizer=sgd,sam", "rho=0.02,0.05", "max_steps=1", "wandb=disabled", "resume=false"]
+    anew = command(tmp_path, cells)
+    assert anew.code == 0
+    assert len(anew.results) == 3
+    assert not list(tmp_path.glob("outputs/runs/*/*/*.aside-*"))
+    (sgd,) = (json.loads(file.read_text()) for file in anew.results if "-sgd-" in str(file))
+    assert not any(override.startswith("rho=") for override in sgd["overrides"])
