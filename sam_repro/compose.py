@@ -88,7 +88,6 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
     arguments = _arguments(sys.argv[1:])
     overrides = [] if arguments.shell_completion else _checked_overrides(arguments)
     cells = _cells(arguments, overrides) if arguments.multirun else []
-
     started: set[Key] = set()
 
     def job(config: DictConfig) -> None:
@@ -96,16 +95,16 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
         sweep = runtime.mode == RunMode.MULTIRUN
 
         def action() -> int:
-            given = list(runtime.overrides.task)
+            given: Any = OmegaConf.to_container(runtime.overrides.task)  # as written: ${…} is not resolved
             with _explained(arguments):
                 resolved = _resolved(config, runtime.runtime.choices)
             if sweep and _has_foreign_rho(resolved):
                 resolved = without_foreign_rho(resolved)
                 given = [override for override in given if not override.startswith("rho=")]
-            if _key(resolved) in started:
+            if (key := _key(checked(resolved))) in started:
                 return 0
-            started.add(_key(resolved))
-            return task(checked(resolved), given)
+            started.add(key)
+            return task(resolved, given)
 
         code = guarded(action)
         if not sweep or code >= 128:
