@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sam_repro import build, checkpoint, evaluation, provenance, record
+from sam_repro import build, checkpoint, evaluation, limits, provenance, record
 from sam_repro.compose import Failure, Stopped, UserError
 from sam_repro.home import cell_hash, home, locked, set_aside
 from sam_repro.mirror import Mirror, open_mirror
@@ -251,7 +251,7 @@ def _rho(config: Config, overrides: list[str]) -> str:
 def _settings(config: Config) -> str:
     """What else the rule is told: its name alone does not say what is computed."""
     settings = {key: value for key, value in config["optimizer"].items() if key != "rho" and not key.startswith("_")}
-    return "".join(f", {key} {value}" for key, value in settings.items())
+    return "".join(f", {key} {limits.shown(value)}" for key, value in settings.items())
 
 
 def _passes(trainer: Trainer, steps: int) -> str:
