@@ -33,8 +33,6 @@ __all__ = ["Failure", "Stopped", "UserError", "cell_hash", "composed", "guarded"
 SPELLING = "settings are written key=value, such as rho=0.1"
 FIXED = ("hydra.mode", "hydra.searchpath", "hydra.sweeper.params", "hydra/sweeper")
 
-Key = tuple[str, str, int]
-
 ConfigStore.instance().store(name="schema", node=schema.Config)
 
 
@@ -66,6 +64,9 @@ def guarded(action: Callable[[], int]) -> int:
         return _said(stop, 128 + stop.signal)
     except Failure as error:
         return _said(error, 1)
+    except BrokenPipeError:  # whoever read our lines has gone: no traceback into the void
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
     except Exception:
@@ -88,7 +89,7 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
     arguments = _arguments(sys.argv[1:])
     overrides = [] if arguments.shell_completion else _checked_overrides(arguments)
     cells = _cells(arguments, overrides) if arguments.multirun else []
-    started: set[Key] = set()
+    started: set[Path] = set()
 
     def job(config: DictConfig) -> None:
         runtime = HydraConfig.get()
@@ -101,15 +102,16 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
             if sweep and _has_foreign_rho(resolved):
                 resolved = without_foreign_rho(resolved)
                 given = [override for override in given if not override.startswith("rho=")]
-            if (key := _key(checked(resolved))) in started:
+            if (folder := home(checked(resolved))) in started:
                 return 0
-            started.add(key)
+            started.add(folder)
             return task(resolved, given)
 
         code = guarded(action)
         if not sweep or code >= 128:
             sys.exit(code)
 
+    sys.path.insert(0, os.getcwd())  # for a _target_ in the working directory; `python -m` does it, a script does not
     # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guarded`.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with _explained(arguments):
@@ -205,7 +207,7 @@ def _checked_overrides(arguments: Namespace) -> list[Override]:
         for value in _values(override):
             if key in groups and value not in groups[key]:
                 raise UserError(f"{key} = {limits.shown(value)}: no such option{_nearest(str(value), groups[key])}")
-            if key not in groups:
+            if key not in groups and not (arguments.config_dir and first in groups):
                 _refuse(key, value)
     return overrides
 
@@ -261,12 +263,7 @@ def _cells(arguments: Namespace, overrides: list[Override]) -> list[dict[str, An
         for rule in sorted({config["choices"]["optimizer"] for config in configs if _has_foreign_rho(config)}):
             print(f"{rule} has no rho: the sweep's is dropped there, and cells that are then equal are one")
         configs = [without_foreign_rho(config) for config in configs]
-    return list({_key(config): checked(config) for config in configs}.values())
-
-
-def _key(config: dict[str, Any]) -> Key:
-    """What makes two runs of a sweep the same one."""
-    return config["name"], cell_hash(config), config["seed"]
+    return list({home(checked(config)): config for config in configs}.values())
 
 
 def _has_foreign_rho(config: dict[str, Any]) -> bool:

@@ -2,10 +2,11 @@
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,15 @@ DIFF_LIMIT = 1_000_000  # bytes
 GIT_SECONDS = 10
 
 
-def sources() -> dict[str, str]:
-    """SHA-256 of every Python file of this package, by its path in the package, sorted by path."""
+def sources(targets: Sequence[str] = ()) -> dict[str, str]:
+    """SHA-256 of every Python file of this package, by its path in the package, sorted by path.
+
+    Args:
+        targets: dotted names of what a run builds, default none; the files of those that belong to no installed
+            package, such as a rule of one's own, are hashed too, under the name of the module.
+    """
     files = {file.relative_to(PACKAGE).as_posix(): file for file in PACKAGE.rglob("*.py")}
+    files |= {module: file for target in targets if (file := _own_file(module := target.rpartition(".")[0]))}
     return {name: hashlib.sha256(files[name].read_bytes()).hexdigest() for name in sorted(files)}
 
 
@@ -117,6 +124,19 @@ def weights_sha256(weights: "Mapping[str, torch.Tensor]") -> str:
         sha.update(f"{name}\0{dtype}\0{shape}\0".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def _own_file(module: str) -> Path | None:
+    """The file of a module that neither this package nor an installed one has."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.has_location or spec.origin is None:
+        return None
+    file = Path(spec.origin)
+    elsewhere = PACKAGE in file.parents or "site-packages" in file.parts
+    return None if elsewhere else file
 
 
 def _version(library: str) -> str | None:

@@ -18,7 +18,7 @@ from sam_repro.compose import Failure, Stopped, UserError
 from sam_repro.home import cell_hash, home, locked, set_aside
 from sam_repro.mirror import Mirror, open_mirror
 from sam_repro.progress import Progress
-from sam_repro.schema import SCHEMA
+from sam_repro.schema import NEUTRAL, SCHEMA, flat
 from sam_repro.trainer import Interrupted, NonFinite, Trainer
 
 Config = dict[str, Any]
@@ -110,7 +110,8 @@ def finished(folder: Path) -> Result | None:
         result: Result = json.loads(path.read_text())
         summary = _summary(result)
     with _intact(folder / "run.json") as path:
-        changed = provenance.changed(json.loads(path.read_text())["sources"], provenance.sources())
+        sources = provenance.sources(_targets(result["config"]))
+        changed = provenance.changed(json.loads(path.read_text())["sources"], sources)
     (folder / "checkpoint.pt").unlink(missing_ok=True)  # left by a kill right after the result was written
     print(f"done       {folder}")
     print(summary)
@@ -162,7 +163,7 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer)
             trainer.run(watch)
             watch.saving()
             result = _finish(config, overrides, folder, trainer)
-        watch.mirror.summary({"final": result["metrics"]["test"]["last"]})
+        watch.mirror.summary({"final": result["metrics"]["test"][config["report"]]})
         code = 0
     finally:
         watch.close(code)
@@ -187,7 +188,7 @@ def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str,
     The order of a sum depends on the number of threads: a run goes on with the number that it began with.
     """
     torch.set_num_threads(before["threads"])
-    sources = provenance.sources()
+    sources = provenance.sources(_targets(config))
     if done and (changed := provenance.changed(before["sources"], sources)):
         print(f"changed    since {done} steps were done: {', '.join(changed)}; resume=false would begin anew")
     start = {
@@ -216,6 +217,11 @@ def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str,
             file.write(diff.encode())
 
 
+def _targets(config: Config) -> list[str]:
+    """What the configuration builds, by name."""
+    return [value for key, value in flat(config).items() if key.endswith("_target_")]
+
+
 def _announce(config: Config, overrides: list[str], folder: Path, trainer: Trainer, done: int) -> None:
     """What will run and where it goes."""
     choices, plan, data = config["choices"], trainer.plan, trainer.data
@@ -232,6 +238,9 @@ def _announce(config: Config, overrides: list[str], folder: Path, trainer: Train
         f"loop       {plan.epochs} epochs in batches of {plan.batch_size}, lr {plan.lr:g} ({choices['schedule']}), "
         f"seed {plan.seed}: {steps} steps, {_passes(trainer, steps)}"
     )
+    unusual = {key: config[key] for key, neutral in NEUTRAL.items() if config.get(key, neutral) != neutral}
+    if unusual:
+        print(f"unusual    {', '.join(f'{key}={limits.shown(value)}' for key, value in unusual.items())}")
     print(f"numerics   {config['precision']} on {config['device']}, threads: {torch.get_num_threads()}")
     print(f"home       {folder}")
     if done:
@@ -300,7 +309,7 @@ def _finish(config: Config, overrides: list[str], folder: Path, trainer: Trainer
         "cut_budget": trainer.step < trainer.plan.epochs * trainer.plan.steps_per_epoch(len(trainer.data.train)),
         "shape": vars(build.shape_of(trainer.data)),
         "weights_sha256": provenance.weights_sha256(weights),
-        "sources_sha256": provenance.digest(provenance.sources()),
+        "sources_sha256": provenance.digest(provenance.sources(_targets(config))),
         "bit_exact": config["device"] == "cpu" or config["deterministic"],
         "environment": provenance.environment(torch.device(config["device"])),
         "git": provenance.git(),
@@ -374,6 +383,8 @@ def _intact(path: Path) -> Iterator[Path]:
 def _writable(folder: Path) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error}); start in a folder that can") from error
 
@@ -390,6 +401,8 @@ def _told(folder: Path, trainer: Trainer) -> Iterator[None]:
     except NonFinite as error:
         _failed(folder, str(error), error.step)
         raise Failure(f"{error}; try a smaller lr or rho, or clip_norm=1.0. {_kept(trainer)}") from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         _failed(folder, str(error), trainer.step)
         raise Failure(f"{folder}: writing failed ({error}). {_kept(trainer)}") from None

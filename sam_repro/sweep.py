@@ -3,12 +3,13 @@
 import json
 import math
 import statistics
+from pathlib import Path
 from typing import Any
 
 from scipy.stats import t as student
 
 from sam_repro.build import with_numerics
-from sam_repro.home import cell_hash, home
+from sam_repro.home import home
 from sam_repro.schema import flat
 
 Config = dict[str, Any]
@@ -24,9 +25,9 @@ def table(cells: list[Config]) -> tuple[str, bool]:
         The table, and whether every run of it is done.
     """
     columns = _varying(cells)
-    groups: dict[str, list[Config]] = {}
+    groups: dict[Path, list[Config]] = {}
     for cell in cells:
-        groups.setdefault(cell_hash(cell), []).append(cell)
+        groups.setdefault(home(with_numerics(cell)).parent, []).append(cell)
     rows = [[*columns, "done", "test error %", "state"]]
     complete = True
     for group in groups.values():
@@ -45,7 +46,8 @@ def table(cells: list[Config]) -> tuple[str, bool]:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(["", *lines, "(mean over seeds of the last epoch ± half of the 95 % t-interval)"]), complete
+    note = "(mean over seeds, of the weights that `report` names, ± half of the 95 % t-interval)"
+    return "\n".join(["", *lines, note]), complete
 
 
 def _state(cell: Config) -> float | str:
@@ -53,7 +55,8 @@ def _state(cell: Config) -> float | str:
     folder = home(with_numerics(cell))
     try:
         if (folder / "result.json").exists():
-            return float(json.loads((folder / "result.json").read_text())["metrics"]["test"]["last"]["error_pct"])
+            tested = json.loads((folder / "result.json").read_text())["metrics"]["test"]
+            return float(tested[cell["report"]]["error_pct"])
         if (folder / "failed.json").exists():
             return "failed: " + str(json.loads((folder / "failed.json").read_text())["error"])
     except (ValueError, KeyError, TypeError):

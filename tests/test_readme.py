@@ -43,6 +43,22 @@ def test_a_rule_outside_the_repository_trains(tmp_path):
     assert "rho 0.05 (the default of usam)" in done.stdout
 
 
+def test_an_edited_rule_outside_is_noticed(tmp_path):
+    (tmp_path / "mine.py").write_text((OUTSIDE / "mine.py").read_text())
+    arguments = ["--config-dir", str(OUTSIDE / "configs"), "optimizer=usam", "max_steps=1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "sam_repro.train", *arguments, "wandb=disabled"]
+
+    def said():
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+
+    said()
+    assert "changed" not in said()
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write("# edited\n")
+    assert "changed    since that run: mine;" in said()
+
+
 def test_the_snippet_runs():
     import torch
 

@@ -179,3 +179,11 @@ def test_what_goes_together(values, allowed):
     findings = check(changed(**values))
     assert (findings == []) == allowed, findings
     assert all("\n" not in line for line in findings)
+
+
+def test_keys_of_what_is_built_from_elsewhere_have_no_limits_of_ours() -> None:
+    config = composed(["optimizer=looksam"])
+    config["optimizer"] |= {"_target_": "mine.Rule", "scope": "layer", "alpha": -0.5}
+    assert schema.check(config) == []
+    config["optimizer"]["_target_"] = "sam_repro.optimizer.LookSAM"
+    assert len(schema.check(config)) == 2

@@ -177,6 +177,15 @@ def test_table_of_what_is_there(sweep: Sweep, tmp_path: Path, monkeypatch: pytes
     assert row() == (["sgd", "1/1", f"{values[0]:.2f}", "done"], True)
 
 
+def test_names_and_numerics_are_not_pooled(tmp_path: Path) -> None:
+    swept = command(tmp_path, ["-m", "name=a,b", "channels_last=true,false", "max_steps=1", "wandb=disabled"])
+    assert len(swept.results) == 4
+    header, *rows = swept.rows
+    assert {"name", "channels_last", "done"} <= set(header)
+    assert len(rows) == 4
+    assert {row[header.index("done")] for row in rows} == {"1/1"}
+
+
 def test_equal_cells_run_once_also_anew(tmp_path: Path) -> None:
     cells = ["-m", "optimizer=sgd,sam", "rho=0.02,0.05", "max_steps=1", "wandb=disabled", "resume=false"]
     anew = command(tmp_path, cells)

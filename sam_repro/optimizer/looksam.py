@@ -86,7 +86,3 @@ class LookSAM(Look):
 
     def __init__(self, base: Optimizer, rho: float, period: int = 5, alpha: float = 0.7, scope: str = "global") -> None:
         super().__init__(base, rho, period, alpha, scope)
-
-    def ascent(self, g: Vector, w: Vector) -> Vector:
-        """ε = ρ·g/‖g‖₂."""
-        return scaled(g, ratio(self.rho, norm(g)))

@@ -52,10 +52,6 @@ class Mix(TwoPass):
         self.scope = scope
         self.names = names
 
-    def ascent(self, g: Vector, w: Vector) -> Vector:
-        """ε = ρ·g/‖g‖₂."""
-        return scaled(g, ratio(self.rho, norm(g)))
-
     def mixed(self, direction: Vector, magnitude: Vector) -> Vector:
         """The direction of one with the magnitude of the other, in the rule's scope and under its names."""
         if self.names == "code":

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from sam_repro import limits
 from sam_repro.oracle import Mean, Oracle, Term
-from sam_repro.vectors import Vector, moved
+from sam_repro.vectors import Vector, moved, norm, ratio, scaled
 
 
 class Observation(NamedTuple):
@@ -138,9 +138,9 @@ class TwoPass(Rule):
         self.rho: Tensor = torch.tensor(rho, dtype=torch.float64, device=self.params[0].device)
         self._backup: Vector = []
 
-    @abstractmethod
     def ascent(self, g: Vector, w: Vector) -> Vector:
-        """ε, the perturbation of the weights `w` where the gradient is `g`."""
+        """ε, the perturbation of the weights `w` where the gradient is `g`: SAM's ρ·g/‖g‖₂, and 0 where g = 0."""
+        return scaled(g, ratio(self.rho, norm(g)))
 
     @abstractmethod
     def combine(self, g: Vector, g_s: Vector) -> Vector:

@@ -1,7 +1,7 @@
 """SAM-k: SAM in every k-th step, which LookSAM's paper (Liu, Mai, Chen, Hsieh and You, 2022) compares itself with."""
 
 from sam_repro.optimizer.periodic import Periodic
-from sam_repro.vectors import Vector, norm, ratio, scaled
+from sam_repro.vectors import Vector
 
 
 class SAMK(Periodic):
@@ -16,10 +16,6 @@ class SAMK(Periodic):
 
     Passes: 2 in every k-th step, else 1; 1 + 1/k in the mean. Memory: two vectors beside the base's.
     """
-
-    def ascent(self, g: Vector, w: Vector) -> Vector:
-        """ε = ρ·g/‖g‖₂."""
-        return scaled(g, ratio(self.rho, norm(g)))
 
     def combine(self, g: Vector, g_s: Vector | None = None) -> Vector:
         """The gradient is g_s where there is one, else g."""

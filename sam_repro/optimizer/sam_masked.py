@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from sam_repro import limits
 from sam_repro.optimizer.rule import TwoPass
-from sam_repro.vectors import Vector, norm, ratio, scaled
+from sam_repro.vectors import Vector
 
 
 class SAMMasked(TwoPass):
@@ -39,10 +39,6 @@ class SAMMasked(TwoPass):
         self.classes = tuple(classes)
         self.scale = scale
         self.rest = rest
-
-    def ascent(self, g: Vector, w: Vector) -> Vector:
-        """ε = ρ·g/‖g‖₂."""
-        return scaled(g, ratio(self.rho, norm(g)))
 
     def combine(self, g: Vector, g_s: Vector) -> Vector:
         """scale·g_s in the chosen classes, g or g_s in the rest."""
