@@ -1,5 +1,6 @@
 """The rules under test are the files of configs/optimizer: a new one is tested without an edit here."""
 
+import contextlib
 from functools import partial
 
 import pytest
