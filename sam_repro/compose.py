@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 from argparse import ArgumentError, Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,20 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from sam_repro import limits, schema
 from sam_repro.home import Busy, cell_hash, home
+from sam_repro.table import spec
 
 __all__ = ["Failure", "Stopped", "UserError", "cell_hash", "composed", "guarded", "home", "launch"]
 
 SPELLING = "settings are written key=value, such as rho=0.1"
 FIXED = ("hydra.mode", "hydra.searchpath", "hydra.sweeper.params", "hydra/sweeper")
+OPTIONAL = ("experiment", "table")
+"""Groups of which none may be chosen."""
+
+Config = dict[str, Any]
 
 ConfigStore.instance().store(name="schema", node=schema.Config)
 
@@ -74,7 +79,7 @@ def guarded(action: Callable[[], int]) -> int:
         return 1
 
 
-def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, Any]]:
+def launch(task: Callable[[Config, list[str]], int]) -> list[Config]:
     """Check the command line, then let Hydra compose the configuration and call the task with it.
 
     A single run ends the process with the task's exit code. In a sweep every cell is composed and checked before the
@@ -98,7 +103,7 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
         def action() -> int:
             given: Any = OmegaConf.to_container(runtime.overrides.task)  # as written: ${…} is not resolved
             with _explained(arguments):
-                resolved = _resolved(config, runtime.runtime.choices)
+                resolved, given = _own(_resolved(config, runtime.runtime.choices), given, arguments.config_dir)
             if sweep and _has_foreign_rho(resolved):
                 resolved = without_foreign_rho(resolved)
                 given = [override for override in given if not override.startswith("rho=")]
@@ -119,15 +124,53 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
     return cells
 
 
-def composed(overrides: list[str], extra_dir: str | None = None) -> dict[str, Any]:
+def composed(overrides: list[str], extra_dir: str | None = None) -> Config:
     """The resolved configuration of a command line, as plain values, with the options chosen under `choices`."""
     search = [f"hydra.searchpath=[file://{Path(extra_dir).absolute()}]"] if extra_dir else []
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = hydra.compose("config", overrides + search, return_hydra_config=True)
-    return _resolved(config, config.hydra.runtime.choices)
+    return _own(_resolved(config, config.hydra.runtime.choices), overrides, extra_dir)[0]
 
 
-def checked(config: dict[str, Any]) -> dict[str, Any]:
+def composed_cell(table: spec.Table, cell: spec.Cell, own: Sequence[str] = (), extra_dir: str | None = None) -> Config:
+    """The resolved configuration of a table's cell; `own` are overrides on top of it.
+
+    Raises:
+        UserError: if the cell waits for something that does not exist yet.
+    """
+    if cell.waiting:
+        raise UserError(f"cell = {cell.index} ({cell.name}) of {table.name} waits for {cell.waiting}")
+    config = composed(cell_overrides(table, cell, own), extra_dir)
+    return config | {"choices": config["choices"] | {"table": table.name, "cell": cell.name}}
+
+
+def cell_overrides(table: spec.Table, cell: spec.Cell, own: Sequence[str] = ()) -> list[str]:
+    """The command line that a table's cell stands for, with `own` overrides in the place of its own."""
+    taken = {override.partition("=")[0] for override in own}
+    return [*spec.written({k: v for k, v in table.overrides(cell).items() if k not in taken}), *own]
+
+
+def read_table(name: str, extra_dir: str | None = None) -> spec.Table:
+    """The table of this name.
+
+    Raises:
+        UserError: if there is none, or its file is none.
+    """
+    known = _groups(extra_dir).get("table", [])
+    if name not in known:
+        raise UserError(f"table = {name}: no such table{_nearest(name, known)}")
+    try:
+        return spec.read(name, next(file for root in _roots(extra_dir) if (file := root / f"table/{name}.yaml").exists()))
+    except spec.TableError as error:
+        raise UserError(str(error)) from None
+
+
+def tables(extra_dir: str | None = None) -> list[str]:
+    """The names of all tables."""
+    return _groups(extra_dir).get("table", [])
+
+
+def checked(config: Config) -> Config:
     """The configuration, if it may run.
 
     Raises:
@@ -138,7 +181,7 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def without_foreign_rho(config: dict[str, Any]) -> dict[str, Any]:
+def without_foreign_rho(config: Config) -> Config:
     """In a sweep over optimizers, a rule that has no rho drops the sweep's, so that its cells become one."""
     return config | {"rho": None} if _has_foreign_rho(config) else config
 
@@ -149,10 +192,46 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
 
 
-def _resolved(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
+def _resolved(config: DictConfig, choices: dict[str, Any]) -> Config:
     ours = OmegaConf.masked_copy(config, list(schema.Config.__dataclass_fields__))
     plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True, enum_to_str=True)
-    return {"choices": {group: choice for group, choice in choices.items() if group in plain}} | _for_json(plain)
+    chosen = {
+        group: choice for group, choice in choices.items() if group in (*plain, *OPTIONAL) and choice is not None
+    }
+    return {"choices": chosen} | _for_json(plain)
+
+
+def _own(config: Config, line: list[str], extra_dir: str | None) -> tuple[Config, list[str]]:
+    """The configuration that a job runs, and its command line: where it names a table, those of the table's cell."""
+    which, table = config.pop("cell"), config["choices"].get("table")
+    config.pop("table")
+    if table is None:
+        if which is not None:
+            raise UserError(f"cell = {which}: of which table? Write table=name cell={which}")
+        source = _rho_source(config, line, extra_dir)
+        return config | {"choices": config["choices"] | source}, line
+    if which is None:
+        raise UserError(f"table = {table}: which cell? Write cell=0; python -m sam_repro.table {table} lists them")
+    content = read_table(table, extra_dir)
+    try:
+        cell = content.cell(which)
+    except spec.TableError as error:
+        raise UserError(str(error)) from None
+    own = [override for override in line if override.partition("=")[0] not in ("table", "cell")]
+    return composed_cell(content, cell, own, extra_dir), cell_overrides(content, cell, own)
+
+
+def _rho_source(config: Config, line: Sequence[str], extra_dir: str | None) -> dict[str, str]:
+    """Where the radius came from, for the first lines of a run."""
+    if config["rho"] is None:
+        return {}
+    rule, recipe = config["choices"]["optimizer"], config["choices"].get("experiment")
+    if any(override.startswith("rho=") for override in line):
+        return {"rho_from": "the command line"}
+    files = [file for root in _roots(extra_dir) if (file := root / f"optimizer/{rule}.yaml").exists()]
+    if recipe and safe_load(files[0].read_text()).get("rho") != config["rho"]:
+        return {"rho_from": f"the recipe {recipe}"}
+    return {"rho_from": f"the default of {rule}"}
 
 
 def _for_json(value: Any) -> Any:
@@ -205,7 +284,7 @@ def _checked_overrides(arguments: Namespace) -> list[Override]:
             listed = f", or write a list as {key}=[…]" if takes_list else ""
             raise UserError(f"{written}: several values are a sweep; add -m{listed}")
         for value in _values(override):
-            if key in groups and value not in groups[key]:
+            if key in groups and value not in groups[key] and not (key in OPTIONAL and value is None):
                 raise UserError(f"{key} = {limits.shown(value)}: no such option{_nearest(str(value), groups[key])}")
             if key not in groups and not (arguments.config_dir and first in groups):
                 _refuse(key, value)
@@ -237,13 +316,19 @@ def _values(override: Override) -> Iterable[Any]:
 def _groups(extra_dir: str | None) -> dict[str, list[str]]:
     """The options of every group."""
     groups: dict[str, list[str]] = {}
-    for root in [config_dir(), *([Path(extra_dir)] if extra_dir else [])]:
-        if not root.is_dir():
-            raise UserError(f"--config-dir {root}: no such folder")
+    for root in _roots(extra_dir):
         for file in sorted(root.glob("*/**/*.yaml")):
             group, _, option = file.relative_to(root).with_suffix("").as_posix().partition("/")
-            groups.setdefault(group, []).append(option)
+            if not (group == "experiment" and option.startswith("by_")):  # what recipes have for a choice is none of them
+                groups.setdefault(group, []).append(option)
     return groups
+
+
+def _roots(extra_dir: str | None) -> list[Path]:
+    """The folders with options: the user's own before ours."""
+    if extra_dir and not Path(extra_dir).is_dir():
+        raise UserError(f"--config-dir {extra_dir}: no such folder")
+    return [*([Path(extra_dir)] if extra_dir else []), config_dir()]
 
 
 def _nearest(word: str, known: Iterable[str], node: str = "") -> str:
@@ -254,7 +339,7 @@ def _nearest(word: str, known: Iterable[str], node: str = "") -> str:
     return f"; there are: {', '.join(node + word for word in known)}" if known else "; --cfg job shows them all"
 
 
-def _cells(arguments: Namespace, overrides: list[Override]) -> list[dict[str, Any]]:
+def _cells(arguments: Namespace, overrides: list[Override]) -> list[Config]:
     """Every cell of a sweep, composed and checked, equal ones once."""
     with _explained(arguments):
         lines = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
@@ -266,7 +351,7 @@ def _cells(arguments: Namespace, overrides: list[Override]) -> list[dict[str, An
     return list({home(checked(config)): config for config in configs}.values())
 
 
-def _has_foreign_rho(config: dict[str, Any]) -> bool:
+def _has_foreign_rho(config: Config) -> bool:
     return config["rho"] is not None and "rho" not in config["optimizer"]
 
 

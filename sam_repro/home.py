@@ -19,7 +19,7 @@ class Busy(Exception):
 
 def cell_hash(config: dict[str, Any]) -> str:
     """Identity of a cell: the resolved configuration without seed, bookkeeping, numerics and neutral values."""
-    return _digest(_identity(config))
+    return _digest(identity(config))
 
 
 def home(config: dict[str, Any]) -> Path:
@@ -27,12 +27,10 @@ def home(config: dict[str, Any]) -> Path:
 
     Its hash is the cell's with the numerics beside it, whose "auto" must be resolved before.
     """
-    leaves = flat(config)
-    numerics = {key: leaves[key] for key in NUMERICS if key in leaves}
     words = [config["choices"][group] for group in ("dataset", "architecture", "augmentation", "optimizer")]
     if config["rho"] is not None:
         words.append(f"rho={config['rho']:g}")
-    words.append(_digest(_identity(config) | {"numerics": numerics})[:10])
+    words.append(_digest(identity(config) | {"numerics": numerics(config)})[:10])
     return RUNS / config["name"] / "-".join(words) / f"seed={config['seed']}"
 
 
@@ -60,15 +58,22 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(aside)
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    apart = {"seed", *BOOKKEEPING, *NUMERICS}
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes a cell what it is: its keys and values, without those that `cell_hash` leaves out."""
+    apart = {"seed", "choices", *BOOKKEEPING, *NUMERICS}
     return {
         key: _canonical(value)
         for key, value in flat(config).items()
         if key not in apart
-        and not key.startswith("choices.")
+        and key.partition(".")[0] not in apart
         and not (key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key]))
     }
+
+
+def numerics(config: dict[str, Any]) -> dict[str, Any]:
+    """How a cell was computed: tables never pool two of these in one mean."""
+    leaves = flat(config)
+    return {key: leaves[key] for key in NUMERICS if key in leaves}
 
 
 def _canonical(value: Any) -> Any:
