@@ -16,6 +16,7 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -116,6 +117,8 @@ def launch(task: Callable[[Config, list[str]], int]) -> list[Config]:
         if not sweep or code >= 128:
             sys.exit(code)
 
+    if arguments.cfg and any(override.key_or_group == "table" for override in overrides):
+        sys.argv[1:] = _of_the_cell(arguments)
     sys.path.insert(0, os.getcwd())  # for a _target_ in the working directory; `python -m` does it, a script does not
     # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guarded`.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -127,7 +130,7 @@ def launch(task: Callable[[Config, list[str]], int]) -> list[Config]:
 def composed(overrides: list[str], extra_dir: str | None = None) -> Config:
     """The resolved configuration of a command line, as plain values, with the options chosen under `choices`."""
     search = [f"hydra.searchpath=[file://{Path(extra_dir).absolute()}]"] if extra_dir else []
-    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with _hydra_apart(), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = hydra.compose("config", overrides + search, return_hydra_config=True)
     return _own(_resolved(config, config.hydra.runtime.choices), overrides, extra_dir)[0]
 
@@ -141,7 +144,10 @@ def composed_cell(table: spec.Table, cell: spec.Cell, own: Sequence[str] = (), e
     if cell.waiting:
         raise UserError(f"cell = {cell.index} ({cell.name}) of {table.name} waits for {cell.waiting}")
     config = composed(cell_overrides(table, cell, own), extra_dir)
-    return config | {"choices": config["choices"] | {"table": table.name, "cell": cell.name}}
+    choices = config["choices"] | {"table": table.name, "cell": cell.name}
+    if "rho" in table.overrides(cell) and not any(override.startswith("rho=") for override in own):
+        choices["rho_from"] = "the cell"
+    return config | {"choices": choices}
 
 
 def cell_overrides(table: spec.Table, cell: spec.Cell, own: Sequence[str] = ()) -> list[str]:
@@ -156,13 +162,24 @@ def read_table(name: str, extra_dir: str | None = None) -> spec.Table:
     Raises:
         UserError: if there is none, or its file is none.
     """
-    known = _groups(extra_dir).get("table", [])
-    if name not in known:
-        raise UserError(f"table = {name}: no such table{_nearest(name, known)}")
+    known_option("table", name, extra_dir)
     try:
-        return spec.read(name, next(file for root in _roots(extra_dir) if (file := root / f"table/{name}.yaml").exists()))
+        return spec.read(
+            name, next(file for root in _roots(extra_dir) if (file := root / f"table/{name}.yaml").exists())
+        )
     except spec.TableError as error:
         raise UserError(str(error)) from None
+
+
+def known_option(group: str, name: str, extra_dir: str | None = None) -> None:
+    """Refuse a name that is no option of the group.
+
+    Raises:
+        UserError: with the nearest name, or all of them.
+    """
+    known = _groups(extra_dir).get(group, [])
+    if name not in known:
+        raise UserError(f"{group} = {name}: no such option{_nearest(name, known)}")
 
 
 def tables(extra_dir: str | None = None) -> list[str]:
@@ -195,9 +212,7 @@ def config_dir() -> Path:
 def _resolved(config: DictConfig, choices: dict[str, Any]) -> Config:
     ours = OmegaConf.masked_copy(config, list(schema.Config.__dataclass_fields__))
     plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True, enum_to_str=True)
-    chosen = {
-        group: choice for group, choice in choices.items() if group in (*plain, *OPTIONAL) and choice is not None
-    }
+    chosen = {group: choice for group, choice in choices.items() if group in (*plain, *OPTIONAL) and choice is not None}
     return {"choices": chosen} | _for_json(plain)
 
 
@@ -213,12 +228,26 @@ def _own(config: Config, line: list[str], extra_dir: str | None) -> tuple[Config
     if which is None:
         raise UserError(f"table = {table}: which cell? Write cell=0; python -m sam_repro.table {table} lists them")
     content = read_table(table, extra_dir)
-    try:
-        cell = content.cell(which)
-    except spec.TableError as error:
-        raise UserError(str(error)) from None
+    cell = _cell_of(content, which)
     own = [override for override in line if override.partition("=")[0] not in ("table", "cell")]
     return composed_cell(content, cell, own, extra_dir), cell_overrides(content, cell, own)
+
+
+def _of_the_cell(arguments: Namespace) -> list[str]:
+    """The command line with a table's cell written out, so that what is shown is what would run."""
+    chosen = dict(override.partition("=")[::2] for override in arguments.overrides)
+    table = read_table(chosen["table"], arguments.config_dir)
+    cell = chosen.get("cell", "0")
+    own = [override for override in arguments.overrides if override.partition("=")[0] not in ("table", "cell")]
+    line = cell_overrides(table, _cell_of(table, int(cell) if cell.isdigit() else cell), own)
+    return [word for word in sys.argv[1:] if word not in arguments.overrides] + line
+
+
+def _cell_of(table: spec.Table, which: int | str) -> spec.Cell:
+    try:
+        return table.cell(which)
+    except spec.TableError as error:
+        raise UserError(str(error)) from None
 
 
 def _rho_source(config: Config, line: Sequence[str], extra_dir: str | None) -> dict[str, str]:
@@ -319,7 +348,9 @@ def _groups(extra_dir: str | None) -> dict[str, list[str]]:
     for root in _roots(extra_dir):
         for file in sorted(root.glob("*/**/*.yaml")):
             group, _, option = file.relative_to(root).with_suffix("").as_posix().partition("/")
-            if not (group == "experiment" and option.startswith("by_")):  # what recipes have for a choice is none of them
+            if not (
+                group == "experiment" and option.startswith("by_")
+            ):  # what recipes have for a choice is none of them
                 groups.setdefault(group, []).append(option)
     return groups
 
@@ -353,6 +384,17 @@ def _cells(arguments: Namespace, overrides: list[Override]) -> list[Config]:
 
 def _has_foreign_rho(config: Config) -> bool:
     return config["rho"] is not None and "rho" not in config["optimizer"]
+
+
+@contextmanager
+def _hydra_apart() -> Iterator[None]:
+    """Inside the block Hydra is as if it had not been started: a job that it runs may compose a configuration too."""
+    started = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = started
 
 
 @contextmanager

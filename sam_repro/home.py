@@ -42,12 +42,24 @@ def locked(folder: Path) -> Iterator[None]:
         Busy: if another process holds it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "w") as file:
+    with open(_lock(folder), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Busy(f"{folder}: another process is running this; wait for it, or change the seed or a key") from None
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is working in a home now."""
+    try:
+        with open(_lock(folder)) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def set_aside(folder: Path) -> Path:
@@ -74,6 +86,10 @@ def numerics(config: dict[str, Any]) -> dict[str, Any]:
     """How a cell was computed: tables never pool two of these in one mean."""
     leaves = flat(config)
     return {key: leaves[key] for key in NUMERICS if key in leaves}
+
+
+def _lock(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
 
 
 def _canonical(value: Any) -> Any:

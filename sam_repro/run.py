@@ -231,13 +231,14 @@ def _announce(config: Config, folder: Path, trainer: Trainer, done: int) -> None
     noise = f", {config['label_noise']['rate']:.0%} {config['label_noise']['kind']} label noise" if data.ledger else ""
     print(f"data       {choices['dataset']}: {len(data.train)} training{held} + {len(data.test)} test images{noise}")
     print(f"network    {choices['architecture']}, {weights:,} weights; augmentation {choices['augmentation']}")
-    print(
-        f"rule       {choices['optimizer']} on {choices['base_optimizer']}{_rho(config)}{_settings(config)}"
-    )
+    print(f"rule       {choices['optimizer']} on {choices['base_optimizer']}{_rho(config)}{_settings(config)}")
     print(
         f"loop       {plan.epochs} epochs in batches of {plan.batch_size}, lr {plan.lr:g} ({choices['schedule']}), "
         f"seed {plan.seed}: {steps} steps, {_passes(trainer, steps)}"
     )
+    if recipe := choices.get("experiment"):
+        cell = f", cell {choices['cell']} of {choices['table']}" if "cell" in choices else ""
+        print(f"recipe     {recipe}{cell}; not stated by the paper: {', '.join(config['assumed']) or 'nothing'}")
     unusual = {key: config[key] for key, neutral in NEUTRAL.items() if config.get(key, neutral) != neutral}
     if unusual:
         print(f"unusual    {', '.join(f'{key}={limits.shown(value)}' for key, value in unusual.items())}")

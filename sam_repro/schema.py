@@ -142,7 +142,9 @@ def _device(name: str, value: Any) -> None:
 
 
 def _cell(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not (isinstance(value, int) and value >= 0 or isinstance(value, str) and value.strip()):
+    if isinstance(value, bool) or not (
+        (isinstance(value, int) and value >= 0) or (isinstance(value, str) and value.strip())
+    ):
         raise ValueError(f"{name} = {limits.shown(value)}: must be a number or a name that the table has, from 0 on")
 
 

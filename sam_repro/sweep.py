@@ -1,16 +1,14 @@
 """The table at the end of a sweep, made from the homes of its cells."""
 
 import json
-import math
-import statistics
 from pathlib import Path
 from typing import Any
-
-from scipy.stats import t as student
 
 from sam_repro.build import with_numerics
 from sam_repro.home import home
 from sam_repro.schema import flat
+from sam_repro.table import statistic
+from sam_repro.table.render import shown
 
 Config = dict[str, Any]
 
@@ -40,7 +38,7 @@ def table(cells: list[Config]) -> tuple[str, bool]:
             [
                 *(_shown(leaves.get(column)) for column in columns.values()),
                 f"{len(errors)}/{len(group)}",
-                _interval(errors),
+                shown(statistic.estimate(errors)),
                 "; ".join(notes) or "done",
             ]
         )
@@ -62,16 +60,6 @@ def _state(cell: Config) -> float | str:
     except (ValueError, KeyError, TypeError):
         return f"damaged: {folder}"
     return "missing"
-
-
-def _interval(values: list[float]) -> str:
-    if not values:
-        return "—"
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return f"{mean:.2f}"
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.2f} ± {half:.2f}"
 
 
 def _varying(cells: list[Config]) -> dict[str, str]:

@@ -63,7 +63,7 @@ class Claim:
         value: the printed number; None for a blank that is ours to fill.
         plus_minus: its printed spread, and `spread` what that is: "ci95" (half-width, default) or "sd".
         runs: runs behind the printed number, default 1.
-        bound: "<" or ">" (default None) where a bound is printed instead of a number; it gets no verdict.
+        bound: "<", ">" or "~" (default None) where a bound is printed instead of a number; it gets no verdict.
         printed: where.
         suspect: why the printed number is doubted, default None.
         epoch: of which our number is taken, default the one that the run reports.
@@ -86,13 +86,21 @@ class Claim:
 
 @dataclass(frozen=True)
 class Effect:
-    """A cell against its twin, paired by seed."""
+    """A cell against its twin, paired by seed.
+
+    Args:
+        name: what is compared.
+        cell: name of the one.
+        twin: name of the other, whose value is subtracted.
+        metric: of which.
+        equal: what both have the same of: epochs, passes.
+    """
 
     name: str
     cell: str
     twin: str
     metric: str
-    value: float | None = None
+    equal: str
 
 
 @dataclass(frozen=True)
@@ -293,16 +301,11 @@ def _pick(written: Any, fields: Fields, names: set[str], what: str) -> Pick:
 
 
 def _effect(fields: Fields, names: set[str], metric: str) -> Effect:
+    _known(fields, "effects", "name", "cell", "twin", "equal", optional=("metric",))
     for end in ("cell", "twin"):
-        if fields.get(end) not in names:
-            raise TableError(f"effects: no cell of the name {fields.get(end)}")
-    return Effect(
-        str(fields.get("name", f"{fields['cell']} − {fields['twin']}")),
-        fields["cell"],
-        fields["twin"],
-        _metric(fields.get("metric", metric)),
-        fields.get("value"),
-    )
+        if fields[end] not in names:
+            raise TableError(f"effects: {fields['name']}: no cell of the name {fields[end]}")
+    return Effect(**fields | {"metric": _metric(fields.get("metric", metric))})
 
 
 def _search(fields: Fields, cells: Sequence[Cell]) -> Search:
@@ -325,7 +328,9 @@ def _known(fields: Any, where: str, *needed: str, optional: Sequence[str] = ()) 
     if not isinstance(fields, dict):
         raise TableError(f"{where}: must be a mapping")
     if unknown := [key for key in fields if key not in (*needed, *optional)]:
-        raise TableError(f"{where}: {', '.join(map(str, unknown))}: no such field; there are {', '.join((*needed, *optional))}")
+        raise TableError(
+            f"{where}: {', '.join(map(str, unknown))}: no such field; there are {', '.join((*needed, *optional))}"
+        )
     if missing := [key for key in needed if key not in fields]:
         raise TableError(f"{where}: {', '.join(missing)} is missing")
     return fields
