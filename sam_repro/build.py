@@ -154,7 +154,7 @@ def make_plan(config: Config) -> Plan:
 
 
 def declared_cost(config: Config) -> tuple[int | None, int | None]:
-    """Passes and products of a whole run, as its rule declares them; None where the number of its images is not told."""
+    """Passes and products of a whole run, as its rule declares them; None where the number of images is not told."""
     images = config["dataset"].get("train_images")
     if images is None:
         return None, None

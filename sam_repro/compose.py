@@ -144,10 +144,10 @@ def composed_cell(table: spec.Table, cell: spec.Cell, own: Sequence[str] = (), e
     if cell.waiting:
         raise UserError(f"cell = {cell.index} ({cell.name}) of {table.name} waits for {cell.waiting}")
     config = composed(cell_overrides(table, cell, own), extra_dir)
-    choices = config["choices"] | {"table": table.name, "cell": cell.name}
+    origin = config["origin"] | {"table": table.name, "cell": cell.name}
     if "rho" in table.overrides(cell) and not any(override.startswith("rho=") for override in own):
-        choices["rho_from"] = "the cell"
-    return config | {"choices": choices}
+        origin["rho"] = "from the cell"
+    return config | {"origin": origin}
 
 
 def cell_overrides(table: spec.Table, cell: spec.Cell, own: Sequence[str] = ()) -> list[str]:
@@ -200,7 +200,7 @@ def checked(config: Config) -> Config:
 
 def without_foreign_rho(config: Config) -> Config:
     """In a sweep over optimizers, a rule that has no rho drops the sweep's, so that its cells become one."""
-    return config | {"rho": None} if _has_foreign_rho(config) else config
+    return config | {"rho": None, "origin": {}} if _has_foreign_rho(config) else config
 
 
 def config_dir() -> Path:
@@ -223,8 +223,7 @@ def _own(config: Config, line: list[str], extra_dir: str | None) -> tuple[Config
     if table is None:
         if which is not None:
             raise UserError(f"cell = {which}: of which table? Write table=name cell={which}")
-        source = _rho_source(config, line, extra_dir)
-        return config | {"choices": config["choices"] | source}, line
+        return config | {"origin": _origin(config, line, extra_dir)}, line
     if which is None:
         raise UserError(f"table = {table}: which cell? Write cell=0; python -m sam_repro.table {table} lists them")
     content = read_table(table, extra_dir)
@@ -250,17 +249,17 @@ def _cell_of(table: spec.Table, which: int | str) -> spec.Cell:
         raise UserError(str(error)) from None
 
 
-def _rho_source(config: Config, line: Sequence[str], extra_dir: str | None) -> dict[str, str]:
+def _origin(config: Config, line: Sequence[str], extra_dir: str | None) -> dict[str, str]:
     """Where the radius came from, for the first lines of a run."""
     if config["rho"] is None:
         return {}
     rule, recipe = config["choices"]["optimizer"], config["choices"].get("experiment")
     if any(override.startswith("rho=") for override in line):
-        return {"rho_from": "the command line"}
+        return {"rho": "from the command line"}
     files = [file for root in _roots(extra_dir) if (file := root / f"optimizer/{rule}.yaml").exists()]
     if recipe and safe_load(files[0].read_text()).get("rho") != config["rho"]:
-        return {"rho_from": f"the recipe {recipe}"}
-    return {"rho_from": f"the default of {rule}"}
+        return {"rho": f"from the recipe {recipe}"}
+    return {"rho": f"the default of {rule}"}
 
 
 def _for_json(value: Any) -> Any:

@@ -72,7 +72,7 @@ def set_aside(folder: Path) -> Path:
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes a cell what it is: its keys and values, without those that `cell_hash` leaves out."""
-    apart = {"seed", "choices", *BOOKKEEPING, *NUMERICS}
+    apart = {"seed", "choices", "origin", *BOOKKEEPING, *NUMERICS}
     return {
         key: _canonical(value)
         for key, value in flat(config).items()

@@ -237,7 +237,8 @@ def _announce(config: Config, folder: Path, trainer: Trainer, done: int) -> None
         f"seed {plan.seed}: {steps} steps, {_passes(trainer, steps)}"
     )
     if recipe := choices.get("experiment"):
-        cell = f", cell {choices['cell']} of {choices['table']}" if "cell" in choices else ""
+        origin = config["origin"]
+        cell = f", cell {origin['cell']} of {origin['table']}" if "cell" in origin else ""
         print(f"recipe     {recipe}{cell}; not stated by the paper: {', '.join(config['assumed']) or 'nothing'}")
     unusual = {key: config[key] for key, neutral in NEUTRAL.items() if config.get(key, neutral) != neutral}
     if unusual:
@@ -251,7 +252,7 @@ def _announce(config: Config, folder: Path, trainer: Trainer, done: int) -> None
 
 def _rho(config: Config) -> str:
     """The radius and where it came from."""
-    return "" if config["rho"] is None else f", rho {config['rho']:g} (from {config['choices']['rho_from']})"
+    return "" if config["rho"] is None else f", rho {config['rho']:g} ({config['origin']['rho']})"
 
 
 def _settings(config: Config) -> str:
@@ -298,7 +299,7 @@ def _finish(config: Config, overrides: list[str], folder: Path, trainer: Trainer
         "config": config,
         "cell_hash": cell_hash(config),
         "overrides": overrides,
-        "cell": {key: config["choices"].get(key) for key in ("experiment", "table", "cell")},
+        "cell": config["origin"].get("cell"),
         "metrics": _metrics(trainer.scores),
         "sharpness": {},
         "label_noise": _noise_ledger(trainer),

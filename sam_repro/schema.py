@@ -142,10 +142,9 @@ def _device(name: str, value: Any) -> None:
 
 
 def _cell(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not (
-        (isinstance(value, int) and value >= 0) or (isinstance(value, str) and value.strip())
-    ):
-        raise ValueError(f"{name} = {limits.shown(value)}: must be a number or a name that the table has, from 0 on")
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is not None and not number and not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"{name} = {limits.shown(value)}: must be a number from 0 on, a name of the table, or null")
 
 
 def _order(name: str, value: Any) -> None:

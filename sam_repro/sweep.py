@@ -68,7 +68,13 @@ def _varying(cells: list[Config]) -> dict[str, str]:
     What an option brings along goes without saying: a key of a group counts where cells of one option differ in it.
     """
     leaves = [flat(cell) for cell in cells]
-    keys = {key: None for cell in leaves for key in cell if key not in ("seed", "optimizer.rho")}
+    told = ("origin.rho", "origin.table", "assumed.")
+    keys = {
+        key: None
+        for cell in leaves
+        for key in cell
+        if key not in ("seed", "optimizer.rho") and not key.startswith(told)
+    }
 
     def differs(key: str) -> bool:
         choice = f"choices.{key.partition('.')[0]}"
@@ -76,7 +82,9 @@ def _varying(cells: list[Config]) -> dict[str, str]:
             one.get(key) != other.get(key) for one in leaves for other in leaves if one.get(choice) == other.get(choice)
         )
 
-    return {key.removeprefix("choices."): key for key in keys if differs(key)} or {"optimizer": "choices.optimizer"}
+    return {key.removeprefix("choices.").removeprefix("origin."): key for key in keys if differs(key)} or {
+        "optimizer": "choices.optimizer"
+    }
 
 
 def _shown(value: Any) -> str:

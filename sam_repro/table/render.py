@@ -53,8 +53,9 @@ def notes(report: Report) -> list[str]:
     said = [*report.table.notes]
     if report.table.claims:
         said.append(
-            "match: |Δ| ≤ tol and our half-width ≤ tol; differs: the interval of Δ lies outside of ± tol; tol is the larger "
-            "of the printed half-width and 0.3 points, 0.6 for a single run, 20 % for sharpness; below 3 seeds: provisional."
+            "match: |Δ| ≤ tol and our half-width ≤ tol; differs: the interval of Δ lies outside of ± tol; fewer than 3 "
+            "seeds: provisional. tol: the larger of the printed half-width and 0.3 points; 0.6 for a single run; 20 % "
+            "of a sharpness."
         )
     said.append("± is half of the 95 % t-interval over the seeds.")
     said += [f"suspect, {claim.row}: {claim.suspect}." for claim in report.table.claims if claim.suspect]

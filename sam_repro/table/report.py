@@ -1,5 +1,6 @@
 """A table, evaluated: what the runs that are there say about its cells, claims and effects."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -246,7 +247,7 @@ class Report:
 def difference(ours: Config, other: Config) -> list[tuple[str, Any, Any]]:
     """Keys in which two resolved configurations differ, with both values; a key that one has not is None there."""
     a, b = flat(ours), flat(other)
-    keys = [key for key in sorted(a.keys() | b.keys()) if key.partition(".")[0] not in ("choices", "assumed")]
+    keys = [key for key in sorted(a.keys() | b.keys()) if key.partition(".")[0] not in ("choices", "origin", "assumed")]
     return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
 
 
@@ -273,10 +274,13 @@ def _mixed(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _best(by_cell: Mapping[str, Sequence[Run]], metric: str, by: str) -> str:
     """The cell with the best mean: the smallest error or loss, the largest accuracy; of equal ones the first."""
-    judge = f"{by}/{metric.partition('/')[2]}"
     sign = -1 if metric.endswith("accuracy_pct") else 1
-    means = {name: statistic.estimate(_values(runs, judge)) for name, runs in by_cell.items()}
-    return min(means, key=lambda name: sign * means[name].mean if means[name] else float("inf"))  # type: ignore[union-attr]
+
+    def badness(name: str) -> float:
+        mean = statistic.estimate(_values(by_cell[name], f"{by}/{metric.partition('/')[2]}"))
+        return math.inf if mean is None else sign * mean.mean
+
+    return min(by_cell, key=badness)
 
 
 def _budget(run: Run, config: Config) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from sam_repro import limits
+
 Fields = dict[str, Any]
 Overrides = dict[str, Any]
 
@@ -202,7 +204,7 @@ def read(name: str, file: Path) -> Table:
         raise TableError(f"{file}: no YAML: {' '.join(str(error).split())}") from None
     try:
         return _table(name, _known(content, "the table", "title", optional=_TABLE))
-    except TableError as error:
+    except ValueError as error:
         raise TableError(f"{file}: {error}") from None
 
 
@@ -253,9 +255,9 @@ def _table(name: str, content: Fields) -> Table:
 
 def _cells(groups: Sequence[Fields]) -> tuple[Cell, ...]:
     cells: list[Cell] = []
-    for group in groups:
+    for group in _list(groups, "cells"):
         _known(group, "cells", "name", optional=("set", "grid", "waiting"))
-        grid = group.get("grid", {})
+        grid = {key: _list(values, f"grid: {key}") for key, values in group.get("grid", {}).items()}
         for values in itertools.product(*grid.values()):
             chosen = dict(zip(grid, values, strict=True))
             name = _fill(group["name"], chosen)
@@ -271,7 +273,7 @@ def _cells(groups: Sequence[Fields]) -> tuple[Cell, ...]:
 def _filled(groups: Sequence[Fields]) -> list[Fields]:
     """Claims and effects, written one by one or as a group: fields with {places} and, under `of`, what goes there."""
     filled = []
-    for group in groups:
+    for group in _list(groups, "claims and effects"):
         places = set(_PLACE.findall(str(group)))
         for entry in group.get("of", [{}]):
             fields = {key: value for key, value in (group | entry).items() if key != "of"}
@@ -288,6 +290,11 @@ def _claim(fields: Fields, names: set[str], metric: str) -> Claim:
     picks = fields[ways[0]] if ways[0] == "candidates" else {"": fields[ways[0]]}
     readings = {str(label): _pick(pick, fields, names, row) for label, pick in picks.items()}
     printed = {key: fields[key] for key in _PRINTED if key in fields}
+    limits.number(f"{row}: value", printed.get("value"), optional=True)
+    limits.number(f"{row}: plus_minus", printed.get("plus_minus"), low=0, optional=True)
+    limits.integer(f"{row}: runs", printed.get("runs", 1), low=1)
+    limits.choice(f"{row}: spread", printed.get("spread", "ci95"), ("ci95", "sd"))
+    limits.choice(f"{row}: bound", printed.get("bound", "<"), ("<", ">", "~"))
     return Claim(row=row, metric=_metric(fields.get("metric", metric)), readings=readings, **printed)
 
 
@@ -322,6 +329,12 @@ def _metric(name: Any) -> str:
     if not isinstance(name, str) or name.partition("/")[0] not in METRICS or "/" not in name:
         raise TableError(f"metric = {name}: must be a path such as test/error_pct; it begins with {', '.join(METRICS)}")
     return name
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise TableError(f"{where}: must be a list")
+    return value
 
 
 def _known(fields: Any, where: str, *needed: str, optional: Sequence[str] = ()) -> Fields:
