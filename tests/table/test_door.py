@@ -98,7 +98,7 @@ def test_a_table_with_its_runs(done):
     ]
     assert f"{(errors[2] + errors[3]) / 2:.2f} ± " in said.out
     assert "0  2/2    rho 0: done" in said.out
-    assert re.search(r"to pay     128 passes, about \d+ s", said.out), "the runs tell how long a pass takes"
+    assert re.search(r"to pay     64 passes, about \d+ s", said.out), "the runs tell how long a pass takes"
     assert "provisional" in said.out
     assert "40 % uniform" not in said.out
     files = written(done)
