@@ -21,7 +21,6 @@ MODES = ("eval", "train")
 NOISES = (0, 1)  # two passes that agree under both have no noise of their own
 
 
-
 class Curvature:
     """The mean loss L(w) = Σ_b (n_b/n)·L_b(w) of batches b of n_b examples, as a function of some of the weights.
 
@@ -70,10 +69,7 @@ class Curvature:
         return self._summed(lambda part: part.gradient(self.params, update_statistics=False).vector)
 
     def hvp(self, v: Tensor) -> Tensor:
-        """Hessian product Hv: about 3.5 gradients, or 2.4 for a sample of one batch, whose graph is kept.
-
-        The kept graph is that of the weights at the first product; they must not move in between.
-        """
+        """Hessian product Hv: about 3.5 gradients, or 2.4 for a sample of one batch, whose graph is kept."""
         self.products += 1
         pieces = self.unflat(v)
         if len(self._parts) > 1:
@@ -90,6 +86,7 @@ class Curvature:
     @contextmanager
     def moved(self, point: Tensor, backup: Sequence[Tensor]) -> Iterator[None]:
         """Inside the block the weights stand at `point` [N]; after it they are, bitwise, `backup`."""
+        self._product = None
         try:
             with torch.no_grad():
                 torch._foreach_copy_(self.params, self.unflat(point))

@@ -42,6 +42,15 @@ class Spectrum:
     products: int
     searched: bool
 
+    def outcome(self) -> dict[str, Any]:
+        """What the protocol of a measurement says of how it went."""
+        return {
+            "products": self.products,
+            "residuals": self.residuals,
+            "converged": self.converged,
+            "searched": self.searched,
+        }
+
 
 @dataclass(frozen=True)
 class _Pair:
@@ -196,9 +205,7 @@ class Krylov:
         return w
 
 
-def _climbed(
-    krylov: Krylov, wanted: int, key: Any, tolerance: float, budget: int, bar: float | None
-) -> list[_Pair]:
+def _climbed(krylov: Krylov, wanted: int, key: Any, tolerance: float, budget: int, bar: float | None) -> list[_Pair]:
     """Step until the wanted pairs have converged, or surely lie below the bar, or nothing more comes of it."""
     while True:
         for _ in range(min(LOOK_EVERY, budget - krylov.steps)):
