@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sam_repro.schema import BOOKKEEPING, NEUTRAL, NUMERICS, flat
+from sam_repro.schema import APART, BOOKKEEPING, NEUTRAL, NUMERICS, flat
 
 RUNS = Path("outputs/runs")
 
@@ -66,7 +66,7 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
         key: _canonical(value)
         for key, value in flat(config).items()
         if key not in apart
-        and not key.startswith("choices.")
+        and not key.startswith(APART)
         and not (key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key]))
     }
 

@@ -169,7 +169,7 @@ class Oracle:
         return self._loss(self._outputs())
 
     def hessian(self, params: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Vector]:
-        """v ↦ Hv of the mean loss over `params`, as `hvp`, all products from one graph: about 2.4 gradients each.
+        """Hessian product v ↦ Hv over `params`, as `hvp`, all of them from one graph: about 2.4 gradients each.
 
         The graph holds the activations of the batch and of its backward until the function is dropped; the weights must
         stand still as long.

@@ -53,11 +53,11 @@ class Ball:
 def highest(
     curvature: Curvature, ball: Ball, *, steps: int, starts: int, random: Callable[[], Tensor]
 ) -> tuple[float, list[float]]:
-    """max L(w + ε) − L(w) over the ball, from below: the highest of all points that projected ascents meet.
+    """Rise max L(w + ε) − L(w) over the ball, from below: the highest of all points that projected ascents meet.
 
     ε ← Π(ε + η·s), s the steepest direction at w + ε, η = ρ for one step and 2ρ/steps for more; the first ascent starts
-    in w, the others at random points of the sphere. One step from w is the perturbation of SAM. Each start takes `steps`
-    passes and as many forwards; 5 vectors of N numbers.
+    in w, the others at random points of the sphere. One step from w is the perturbation of SAM. Each start takes
+    `steps` passes and as many forwards; 6 vectors of N numbers.
 
     Args:
         curvature: the loss; its weights are put back bitwise.

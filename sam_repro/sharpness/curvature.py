@@ -45,7 +45,8 @@ class Curvature:
         *,
         params: Sequence[Tensor] | None = None,
     ) -> None:
-        self.params = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
+        trained = (p for p in model.parameters() if p.requires_grad)
+        self.params: list[Tensor] = list(trained if params is None else params)
         if not self.params:
             raise Unmeasurable("no weights are chosen; see the pattern in sharpness.parameters")
         if not batches:

@@ -1,6 +1,7 @@
 """The Hessian's spectrum: its top, its trace, its density."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sam_repro import limits
@@ -62,7 +63,7 @@ class Hessian(OnSample):
             random = self.gaussian(curvature)
             starts = [random() for _ in range(self.probes)]
             probes = [
-                notes.piece(f"probe {i}", pieces, lambda v=start: self._probe(curvature, v))
+                notes.piece(f"probe {i}", pieces, partial(self._probe, curvature, start))
                 for i, start in enumerate(starts)
             ]
             protocol = self._protocol(subject, curvature, spectrum)

@@ -17,7 +17,7 @@ Product = Callable[[Tensor], Tensor]
 Floats = npt.NDArray[np.float64]
 
 ORDERS = ("algebraic", "magnitude")
-LOOK_EVERY = 4  # steps between two looks of the host at the tridiagonal matrix
+LOOK_EVERY = 3  # steps between two looks of the host at the tridiagonal matrix
 BLOCK = 8  # basis vectors that are allocated at a time
 LOOSE = 0.05  # relative residual at which a further start has shown what lies there
 ROUNDING = 100  # multiples of the dtype's epsilon, relative to the norm of H, that count as zero
@@ -74,7 +74,7 @@ def top(
     Lanczos from a random vector, then from one orthogonal to the eigenvectors found, until such a run finds nothing
     above the last of them. (For `count` = 1 one run does: a second vector would have the same value.) Memory beside
     that of a product: (m + count + 4)·N numbers for N weights and a longest run of m products. The host waits for the
-    device every fourth step.
+    device every third step.
 
     Args:
         product: v ↦ Hv for flat vectors [N].

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Landscape(OnSample):
             w, random = curvature.flat(backup), self.gaussian(curvature)
             first, second = (_filter_normalised(curvature, backup, random()) for _ in range(2))
             losses = [
-                notes.piece(f"row {i}", len(rows), lambda b=b: _row(curvature, w + b * second, first, ticks, backup))
+                notes.piece(f"row {i}", len(rows), partial(_row, curvature, w + b * second, first, ticks, backup))
                 for i, b in enumerate(rows.tolist())
             ]
             protocol = self.protocol(

@@ -1,6 +1,7 @@
 """The statistic that Luong (2024) printed as sharpness."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class Luong2024(Measure):
         parts = subject.rows(self.seed).split(self.batch_size)[: self.batches]
         with undisturbed(subject.model, self.mode):
             spectra = [
-                Spectrum(**notes.piece(f"batch {i}", len(parts), lambda i=i, rows=rows: self._batch(subject, i, rows)))
+                Spectrum(**notes.piece(f"batch {i}", len(parts), partial(self._batch, subject, i, rows)))
                 for i, rows in enumerate(parts)
             ]
         values = _statistic(spectra)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class MSharpness(OnSample):
         parts = subject.sample(self.examples, self.m, self.seed)
         with undisturbed(subject.model, self.mode):
             rises = [
-                notes.piece(f"part {i}", len(parts), lambda part=part: self._rise(subject, part, ball))
+                notes.piece(f"part {i}", len(parts), partial(self._rise, subject, part, ball))
                 for i, part in enumerate(parts)
             ]
         values["loss_rise"] = float(np.average(rises, weights=[len(targets) for _, targets in parts]))

@@ -81,7 +81,7 @@ class OnSample(Measure):
     """A measure on a fixed sample of the training set, without augmentation (abstract).
 
     Args:
-        examples: of the training set, drawn by `seed`; all, where there are fewer. Default 512.
+        examples: of the training set, drawn by `seed`; all, where there are fewer. Default 256.
         batch_size: examples at a time, default 128: memory alone in eval mode; in train mode the batches of batch norm.
         mode: "eval" (default: running statistics, no dropout) or "train".
         parameters: a pattern (regular expression, found anywhere in the name) of the parameters that are weights here,
@@ -92,7 +92,7 @@ class OnSample(Measure):
         ValueError: if an argument is outside of what is said here.
     """
 
-    examples: int = 512
+    examples: int = 256
     batch_size: int = 128
     mode: str = "eval"
     parameters: str | None = None

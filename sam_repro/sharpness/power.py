@@ -41,7 +41,8 @@ def top_by_power(
             image = product(v)
             used += 1
             theta, residual = _rayleigh(v, image)
-            settled = abs(theta - before) <= tolerance * abs(before) and before != math.inf or not image.any()
+            steady = before != math.inf and abs(theta - before) <= tolerance * abs(before)
+            settled = steady or not image.any()
             if settled:
                 break
             before = theta
@@ -52,7 +53,7 @@ def top_by_power(
 
 
 def _unit(v: Tensor, vectors: list[Tensor]) -> Tensor:
-    """v without its part along the known vectors, of length 1."""
+    """A vector without its part along the known ones, of length 1."""
     for known in vectors:
         v = v - dot([known], [v]).to(v.dtype) * known
     return v / norm([v]).to(v.dtype)

@@ -13,7 +13,7 @@ from sam_repro.vectors import dot
 
 
 def hutchpp(product: Product, signs: Callable[[], Tensor], products: int) -> tuple[float, float]:
-    """tr H and its standard error by Hutch++ (Meyer et al. 2021, Algorithm 1).
+    """Trace tr H and its standard error by Hutch++ (Meyer et al. 2021, Algorithm 1).
 
     tr H = tr QᵀHQ + tr (I − QQᵀ)H(I − QQᵀ), Q an orthonormal basis of HS: the first part is exact, the second the mean
     of gᵀ(I − QQᵀ)H(I − QQᵀ)g over random signs g, whose standard error is given. A third of the products each for HS,
