@@ -69,6 +69,11 @@ def weights_file(what: Asked) -> Path:
     return what.run / f"{'model' if what.checkpoint == reported else what.checkpoint}.safetensors"
 
 
+def summary(name: str, content: dict[str, Any]) -> str:
+    """A line with the values of a record."""
+    return f"sharpness  {name}: " + ", ".join(f"{key} {value:.5g}" for key, value in content["values"].items())
+
+
 def _has_best(result: Config) -> bool:
     return result["metrics"]["test"]["best_validation"] is not None
 

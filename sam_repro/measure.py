@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_repro import limits, schema
-from sam_repro.asked import Asked, asked, measured, weights_file
+from sam_repro.asked import Asked, asked, measured, summary, weights_file
 from sam_repro.compose import UserError, guarded, intact, partly
 
 HERE = ("data_dir", "download", "device", "threads", "wandb", "progress")
@@ -67,17 +67,17 @@ def _request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[Asked,
         raise UserError(f"run = {limits.shown(str(run))}: no finished run; result.json is missing{_meant(run)}")
     with intact(run / "result.json") as path:
         result = json.loads(path.read_text())
-        of_run = result["config"]
+        of_run, rho = result["config"], result["config"]["rho"]
         what = asked(config, run, result)
-        report = (of_run["report"], of_run["rho"], result["sharpness"], result["weights_sha256"])
+        done, weights = measured(what), weights_file(what)
     if what.is_nothing:
         raise UserError("sharpness = none: measures nothing; choose a measure, such as sharpness=lambda_max")
-    if findings := schema.sharpness_findings(config, report[1]):
+    if findings := schema.sharpness_findings(config, rho):
         raise UserError("\n".join(findings))
     if what.every is not None:
         raise UserError(f"sharpness.every = {what.every}: is for training; a finished run has one set of weights")
-    if not weights_file(what).is_file():
-        raise UserError(f"{weights_file(what)}: missing; resume=false sets this home aside and runs again")
+    if not done and not weights.is_file():
+        raise UserError(f"{weights}: missing; resume=false sets this home aside and runs again")
     here = {key: config[key] for key in HERE if any(word.startswith(f"{key}=") for word in line)}
     return what, of_run | {key: config[key] for key in ("wandb", "progress")} | here
 
@@ -90,10 +90,9 @@ def _meant(run: Path) -> str:
 
 def _task(what: Asked, config: dict[str, Any]) -> int:
     if file := measured(what):
+        content = json.loads(file.read_text())
         print(f"done       {file}")
-        from_file = json.loads(file.read_text())
-        content = from_file["sharpness"][what.name] if file.name == "result.json" else from_file
-        print(f"sharpness  {what.name}: " + ", ".join(f"{key} {value:.5g}" for key, value in content["values"].items()))
+        print(summary(what.name, content["sharpness"][what.name] if file.name == "result.json" else content))
         return 0
     from sam_repro.measuring import measure_finished  # torch: not before the command line has been checked
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sam_repro import build, checkpoint, provenance, record
-from sam_repro.asked import Asked, weights_file
+from sam_repro.asked import Asked, summary, weights_file
 from sam_repro.augmentation import Augmentation
 from sam_repro.compose import Failure, intact
 from sam_repro.dataset import Data
@@ -173,11 +173,6 @@ def measure_finished(asked: Asked, config: Config) -> Path:
         print(f"measured   {file}")
         _mirrored_later(asked, config, measurement)
     return file
-
-
-def summary(name: str, content: dict[str, Any]) -> str:
-    """A line with the values of a record."""
-    return f"sharpness  {name}: " + ", ".join(f"{key} {value:.5g}" for key, value in content["values"].items())
 
 
 def mirrored(mirror: Mirror, sharpness: dict[str, Any], folder: Path) -> None:

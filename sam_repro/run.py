@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from sam_repro import build, checkpoint, evaluation, limits, provenance, record
-from sam_repro.asked import asked, measured
+from sam_repro.asked import asked, measured, summary
 from sam_repro.compose import Failure, Stopped, UserError, intact
 from sam_repro.home import cell_hash, home, locked, set_aside
 from sam_repro.measuring import Gauge, measure_finished, mirrored
-from sam_repro.measuring import summary as sharpness_summary
 from sam_repro.mirror import Mirror, open_mirror
 from sam_repro.progress import Progress
 from sam_repro.schema import NEUTRAL, SCHEMA, flat
@@ -190,7 +189,7 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer,
         watch.close(code)
     print(_summary(result))
     for name, content in result["sharpness"].items():
-        print(sharpness_summary(name, content))
+        print(summary(name, content))
     print(f"result     {folder}/result.json")
     return result
 
