@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sam_repro import limits
 from sam_repro.oracle import Criterion, Objective, Oracle
 from sam_repro.sharpness.measurement import Unmeasurable
-from sam_repro.vectors import Vector, norm
+from sam_repro.vectors import Vector
 
 Batch = tuple[Tensor, Tensor]
 Product = Callable[[Tensor], Tensor]
@@ -87,12 +87,13 @@ class Curvature:
     @contextmanager
     def moved(self, point: Tensor, backup: Sequence[Tensor]) -> Iterator[None]:
         """Inside the block the weights stand at `point` [N]; after it they are, bitwise, `backup`."""
-        self._product = None
+        self._product = None  # its graph is of other weights
         try:
             with torch.no_grad():
                 torch._foreach_copy_(self.params, self.unflat(point))
             yield
         finally:
+            self._product = None
             with torch.no_grad():
                 torch._foreach_copy_(self.params, list(backup))
 
@@ -175,6 +176,6 @@ def _mean_loss(parts: list[Oracle]) -> Tensor:
 
 
 def _refuse_non_finite(model: nn.Module) -> None:
-    weights = [value for value in model.state_dict().values() if value.is_floating_point()]
-    if not norm(weights).isfinite():
+    weights = (value for value in model.state_dict().values() if value.is_floating_point())
+    if not torch.stack([value.isfinite().all() for value in weights]).all():
         raise Unmeasurable("the weights are not finite: sharpness has no meaning there")
