@@ -55,9 +55,9 @@ def highest(
 ) -> tuple[float, list[float]]:
     """Rise max L(w + ε) − L(w) over the ball, from below: the highest of all points that projected ascents meet.
 
-    ε ← Π(ε + η·s), s the steepest direction at w + ε, η = ρ for one step and 2ρ/steps for more; the first ascent starts
-    in w, the others at random points of the sphere. One step from w is the perturbation of SAM. Each start takes
-    `steps` passes and as many forwards; 6 vectors of N numbers.
+    ε ← Π(ε + ρ·s), s the steepest direction at w + ε; the first ascent starts in w, the others at random points of the
+    sphere. n steps from w are those of `optimizer=sam` with `ascent_steps: n`. Each start takes `steps` passes and as
+    many forwards; 6 vectors of N numbers.
 
     Args:
         curvature: the loss; its weights are put back bitwise.
@@ -76,7 +76,6 @@ def highest(
         backup = [p.detach().clone() for p in curvature.params]
         w = curvature.flat(backup)
         unit = w.abs() if ball.adaptive else torch.ones_like(w)
-    length = ball.rho if steps == 1 else 2 * ball.rho / steps
     rises = []
     for start in range(starts):
         e = torch.zeros_like(w) if start == 0 else ball.rho * ball.steepest(random())
@@ -84,7 +83,7 @@ def highest(
         for _ in range(steps):
             with curvature.moved(w + unit * e, backup):
                 slope = unit * curvature.gradient()
-            e = ball.projected(e + length * ball.steepest(slope))
+            e = ball.projected(e + ball.rho * ball.steepest(slope))
             rises[-1] = max(rises[-1], rise(curvature, w + unit * e, backup))
     return max(rises), rises
 

@@ -69,7 +69,11 @@ class Landscape(OnSample):
             )
             loss = float(curvature.clean_loss)
         seen = [value for row in losses for value in row if value is not None]
-        values = {"loss": loss, "highest_rise": max(seen) - loss, "finite_share": len(seen) / (len(rows) * len(ticks))}
+        values = {
+            "loss": loss,
+            "highest_rise": max([loss, *seen]) - loss,
+            "finite_share": len(seen) / (len(rows) * len(ticks)),
+        }
         arrays = {"a": ticks.tolist(), "b": rows.tolist(), "loss": losses}
         return Measurement("landscape", values, protocol, arrays, lambda figure: _draw(figure, arrays))
 

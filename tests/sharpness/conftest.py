@@ -7,9 +7,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from toys import Net, make_subject  # noqa: E402
+from toys import Net, make_subject
 
-from sam_repro.sharpness import Subject  # noqa: E402
+from sam_repro.sharpness import Subject
 
 
 @pytest.fixture
