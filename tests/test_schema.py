@@ -23,12 +23,17 @@ OPTIONAL = {
     "record_every",
     "diagnose_every",
     "base_optimizer.max_grad_norm",
+    "sharpness.every",
+    "sharpness.parameters",
+    "sharpness.rho",
 }
 ACCEPTED = {
     ("data_dir", "no such value"),
     ("name", -1),
     ("name", True),
     ("optimizer.p", math.inf),
+    ("sharpness.p", math.inf),
+    ("sharpness.parameters", "no such value"),
     *((key, None) for key in OPTIONAL),
 }
 WRONG = [None, "", "no such value", math.nan, -math.inf, math.inf, -1, [], [[]], ["a"]]
