@@ -24,7 +24,7 @@ from sam_repro import measure, train
 from sam_repro.sharpness import Hessian, LambdaMax, Unmeasurable
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = ["wandb=disabled", "progress=silent", "epochs=3", "max_steps=36", "lr=0.5", "dataset.validation.count=300"]
+SETTINGS = ["wandb=disabled", "progress=silent", "epochs=3", "lr=0.5", "dataset.validation.count=850"]
 SMALL = ["sharpness.examples=40", "sharpness.batch_size=40", "sharpness.max_products=8", "sharpness.tolerance=0.1"]
 
 
@@ -98,7 +98,7 @@ def test_a_plain_run_ends_with_lambda_max_and_its_protocol(plain: Path) -> None:
         | {
             "data": "digits",
             "split": "train",
-            "images": 700,
+            "images": 150,
             "examples": 40,
             "batch_size": 40,
             "augmentation": "none",
@@ -123,7 +123,7 @@ def test_a_plain_run_ends_with_lambda_max_and_its_protocol(plain: Path) -> None:
 
 def test_lambda_max_of_a_run_is_that_of_its_weights_and_images(run: Path) -> None:
     """Recomputed from the weights and scikit-learn's images with torch alone, by power iteration."""
-    said = measured(run, "sharpness=lambda_max", "sharpness.examples=700", "sharpness.tolerance=1e-4")
+    said = measured(run, "sharpness=lambda_max", "sharpness.examples=150", "sharpness.tolerance=1e-4")
     assert said.code == 0, said
     model, config, _ = sam_repro.load(run / home(run))
     digits = load_digits()
@@ -291,14 +291,15 @@ def test_a_picture_and_resuming(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_several_runs_and_measures(run: Path) -> None:
-    other = home(run).with_name("seed=1")
-    shutil.copytree(run / home(run), run / other)
+    own = home(run)
+    other = own.with_name("seed=1")
+    shutil.copytree(run / own, run / other)
     words = ["sharpness=average_case,m_sharpness", "sharpness.examples=40", "wandb=disabled"]
-    said = command(measure, run, "-m", f"run={home(run).with_name('seed=0')},{other}", *words)
+    said = command(measure, run, "-m", f"run={own},{other}", *words)
     assert said.code == 0, said
     assert said.out.count("measured   ") == 4
     (run / other / "model.safetensors").write_bytes(b"x")
-    said = command(measure, run, "-m", f"run={other},{home(run).with_name('seed=0')}", *words[:2], "sharpness.seed=1")
+    said = command(measure, run, "-m", f"run={other},{own}", *words, "sharpness.seed=1")
     assert said.code == 1
     assert said.err.count("model.safetensors: damaged") == 2
     assert said.out.count("measured   ") == 2

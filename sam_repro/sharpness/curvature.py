@@ -154,7 +154,8 @@ def undisturbed(model: nn.Module, mode: str = "eval") -> Iterator[None]:
             parameter.grad = gradient
         with torch.no_grad():
             for buffer, before in buffers:
-                buffer.copy_(before)
+                if not torch.equal(buffer, before):  # a copy would break a graph of the caller's
+                    buffer.copy_(before)
 
 
 @contextmanager
