@@ -46,23 +46,24 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the peers', about torch.jit and create_graph
-    model, batch = subject(arguments.quick)
+    model, batch = subject(arguments.quick, steps=0 if arguments.memory else 20)
     if arguments.memory:
-        print(memory(model, batch, arguments.memory))
+        print(*memory(model, batch, arguments.memory))
         return
     told = {"torch": torch.__version__, "cpu": platform.machine(), "threads": 1, "batch": len(batch[1])}
     told |= {"model": "digits_cnn" if arguments.quick else "resnet20", "weights": sum(map(Tensor.numel, params(model)))}
     rows = products(model, batch, 3 if arguments.quick else arguments.rounds)
     solved = eigenvalues(model, batch)
-    peak = [peak_memory(kind, arguments.quick) for kind in ("gradient", "lanczos")]
+    (gradient, _), (lanczos, used) = (peak_memory(kind, arguments.quick) for kind in ("gradient", "lanczos"))
     for row in rows + solved:
         print(json.dumps(told | row))
     print(table(rows, solved))
-    formula = (solved[0]["products"] + COUNT + 4) * told["weights"] * 4 / 1024
-    print(f"\npeak memory: gradient {peak[0]} kB, Lanczos {peak[1]} kB; vectors by the formula {formula:.0f} kB")
+    formula = (used + COUNT + 4) * told["weights"] * 4 / 1024
+    print(f"\npeak memory, untrained: gradient {gradient} kB, Lanczos {lanczos} kB with {used} products,")
+    print(f"of which vectors by the formula at most {formula:.0f} kB; the rest is the graph of a product")
 
 
-def subject(quick: bool) -> tuple[nn.Module, Batch]:
+def subject(quick: bool, steps: int) -> tuple[nn.Module, Batch]:
     """A network after a few steps on made-up images of two overlapping kinds, so that it has a spectrum."""
     torch.manual_seed(0)
     if quick:
@@ -71,7 +72,7 @@ def subject(quick: bool) -> tuple[nn.Module, Batch]:
         model, shape, classes, size = resnet20(num_classes=100, in_channels=3, image_size=32), (3, 32, 32), 100, 64
     centres = torch.randn(classes, *shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(20):
+    for _ in range(steps):
         labels = torch.randint(classes, (size,))
         loss = F.cross_entropy(model(centres[labels] + torch.randn(size, *shape)), labels)
         optimizer.zero_grad()
@@ -202,20 +203,22 @@ def solved(curvature: Curvature, tolerance: float) -> Spectrum:
     return top(curvature.hvp, random, COUNT, order="magnitude", tolerance=tolerance)
 
 
-def memory(model: nn.Module, batch: Batch, kind: str) -> int:
-    """Growth of the resident set in kB."""
+def memory(model: nn.Module, batch: Batch, kind: str) -> tuple[int, int]:
+    """Growth of the resident set in kB, and the products that were used."""
+    used = 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if kind == "gradient":
         Objective(model, F.cross_entropy)(*batch).gradient(params(model), False)
     else:
         with undisturbed(model):
-            solved(Curvature(model, F.cross_entropy, [batch]), TOLERANCE)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            used = solved(Curvature(model, F.cross_entropy, [batch]), TOLERANCE).products
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, used
 
 
-def peak_memory(kind: str, quick: bool) -> int:
+def peak_memory(kind: str, quick: bool) -> tuple[int, int]:
     command = [sys.executable, __file__, "--memory", kind, *(["--quick"] if quick else [])]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    growth, used = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    return int(growth), int(used)
 
 
 def table(rows: list[dict[str, Any]], solved: list[dict[str, Any]]) -> str:
