@@ -24,9 +24,10 @@ from scipy.stats import t as student
 from sam_repro import measure, train
 
 RADII = (0.0, 0.05, 0.2, 0.5)
+TIGHT = "sharpness.tolerance=0.001"
 MEASURES = {  # column: option with its settings, value
-    "lambda_max": (["lambda_max"], "lambda_max"),
-    "lambda_max, all 1000 images": (["lambda_max", "sharpness.examples=1000"], "lambda_max"),
+    "lambda_max": (["lambda_max", TIGHT], "lambda_max"),
+    "lambda_max, all 1000 images": (["lambda_max", TIGHT, "sharpness.examples=1000"], "lambda_max"),
     "luong2024, lanczos": (["luong2024"], "mean_positive"),
     "luong2024, power": (["luong2024", "sharpness.solver=power"], "mean_positive"),
     "luong2024, lanczos, maximum": (["luong2024"], "maximum"),

@@ -14,13 +14,13 @@ class LambdaMax(OnSample):
     """λ_max(∇²L), the algebraically largest eigenvalue of the Hessian of the mean loss of a sample, by Lanczos.
 
     Args:
-        tolerance: relative residual ‖Hv − λv‖/|λ| at which it has converged, default 1e-3.
+        tolerance: relative residual ‖Hv − λv‖/|λ| at which it has converged, default 0.01.
         max_products: budget of Hessian products over the sample, default 200; memory grows by a vector with each.
 
-    The error of λ is at most the residual, and of second order in it where the next eigenvalue is apart.
+    An eigenvalue is within the residual of λ, 1 % by default; where the next one is a gap apart, within residual²/gap.
     """
 
-    tolerance: float = 1e-3
+    tolerance: float = 0.01
     max_products: int = 200
 
     def __post_init__(self) -> None:
