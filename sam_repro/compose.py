@@ -89,7 +89,7 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
     arguments = _arguments(sys.argv[1:])
     overrides = [] if arguments.shell_completion else _checked_overrides(arguments)
     cells = _cells(arguments, overrides) if arguments.multirun else []
-    started: set[Path] = set()
+    started: set[tuple[Path, str]] = set()
 
     def job(config: DictConfig) -> None:
         runtime = HydraConfig.get()
@@ -102,9 +102,10 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
             if sweep and _has_foreign_rho(resolved):
                 resolved = without_foreign_rho(resolved)
                 given = [override for override in given if not override.startswith("rho=")]
-            if (folder := home(checked(resolved))) in started:
+            cell = home(checked(resolved)), str(resolved["sharpness"])  # another measure is of the same home
+            if cell in started:
                 return 0
-            started.add(folder)
+            started.add(cell)
             return task(resolved, given)
 
         code = guarded(action)
@@ -148,6 +149,8 @@ def intact(path: Path, remedy: str = "resume=false sets this home aside and runs
     """What cannot be read back is damaged; JSON, torch and safetensors each have errors of their own for that."""
     try:
         yield path
+    except UserError:
+        raise
     except Exception as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise UserError(f"{path}: damaged ({reason}); {remedy}") from error

@@ -89,7 +89,9 @@ class Gauge:
         """
         partial = self._folder / f".{self.asked.name}-{which}-{_digest(self.asked.settings)}.partial.json"
         identity = {"settings": self.asked.settings, "weights_sha256": self._sha256()}
-        measurement = self._measured(which, _notes(partial, identity, _progress(self.asked.name, self.config)))
+        measurement = self._measured(
+            which, _notes(partial, identity, _Progress(self.asked.name, self.config["progress"] == "silent"))
+        )
         partial.unlink(missing_ok=True)
         if measurement.draw:
             _draw(measurement, self._folder / f"{measurement.stem}.png")
@@ -217,20 +219,21 @@ def _notes(file: Path, identity: dict[str, Any], say: Callable[[int, int], None]
     return Notes(pieces, keep, say)
 
 
-def _progress(name: str, config: Config) -> Callable[[int, int], None]:
-    """Prints how far it is, now and then."""
-    began, told = time.monotonic(), [time.monotonic()]
-    first: list[int] = []
+class _Progress:
+    """Prints how far a measurement is, now and then."""
 
-    def say(done: int, of: int) -> None:
+    def __init__(self, name: str, silent: bool) -> None:
+        self.name, self.silent = name, silent
+        self.first: int | None = None
+        self.began = self.told = time.monotonic()
+
+    def __call__(self, done: int, of: int) -> None:
         now = time.monotonic()
-        first.append(done)
-        if config["progress"] != "silent" and now - told[0] >= SECONDS and done > first[0]:
-            left = (now - began) / (done - first[0] + 1) * (of - done)
-            print(f"measuring  {name}: {done} of {of}, about {left:.0f} s to go", flush=True)
-            told[0] = now
-
-    return say
+        self.first = done - 1 if self.first is None else self.first  # what was kept before took no time
+        if not self.silent and now - self.told >= SECONDS:
+            left = (now - self.began) / (done - self.first) * (of - done)
+            print(f"measuring  {self.name}: {done} of {of}, about {left:.0f} s to go", flush=True)
+            self.told = now
 
 
 def _draw(measurement: Measurement, path: Path) -> None:

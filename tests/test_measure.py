@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 import sam_repro
-from sam_repro import measure, train
+from sam_repro import measure, measuring, train
 from sam_repro.sharpness import Hessian, LambdaMax, Unmeasurable
 
 ROOT = Path(__file__).parents[1]
@@ -213,6 +213,33 @@ def test_a_finished_run_is_measured_and_not_trained_again(run: Path) -> None:
     again = trained(run, *SMALL, "sharpness.every=2")
     assert "sharpness.every = 2: cannot be had afterwards; resume=false" in again.out
     assert "sharpness  " not in trained(run, "sharpness=none").out
+
+
+def test_a_sweep_over_measures_trains_once(tmp_path: Path) -> None:
+    said = trained(tmp_path, "-m", "sharpness=average_case,lambda_max", "sharpness.examples=40", "name=sweep")
+    assert said.out.count("result     ") == 1
+    assert said.out.count("measured   ") == 1
+    assert result(tmp_path)["sharpness"].keys() == {"average_case"}
+    assert len(list((tmp_path / home(tmp_path) / "sharpness").glob("lambda_max-*.json"))) == 1
+
+
+def test_a_damaged_measurement_is_named(run: Path) -> None:
+    folder = run / home(run) / "sharpness"
+    folder.mkdir()
+    (folder / "lambda_max-last-01234567.json").write_text("{")
+    said = measured(run, "sharpness=lambda_max", "sharpness.seed=9")
+    assert said.code == 2
+    assert "lambda_max-last-01234567.json: damaged (" in said.err
+    assert "; remove it and measure again" in said.err
+    assert said.err.count("damaged") == 1
+
+
+def test_progress_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "SECONDS", 0.0)
+    said = measured(run, "sharpness=landscape", "sharpness.points=3", "sharpness.examples=40")
+    assert [line.partition(", about")[0] for line in said.out.splitlines() if line.startswith("measuring")] == [
+        f"measuring  landscape: {done} of 3" for done in (1, 2, 3)
+    ]
 
 
 def test_a_run_of_before_is_measured_without_its_data_or_says_why_not(run: Path) -> None:
