@@ -20,6 +20,7 @@ from sam_repro.optimizer import Rule, parameter_groups
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Schedule
 from sam_repro.seeds import derived
+from sam_repro.sharpness import Measure
 from sam_repro.trainer import Plan
 
 Config = dict[str, Any]
@@ -166,6 +167,12 @@ def declared_cost(config: Config) -> tuple[int | None, int | None]:
 def make_diagnostics(config: Config) -> Diagnostics:
     """What is told of each step."""
     return Diagnostics(config["diagnostics"], config["diagnose_every"])
+
+
+def make_measure(node: Config) -> Measure | None:
+    """The measure of sharpness that a node describes; None where nothing is measured."""
+    with _refused("sharpness"):
+        return _made(node)
 
 
 def _made(node: Config) -> Any:

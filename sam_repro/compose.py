@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 from argparse import ArgumentError, Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from sam_repro import limits, schema
 from sam_repro.home import Busy, cell_hash, home
 from sam_repro.table import spec
 
-__all__ = ["Failure", "Stopped", "UserError", "cell_hash", "composed", "guarded", "home", "launch"]
+__all__ = ["Failure", "Stopped", "UserError", "cell_hash", "composed", "guarded", "home", "intact", "launch"]
 
 SPELLING = "settings are written key=value, such as rho=0.1"
 FIXED = ("hydra.mode", "hydra.searchpath", "hydra.sweeper.params", "hydra/sweeper")
@@ -95,7 +95,7 @@ def launch(task: Callable[[Config, list[str]], int]) -> list[Config]:
     arguments = _arguments(sys.argv[1:])
     overrides = [] if arguments.shell_completion else _checked_overrides(arguments)
     cells = _cells(arguments, overrides) if arguments.multirun else []
-    started: set[Path] = set()
+    started: set[tuple[Path, str]] = set()
 
     def job(config: DictConfig) -> None:
         runtime = HydraConfig.get()
@@ -108,9 +108,10 @@ def launch(task: Callable[[Config, list[str]], int]) -> list[Config]:
             if sweep and _has_foreign_rho(resolved):
                 resolved = without_foreign_rho(resolved)
                 given = [override for override in given if not override.startswith("rho=")]
-            if (folder := home(checked(resolved))) in started:
+            cell = home(checked(resolved)), str(resolved["sharpness"])  # another measure is of the same home
+            if cell in started:
                 return 0
-            started.add(folder)
+            started.add(cell)
             return task(resolved, given)
 
         code = guarded(action)
@@ -203,6 +204,34 @@ def without_foreign_rho(config: Config) -> Config:
     return config | {"rho": None, "origin": {}} if _has_foreign_rho(config) else config
 
 
+@contextmanager
+def intact(path: Path, remedy: str = "resume=false sets this home aside and runs again") -> Iterator[Path]:
+    """What cannot be read back is damaged; JSON, torch and safetensors each have errors of their own for that."""
+    try:
+        yield path
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise UserError(f"{path}: damaged ({reason}); {remedy}") from error
+
+
+def partly(argv: list[str], keys: Collection[str]) -> list[tuple[dict[str, Any], list[str]]]:
+    """Check a command line on which only these keys and groups may stand.
+
+    Returns:
+        For each cell of a sweep (one, where it is none) the composed and checked configuration, and its overrides.
+    """
+    arguments = _arguments(argv)
+    for option in ("run", "cfg", "info", "hydra_help", "shell_completion"):
+        if getattr(arguments, option):
+            raise UserError(f"--{option.replace('_', '-')}: is not for this command; --help says what is")
+    overrides = _checked_overrides(arguments, keys)
+    with _explained(arguments):
+        lines = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+        return [(checked(composed(line, arguments.config_dir)), line) for line in lines]
+
+
 def config_dir() -> Path:
     """The configs/ folder: inside an installed package, or beside it in a checkout."""
     inside = Path(__file__).parent / "configs"
@@ -290,11 +319,14 @@ def _arguments(argv: list[str]) -> Namespace:
     return arguments
 
 
-def _checked_overrides(arguments: Namespace) -> list[Override]:
-    """What can be refused before Hydra starts: keys that nobody has, options that do not exist, values out of range."""
+def _checked_overrides(arguments: Namespace, keys: Collection[str] = ()) -> list[Override]:
+    """What can be refused before Hydra starts: keys that nobody has, options that do not exist, values out of range.
+
+    `keys` are those that may stand there, if not all.
+    """
     overrides = [_parsed(override) for override in arguments.overrides]
     groups = _groups(arguments.config_dir)
-    known = [*schema.Config.__dataclass_fields__, *groups]
+    known = keys or [*schema.Config.__dataclass_fields__, *groups]
     for override in overrides:
         key = override.key_or_group
         written = override.input_line or key

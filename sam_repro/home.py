@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sam_repro.schema import BOOKKEEPING, NEUTRAL, NUMERICS, flat
+from sam_repro.schema import APART, BOOKKEEPING, NEUTRAL, NUMERICS, flat
 
 RUNS = Path("outputs/runs")
 
@@ -72,12 +72,12 @@ def set_aside(folder: Path) -> Path:
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes a cell what it is: its keys and values, without those that `cell_hash` leaves out."""
-    apart = {"seed", "choices", "origin", *BOOKKEEPING, *NUMERICS}
+    apart = {"seed", *BOOKKEEPING, *NUMERICS}
     return {
         key: _canonical(value)
         for key, value in flat(config).items()
         if key not in apart
-        and key.partition(".")[0] not in apart
+        and key.partition(".")[0] not in APART
         and not (key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key]))
     }
 

@@ -42,6 +42,16 @@ class Mirror:
         """Set numbers that stand for the whole run, in place of what their rows left there."""
         self._attempt(lambda run: run.summary.update(values))
 
+    def picture(self, name: str, path: Path) -> None:
+        """Show a picture under a name."""
+
+        def show(run: "Run") -> None:
+            import wandb
+
+            run.log({name: wandb.Image(str(path))})
+
+        self._attempt(show)
+
     def finish(self, exit_code: int) -> None:
         """Close the run on wandb, as failed unless the exit code is 0; a second call does nothing."""
         self._attempt(lambda run: run.finish(exit_code=exit_code))

@@ -162,6 +162,31 @@ class Oracle:
         with torch.autocast(outputs.device.type, enabled=False):
             return single(outputs, self.targets)
 
+    @torch.no_grad()
+    def loss(self) -> Tensor:
+        """Mean loss over the batch, a 0-dim tensor: one forward, no gradient."""
+        reseed(self.noise, self.inputs.device)
+        return self._loss(self._outputs())
+
+    def hessian(self, params: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Vector]:
+        """Hessian product v ↦ Hv over `params`, as `hvp`, all of them from one graph: about 2.4 gradients each.
+
+        The graph holds the activations of the batch and of its backward until the function is dropped; the weights must
+        stand still as long.
+        """
+        params = list(params)
+        with self._differentiable_twice():
+            g = torch.autograd.grad(self._loss(self._outputs()), params, create_graph=True, materialize_grads=True)
+
+        def product(v: Sequence[Tensor]) -> Vector:
+            with sdpa_kernel(SDPBackend.MATH):
+                hv = torch.autograd.grad(
+                    g, params, list(v), retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+            return self._decay(_like(params, hv), v, params)
+
+        return product
+
     def hvp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
         """Hessian product Hv of the mean loss over `params`, by differentiating ⟨∇L, v⟩: about 3.5 gradients."""
         params = list(params)

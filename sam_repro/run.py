@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from sam_repro import build, checkpoint, evaluation, limits, provenance, record
-from sam_repro.compose import Failure, Stopped, UserError
+from sam_repro.asked import asked, measured, summary
+from sam_repro.compose import Failure, Stopped, UserError, intact
 from sam_repro.home import cell_hash, home, locked, set_aside
+from sam_repro.measuring import Gauge, measure_finished, mirrored
 from sam_repro.mirror import Mirror, open_mirror
 from sam_repro.progress import Progress
 from sam_repro.schema import NEUTRAL, SCHEMA, flat
@@ -79,19 +81,24 @@ def run(config: Config, overrides: list[str]) -> Result:
     config = build.with_numerics(config)
     folder = home(config)
     if config["resume"] and (done := finished(folder)):
+        _complete(config, folder, done)
         return done
     build.set_numerics(config)
     data = build.make_data(config)
     model = build.make_model(config, build.shape_of(data))
+    objective, augmentation = build.make_objective(config, model), build.make_augmentation(config, data)
+    wanted = asked(config, folder)
+    gauge = Gauge(wanted, build.make_measure(wanted.settings), config, objective, data, augmentation, folder)
     trainer = Trainer(
-        build.make_objective(config, model),
+        objective,
         build.make_rule(config, model),
         build.make_schedule(config),
         data,
-        build.make_augmentation(config, data),
+        augmentation,
         build.make_plan(config),
         build.make_diagnostics(config),
         folder,
+        gauge.during,
     )
     with _writable(folder), locked(folder):
         if config["resume"] and (done := finished(folder)):
@@ -99,17 +106,17 @@ def run(config: Config, overrides: list[str]) -> Result:
         if not config["resume"] and folder.exists():
             print(f"aside      {set_aside(folder)}")
         folder.mkdir(parents=True, exist_ok=True)
-        return _train(config, overrides, folder, trainer)
+        return _train(config, overrides, folder, trainer, gauge)
 
 
 def finished(folder: Path) -> Result | None:
     """The result of a finished run, after saying so and which sources changed since; None if it is not finished."""
     if not (folder / "result.json").exists():
         return None
-    with _intact(folder / "result.json") as path:
+    with intact(folder / "result.json") as path:
         result: Result = json.loads(path.read_text())
         summary = _summary(result)
-    with _intact(folder / "run.json") as path:
+    with intact(folder / "run.json") as path:
         sources = provenance.sources(_targets(result["config"]))
         changed = provenance.changed(json.loads(path.read_text())["sources"], sources)
     (folder / "checkpoint.pt").unlink(missing_ok=True)  # left by a kill right after the result was written
@@ -132,11 +139,11 @@ def load(folder: str | Path) -> Loaded:
     folder = Path(folder)
     if not (folder / "result.json").exists():
         raise UserError(f"{folder}: no finished run; result.json is missing")
-    with _intact(folder / "result.json") as path:
+    with intact(folder / "result.json") as path:
         result = json.loads(path.read_text())
         config, shape = result["config"] | {"device": "cpu"}, build.Shape(**result["shape"])
     model = build.make_model(config, shape)
-    with _intact(folder / "model.safetensors") as path:
+    with intact(folder / "model.safetensors") as path:
         weights = checkpoint.read_weights(path)
         if provenance.weights_sha256(weights) != result["weights_sha256"]:
             raise ValueError("its weights are not those of result.json")
@@ -144,11 +151,23 @@ def load(folder: str | Path) -> Loaded:
     return Loaded(model.eval(), result["config"], result)
 
 
-def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer) -> Result:
-    with _intact(trainer.path):
+def _complete(config: Config, folder: Path, result: Result) -> None:
+    """Measure of a finished run what is asked for now and was not then; the run is done, whatever comes of it."""
+    wanted = asked(config, folder, result)
+    if wanted.every not in (None, result["config"].get("sharpness", {}).get("every")):
+        print(f"sharpness.every = {wanted.every}: cannot be had afterwards; resume=false sets it aside and runs again")
+    try:
+        if not wanted.is_nothing and measured(wanted) is None:
+            measure_finished(wanted, config)
+    except (UserError, Failure) as error:
+        print(f"sharpness  {wanted.name}: not measured; {error}")
+
+
+def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer, gauge: Gauge) -> Result:
+    with intact(trainer.path):
         done = trainer.resume()
     before = _before(folder, done)
-    with _intact(folder / "metrics.jsonl") as path:
+    with intact(folder / "metrics.jsonl") as path:
         metrics = record.Metrics(path, resume_at=done)
     _begin(config, overrides, folder, before, done)
     _announce(config, folder, trainer, done)
@@ -162,12 +181,15 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer)
         with _told(folder, trainer):
             trainer.run(watch)
             watch.saving()
-            result = _finish(config, overrides, folder, trainer)
+            result = _finish(config, overrides, folder, trainer, gauge)
         watch.mirror.summary({"final": result["metrics"]["test"][config["report"]]})
+        mirrored(watch.mirror, result["sharpness"], folder)
         code = 0
     finally:
         watch.close(code)
     print(_summary(result))
+    for name, content in result["sharpness"].items():
+        print(summary(name, content))
     print(f"result     {folder}/result.json")
     return result
 
@@ -177,7 +199,7 @@ def _before(folder: Path, done: int) -> dict[str, Any]:
     fresh = {"wandb_id": uuid.uuid4().hex[:12], "threads": torch.get_num_threads(), "sources": {}, "starts": []}
     if not done and not (folder / "run.json").exists():
         return fresh
-    with _intact(folder / "run.json") as path:
+    with intact(folder / "run.json") as path:
         written = json.loads(path.read_text())
         return {key: written[key] for key in fresh}
 
@@ -281,7 +303,7 @@ def _open_mirror(config: Config, folder: Path, identity: str) -> Mirror:
     )
 
 
-def _finish(config: Config, overrides: list[str], folder: Path, trainer: Trainer) -> Result:
+def _finish(config: Config, overrides: list[str], folder: Path, trainer: Trainer, gauge: Gauge) -> Result:
     """Write the weights, then `result.json`, whose existence means success; then drop the checkpoint."""
     last = {name: value.detach().cpu().clone() for name, value in trainer.model.state_dict().items()}
     best = trainer.best_weights
@@ -301,7 +323,7 @@ def _finish(config: Config, overrides: list[str], folder: Path, trainer: Trainer
         "overrides": overrides,
         "cell": config["origin"].get("cell"),
         "metrics": _metrics(trainer.scores),
-        "sharpness": {},
+        "sharpness": gauge.at_the_end({"last": last, "best": best}),
         "label_noise": _noise_ledger(trainer),
         "cost": _cost(trainer),
         "cut_budget": trainer.step < trainer.plan.epochs * trainer.plan.steps_per_epoch(len(trainer.data.train)),
@@ -365,16 +387,6 @@ def _summary(result: Result) -> str:
         lines.append(f"{best['error_pct']:.2f} % at the best validation error, epoch {best['epoch']:g}")
     lines.append(f"{cost['passes']} passes in {cost['seconds']:.1f} s")
     return "; ".join(lines)
-
-
-@contextmanager
-def _intact(path: Path) -> Iterator[Path]:
-    """What cannot be read back is damaged; JSON, torch and safetensors each have errors of their own for that."""
-    try:
-        yield path
-    except Exception as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
-        raise UserError(f"{path}: damaged ({reason}); resume=false sets this home aside and runs again") from error
 
 
 @contextmanager

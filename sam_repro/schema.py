@@ -32,6 +32,7 @@ class Config:
     optimizer: dict[str, Any] = field(default_factory=dict)
     base_optimizer: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
+    sharpness: dict[str, Any] = field(default_factory=dict)
     # the experiment
     rho: float | None = None
     seed: int = 0
@@ -87,10 +88,10 @@ BOOKKEEPING = (
     "diagnostics",
     "diagnose_every",
     "checkpoint_every",
-    "assumed",
     "dataset.train_images",
 )
-"""Keys that never change a number of the training; a key stands for all that lies below it."""
+APART = ("choices", "origin", "assumed", "sharpness")
+"""Nodes of which nothing enters a hash: how a value was chosen, and what is measured, which changes no number."""
 
 NEUTRAL: dict[str, Any] = {
     "m": None,
@@ -145,6 +146,28 @@ def _cell(name: str, value: Any) -> None:
     number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if value is not None and not number and not (isinstance(value, str) and value.strip()):
         raise ValueError(f"{name} = {limits.shown(value)}: must be a number from 0 on, a name of the table, or null")
+
+
+def _ball_norm(name: str, value: Any) -> None:
+    if value not in (2, math.inf, "inf"):
+        raise ValueError(f"{name} = {limits.shown(value)}: must be 2 or inf")
+
+
+def _pattern(name: str, value: Any) -> None:
+    try:
+        if value is not None:
+            _text(name, value)
+            re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{name} = {limits.shown(value)}: must be a pattern of names ({error}), or null") from None
+    except ValueError as error:
+        raise ValueError(f"{error}, or null") from None
+
+
+def _odd(name: str, value: Any) -> None:
+    limits.integer(name, value, low=3)
+    if value % 2 == 0:
+        raise ValueError(f"{name} = {value}: must be odd, so that the weights themselves are on the grid")
 
 
 def _order(name: str, value: Any) -> None:
@@ -242,6 +265,30 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "schedule.final": partial(limits.number, low=0, high=1),
     "schedule.milestones": partial(limits.numbers, above=0, below=1),
     "schedule.gamma": partial(limits.number, above=0, high=1),
+    "sharpness.every": partial(limits.integer, low=1, optional=True),
+    "sharpness.checkpoint": _one_of("last", "best"),
+    "sharpness.examples": _positive,
+    "sharpness.batch_size": _positive,
+    "sharpness.batches": _positive,
+    "sharpness.mode": _one_of("eval", "train"),
+    "sharpness.parameters": _pattern,
+    "sharpness.seed": _seed,
+    "sharpness.solver": _one_of("lanczos", "power"),
+    "sharpness.tolerance": partial(limits.number, above=0),
+    "sharpness.max_products": _positive,
+    "sharpness.trace_products": partial(limits.integer, low=6),
+    "sharpness.probes": partial(limits.integer, low=2),
+    "sharpness.steps": _positive,
+    "sharpness.width": partial(limits.number, above=0, high=1),
+    "sharpness.rho": partial(limits.number, above=0, optional=True),
+    "sharpness.p": _ball_norm,
+    "sharpness.adaptive": limits.boolean,
+    "sharpness.starts": _positive,
+    "sharpness.m": _positive,
+    "sharpness.pairs": partial(limits.integer, low=2),
+    "sharpness.dimensions": partial(limits.choice, allowed=(1, 2)),
+    "sharpness.points": _odd,
+    "sharpness.extent": partial(limits.number, above=0),
 }
 """What a value may be, by key: enough to refuse a command line before anything heavy is imported."""
 
@@ -252,6 +299,7 @@ BUILT = {
     "optimizer": True,
     "base_optimizer": True,
     "schedule": False,
+    "sharpness": False,
 }
 """The nodes that name an object to build, and whether arguments are added when it is built: their `_partial_`."""
 
@@ -291,7 +339,11 @@ def finding(key: str, value: Any) -> str | None:
 def _is_ours(key: str, leaves: dict[str, Any]) -> bool:
     """Whether the limits speak of this key: what is built from elsewhere has keys of its own, by whatever name."""
     target = leaves.get(f"{key.partition('.')[0]}._target_")
-    return not isinstance(target, str) or target.partition(".")[0] in ("sam_repro", "torch", "timm")
+    return (
+        key in ("sharpness.every", "sharpness.checkpoint")
+        or not isinstance(target, str)
+        or target.partition(".")[0] in ("sam_repro", "torch", "timm")
+    )
 
 
 def _unbuilt(leaves: dict[str, Any]) -> list[str]:
@@ -344,7 +396,19 @@ def _cross(config: dict[str, Any], leaves: dict[str, Any]) -> list[str | None]:
         if len(leaves.get("dataset.mean", [])) != len(leaves.get("dataset.std", []))
         else None,
         *_of_the_ascent(leaves),
+        *sharpness_findings(config, config["rho"]),
     ]
+
+
+def sharpness_findings(config: dict[str, Any], rho: float | None) -> list[str]:
+    """Findings about the measure of a configuration, on a run with this radius."""
+    node, name = config.get("sharpness", {}), config.get("choices", {}).get("sharpness")
+    findings = []
+    if "rho" in node and node["rho"] is None and not rho:
+        findings.append(f"sharpness.rho = null: the run has no rho for {name}; give one, such as sharpness.rho=0.05")
+    if name == "none" and node.get("every") is not None:
+        findings.append(f"sharpness.every = {node['every']}: nothing is measured; choose sharpness=lambda_max")
+    return findings
 
 
 def _of_the_ascent(leaves: dict[str, Any]) -> list[str]:

@@ -121,6 +121,7 @@ class Trainer:
         plan: the numbers.
         diagnostics: what is told of each step.
         folder: the run's home, where `checkpoint.pt` lies.
+        measure: more for the row of an epoch, which is given: the network is as the epoch left it, and is left so.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Trainer:
         plan: Plan,
         diagnostics: Diagnostics,
         folder: Path,
+        measure: Callable[[float], Row] = lambda epoch: {},
     ) -> None:
         self.objective = objective
         self.model = objective.model
@@ -143,6 +145,7 @@ class Trainer:
         self.plan = plan
         self.diagnostics = diagnostics
         self.path = folder / "checkpoint.pt"
+        self.measure = measure
         device = data.train.images.device
         self.clock = Clock(device)
         self.window, self.epoch_mean = Mean(), Mean()
@@ -280,7 +283,8 @@ class Trainer:
                 self.scores["best"] = {"validation": validation, "test": test}
                 self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         row = {"kind": "epoch", "step": step, "epoch": epoch, "seconds": self.clock.seconds}
-        return row | _named("epoch", scores["train"]) | _named("validation", validation) | _named("test", test)
+        row |= _named("epoch", scores["train"]) | _named("validation", validation) | _named("test", test)
+        return row | self.measure(epoch)
 
     def _scores_of(self, split: Split, augmented_at: int | None = None) -> dict[str, float]:
         transform: Callable[[Tensor], Tensor] = self.augmentation.normalise

@@ -1,7 +1,8 @@
 """Answers command lines, each in a process of its own, forked from one that has imported what its arguments name.
 
-An order is a line of JSON: `argv`, the `folder` to work in, the `size` in bytes that no file may exceed, or null. The
-answer is the exit `code`, `out`, `err`, and whether `torch` had been imported by the end.
+An order is a line of JSON: `argv`, the `folder` to work in, the `size` in bytes that no file may exceed, or null, and
+which `door`, by default train. The answer is the exit `code`, `out`, `err`, and whether `torch` had been imported by
+the end.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ from typing import Any
 PIPE = 1 << 20  # bytes; what is said goes through pipes, for they have no file size to be limited
 
 
-def answer(argv: list[str], folder: str, size: int | None) -> dict[str, Any]:
+def answer(argv: list[str], folder: str, size: int | None, door: str = "train") -> dict[str, Any]:
     pipes = [os.pipe() for _ in range(3)]
     for _, write in pipes:
         fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE)
@@ -27,7 +28,7 @@ def answer(argv: list[str], folder: str, size: int | None) -> dict[str, Any]:
         os.chdir(folder)
         if size is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        code = started(argv)
+        code = started(argv, door)
         os.write(torch, str("torch" in sys.modules).encode())
         os._exit(code)
     for _, write in pipes:
@@ -37,14 +38,13 @@ def answer(argv: list[str], folder: str, size: int | None) -> dict[str, Any]:
     return {"code": code, "out": out, "err": err, "torch": torch == "True"}
 
 
-def started(argv: list[str]) -> int:
-    """What the interpreter does with `python -m sam_repro.train`: its exit code."""
-    from sam_repro.train import main
-
-    sys.argv = ["sam_repro.train", *argv]
+def started(argv: list[str], door: str) -> int:
+    """What the interpreter does with `python -m sam_repro.train`, or another door: its exit code."""
+    module = importlib.import_module(f"sam_repro.{door}")
+    sys.argv = [f"sam_repro.{door}", *argv]
     code: Any = 0
     try:
-        main()
+        module.main()
     except SystemExit as end:
         code = end.code or 0
     except BaseException:

@@ -23,6 +23,7 @@ def test_the_command_line_is_stronger_than_the_data_set_and_that_than_the_file()
         "dataset": "digits",
         "architecture": "digits_cnn",
         "augmentation": "none",
+        "sharpness": "lambda_max",
         "optimizer": "sam",
         "base_optimizer": "sgd",
         "schedule": "cosine",

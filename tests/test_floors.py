@@ -12,8 +12,9 @@ import sam_repro
 
 ROOT = Path(sam_repro.__file__).parent
 MODULES = {file.relative_to(ROOT).with_suffix("").as_posix(): file for file in ROOT.rglob("*.py")}
-DOORS = {"train", "compose", "build", "table/__main__"}
-SIBLINGS = {"optimizer", "dataset", "augmentation", "architecture"}
+DOORS = {"train", "measure", "compose", "build", "table/__main__"}
+SIBLINGS = {"optimizer", "sharpness", "dataset", "augmentation", "architecture"}
+BELOW = {"optimizer": {"limits", "oracle", "vectors"}, "sharpness": {"limits", "oracle", "vectors"}}
 HEAVY = {"torch", "torchvision", "timm", "wandb", "matplotlib", "sklearn", "scipy"}
 LAZY = HEAVY - {"torch", "scipy"}
 
@@ -68,8 +69,7 @@ def test_configuration_stays_at_the_doors(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if m.split("/")[0] in SIBLINGS))
 def test_siblings_know_only_the_floor_below(module: str) -> None:
     package = module.split("/")[0]
-    below = {"limits", "oracle", "vectors"} if package == "optimizer" else {"limits"}
-    assert ours(imports(MODULES[module])) <= below | {package}
+    assert ours(imports(MODULES[module])) <= BELOW.get(package, {"limits"}) | {package}
 
 
 @pytest.mark.parametrize("module", ["oracle", "schedule", "vectors", "limits", "schema", "home", "seeds"])
@@ -106,9 +106,9 @@ def test_heavy_packages_are_imported_where_they_are_used(module: str) -> None:
     assert not tops(imports(MODULES[module], everywhere=False)) & LAZY
 
 
-@pytest.mark.parametrize("door", ["sam_repro.train", "sam_repro.table.__main__"])
+@pytest.mark.parametrize("door", ["train", "measure", "table.__main__"])
 def test_the_door_opens_without_torch(door: str) -> None:
-    code = f"import sys, {door}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    code = f"import sys, sam_repro.{door}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "hydra" in loaded
     assert not HEAVY & set(loaded)

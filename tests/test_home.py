@@ -9,6 +9,7 @@ import pytest
 
 from sam_repro.compose import composed
 from sam_repro.home import Busy, cell_hash, home, locked, set_aside
+from sam_repro.schema import APART as NODES
 from sam_repro.schema import BOOKKEEPING, NEUTRAL, NUMERICS, flat
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ def identity(*overrides):
 @pytest.mark.parametrize("key", LEAVES)
 def test_every_key_is_in_the_identity_but_those_that_change_no_number(key):
     other = cell_hash(with_leaf(DEFAULT, key, "another value"))
-    assert (other == cell_hash(DEFAULT)) == (key in APART or key.startswith(("choices.", "origin.")))
+    assert (other == cell_hash(DEFAULT)) == (key in APART or key.partition(".")[0] in NODES)
 
 
 @pytest.mark.parametrize("key", NEUTRAL)
@@ -67,6 +68,7 @@ def test_what_runs_is_the_identity_not_how_it_was_chosen():
 
 
 STAYS = ["wandb=disabled", "progress=silent", "download=false", "resume=false", "record_every=3", "data_dir=/data"]
+STAYS += ["sharpness=hessian", "sharpness=none", "sharpness.every=3", "sharpness.checkpoint=best"]
 STAYS += ["rho=0.050", "label_smoothing=0", "m=null"]
 MOVES = ["name=other", "seed=1", "threads=2", "device=cuda", "precision=bf16", "deterministic=true"]
 MOVES += ["base_optimizer.fused=false", "channels_last=false", "lr=0.2", "rho=0.1"]

@@ -23,6 +23,9 @@ OPTIONAL = {
     "record_every",
     "diagnose_every",
     "base_optimizer.max_grad_norm",
+    "sharpness.every",
+    "sharpness.parameters",
+    "sharpness.rho",
 }
 ACCEPTED = {
     ("data_dir", "no such value"),
@@ -31,6 +34,8 @@ ACCEPTED = {
     ("optimizer.p", math.inf),
     *((key, None) for key in (*OPTIONAL, "cell")),
     ("cell", "no such value"),
+    ("sharpness.p", math.inf),
+    ("sharpness.parameters", "no such value"),
 }
 WRONG = [None, "", "no such value", math.nan, -math.inf, math.inf, -1, [], [[]], ["a"]]
 DEFAULT = composed([])
@@ -78,7 +83,7 @@ def test_every_key_of_every_option_has_limits(options, option):
 def test_every_limit_is_of_a_key_of_some_option(options):
     known = {"cell"} | {key for config in options.values() for key in flat(config)}  # the door takes the cell out
     assert set(LIMITS) - known == set()
-    assert {*NUMERICS, *BOOKKEEPING} - known == {"assumed"}  # a mapping, empty without a recipe
+    assert {*NUMERICS, *BOOKKEEPING} - known == set()
     assert set(NEUTRAL) - known == set()
 
 

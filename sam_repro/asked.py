@@ -1,0 +1,82 @@
+"""What is to be measured of a run, and whether it has been: known without torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam_repro.compose import intact
+
+Config = dict[str, Any]
+WHEN = ("every", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A measure of a run.
+
+    Args:
+        run: the run's home.
+        name: of the measure, as the option is called.
+        settings: what the measure is built of.
+        every: epochs between two measurements in training; None is at the end only.
+        checkpoint: "last" or "best".
+        result: of the run, where it is finished.
+    """
+
+    run: Path
+    name: str
+    settings: Config
+    every: int | None
+    checkpoint: str
+    result: Config
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nothing is to be measured: `sharpness=none`."""
+        return self.name == "none"
+
+
+def asked(config: Config, run: Path, result: Config | None = None) -> Asked:
+    """What a configuration asks of a run; of a finished one without a best checkpoint, that is the last."""
+    node = config["sharpness"]
+    which = node.get("checkpoint", "last")
+    if result is not None and not _has_best(result):
+        which = "last"
+    settings = {key: value for key, value in node.items() if key not in WHEN}
+    return Asked(run, config["choices"]["sharpness"], settings, node.get("every"), which, result or {})
+
+
+def measured(what: Asked) -> Path | None:
+    """The file that has the measurement: `result.json`, or one beside it; None if there is none.
+
+    Raises:
+        UserError: if a file beside the result is damaged.
+    """
+    own = what.result["sharpness"].get(what.name)
+    if own and _same(what, own["protocol"]):
+        return what.run / "result.json"
+    for file in sorted((what.run / "sharpness").glob(f"{what.name}-{what.checkpoint}-*.json")):
+        with intact(file, "remove it and measure again"):
+            if _same(what, json.loads(file.read_text())["protocol"]):
+                return file
+    return None
+
+
+def weights_file(what: Asked) -> Path:
+    """The file with the weights: `model.safetensors` are those that the run reports, the others bear their name."""
+    reported = "best" if what.result["config"]["report"] == "best_validation" else "last"
+    return what.run / f"{'model' if what.checkpoint == reported else what.checkpoint}.safetensors"
+
+
+def summary(name: str, content: dict[str, Any]) -> str:
+    """A line with the values of a record."""
+    return f"sharpness  {name}: " + ", ".join(f"{key} {value:.5g}" for key, value in content["values"].items())
+
+
+def _has_best(result: Config) -> bool:
+    return result["metrics"]["test"]["best_validation"] is not None
+
+
+def _same(what: Asked, protocol: Config) -> bool:
+    return protocol["settings"] == what.settings and protocol["checkpoint"] == what.checkpoint

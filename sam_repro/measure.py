@@ -1,0 +1,104 @@
+"""The door to measuring: `python -m sam_repro.measure run=outputs/runs/…/seed=0 sharpness=hessian`."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sam_repro import limits, schema
+from sam_repro.asked import Asked, asked, measured, summary, weights_file
+from sam_repro.compose import UserError, guarded, intact, partly
+
+HERE = ("data_dir", "download", "device", "threads", "wandb", "progress")
+"""Keys that may be other ones here than in the run; the run's own number of threads and device stay unless given."""
+
+HELP = """Measure a finished run:  python -m sam_repro.measure run=<home> sharpness=hessian checkpoint=best
+With settings:           python -m sam_repro.measure run=<home> sharpness=luong2024 sharpness.solver=power
+Several:                 python -m sam_repro.measure -m run=<home>,<home> sharpness=lambda_max,worst_case
+
+run         the home of a run, outputs/runs/…/seed=…
+sharpness   a measure, an option of configs/sharpness; sharpness.key=value sets what its file says
+checkpoint  last (default, but for luong2024) or best (by validation error; last where a run has none)
+The run's own data and device are taken, unless said otherwise: """ + ", ".join(HERE)
+
+
+def main() -> None:
+    """Measure what the command line says; the exit code is 0 done, 1 failed, 2 bad input, 3 busy, 128 + n signal n."""
+    sys.exit(guarded(_main))
+
+
+def _main() -> int:
+    argv = sys.argv[1:]
+    if {"--help", "-h"} & set(argv):
+        print(HELP)
+        return 0
+    requests = _requests(argv)
+    if len(requests) == 1:
+        return _task(*requests[0])
+    worst = 0
+    for request in requests:
+        if (code := guarded(partial(_task, *request))) >= 128:
+            return code
+        worst = max(worst, min(code, 1))
+    return worst
+
+
+def _requests(argv: list[str]) -> list[tuple[Asked, dict[str, Any]]]:
+    """What is to be measured of which run, with the configuration to do it; all of it checked before the first."""
+    given = [word for word in argv if word.startswith("run=")]
+    if len(given) != 1:
+        raise UserError("run: give one run=<home>, such as run=outputs/runs/main/…/seed=0, or several with -m run=a,b")
+    runs = given[0].removeprefix("run=").split(",")
+    if len(runs) > 1 and not {"-m", "--multirun"} & set(argv):
+        raise UserError(f"{given[0]}: several runs are a sweep; add -m")
+    rest = [_in_group(word) for word in argv if word not in given]
+    cells = partly(rest, ("sharpness", *HERE))
+    return [_request(Path(run), config, line) for run in runs for config, line in cells]
+
+
+def _in_group(word: str) -> str:
+    """`checkpoint` is short for `sharpness.checkpoint`."""
+    return f"sharpness.{word}" if word.startswith("checkpoint=") else word
+
+
+def _request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[Asked, dict[str, Any]]:
+    if not (run / "result.json").is_file():
+        raise UserError(f"run = {limits.shown(str(run))}: no finished run; result.json is missing{_meant(run)}")
+    with intact(run / "result.json") as path:
+        result = json.loads(path.read_text())
+        of_run, rho = result["config"], result["config"]["rho"]
+        what = asked(config, run, result)
+        done, weights = measured(what), weights_file(what)
+    if what.is_nothing:
+        raise UserError("sharpness = none: measures nothing; choose a measure, such as sharpness=lambda_max")
+    if findings := schema.sharpness_findings(config, rho):
+        raise UserError("\n".join(findings))
+    if what.every is not None:
+        raise UserError(f"sharpness.every = {what.every}: is for training; a finished run has one set of weights")
+    if not done and not weights.is_file():
+        raise UserError(f"{weights}: missing; resume=false sets this home aside and runs again")
+    here = {key: config[key] for key in HERE if any(word.startswith(f"{key}=") for word in line)}
+    return what, of_run | {key: config[key] for key in ("wandb", "progress")} | here
+
+
+def _meant(run: Path) -> str:
+    """The runs below a folder that is none itself, or beside it."""
+    below = sorted(str(file.parent) for file in run.glob("**/result.json"))[:3]
+    return f"; there are: {', '.join(below)}" if below else "; the last lines of a run name its home"
+
+
+def _task(what: Asked, config: dict[str, Any]) -> int:
+    if file := measured(what):
+        content = json.loads(file.read_text())
+        print(f"done       {file}")
+        print(summary(what.name, content["sharpness"][what.name] if file.name == "result.json" else content))
+        return 0
+    from sam_repro.measuring import measure_finished  # torch: not before the command line has been checked
+
+    measure_finished(what, config)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""The sharpness of a run: during it, at its end, or of a finished one, beside its result."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam_repro import build, checkpoint, provenance, record
+from sam_repro.asked import Asked, summary, weights_file
+from sam_repro.augmentation import Augmentation
+from sam_repro.compose import Failure, intact
+from sam_repro.dataset import Data
+from sam_repro.home import locked
+from sam_repro.mirror import Mirror, open_mirror
+from sam_repro.oracle import Objective
+from sam_repro.schema import SCHEMA
+from sam_repro.sharpness import Measure, Measurement, Notes, Subject, Unmeasurable
+
+Config = dict[str, Any]
+SECONDS = 5.0  # between two lines of progress
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """Measures the network of a run.
+
+    Args:
+        asked: what is measured.
+        measure: the measure that was built of it; None measures nothing.
+        config: the resolved configuration of the run.
+        objective: its loss, with the network.
+        data: its images.
+        augmentation: its augmentation.
+        folder: its home.
+    """
+
+    asked: Asked
+    measure: Measure | None
+    config: Config
+    objective: Objective
+    data: Data
+    augmentation: Augmentation
+    folder: Path
+
+    def during(self, epoch: float) -> dict[str, float]:
+        """What the row of an epoch holds: the values, where `sharpness.every` says so."""
+        if self.measure is None or self.asked.every is None or epoch % self.asked.every != 0:
+            return {}
+        try:
+            values = self._measured("last", Notes()).values
+        except Unmeasurable as error:
+            print(f"sharpness  {self.asked.name}: {error}")
+            return {}
+        return {f"sharpness/{self.asked.name}/{key}": value for key, value in values.items()}
+
+    def at_the_end(self, weights: dict[str, dict[str, Tensor] | None]) -> dict[str, Any]:
+        """The node `sharpness` of a result; a run with a value that cannot be had is finished without it.
+
+        Args:
+            weights: what the last step left, and the best by validation error, None where there is none. The network is
+                left with those that it has.
+        """
+        if self.measure is None:
+            return {}
+        model = self.objective.model
+        which = self.asked.checkpoint if weights[self.asked.checkpoint] else "last"
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(weights[which] or {})
+        try:
+            measurement = self.kept(which)
+        except (Unmeasurable, torch.OutOfMemoryError) as error:
+            print(f"sharpness  {self.asked.name}: {error}")
+            return {}
+        finally:
+            model.load_state_dict(before)
+        return {self.asked.name: measurement.record()}
+
+    def kept(self, which: str) -> Measurement:
+        """The measurement at the weights now in the network, of the checkpoint `which`; its picture is drawn.
+
+        What is done in pieces is kept beside the result until it is complete.
+        """
+        partial = self._folder / f".{self.asked.name}-{which}-{_digest(self.asked.settings)}.partial.json"
+        identity = {"settings": self.asked.settings, "weights_sha256": self._sha256()}
+        measurement = self._measured(
+            which, _notes(partial, identity, _Progress(self.asked.name, self.config["progress"] == "silent"))
+        )
+        partial.unlink(missing_ok=True)
+        if measurement.draw:
+            _draw(measurement, self._folder / f"{measurement.stem}.png")
+        with suppress(OSError):  # not empty, or never made
+            self._folder.rmdir()
+        return measurement
+
+    @property
+    def _folder(self) -> Path:
+        return self.folder / "sharpness"
+
+    def _measured(self, which: str, notes: Notes) -> Measurement:
+        assert self.measure is not None
+        config, train, noise = self.config, self.data.train, self.config["label_noise"]
+        subject = Subject(
+            self.objective.model,
+            self.objective.criterion,
+            train.images,
+            train.labels,
+            self.augmentation.normalise,
+            self.augmentation,
+            facts={
+                "data": config["choices"]["dataset"],
+                "split": "train",
+                "images": len(train),
+                "label_noise": f"{noise['rate']:g} {noise['kind']}" if noise["rate"] else "none",
+                "augmentation": config["choices"]["augmentation"],
+                "loss": "mean cross-entropy",
+                "label_smoothing": config["label_smoothing"],
+                "weight_decay": "excluded",
+                "checkpoint": which,
+                "weights_sha256": self._sha256(),
+                "device": train.images.device.type,
+            },
+            rho=config["rho"],
+        )
+        measurement = self.measure(subject, notes)
+        settings = {"settings": self.asked.settings}
+        return replace(measurement, measure=self.asked.name, protocol=measurement.protocol | settings)
+
+    def _sha256(self) -> str:
+        return provenance.weights_sha256(self.objective.model.state_dict())
+
+
+def measure_finished(asked: Asked, config: Config) -> Path:
+    """Measure a finished run and write one file beside its result, which stays as it is.
+
+    Args:
+        asked: what, of which run.
+        config: the run's configuration, with the data, the device and the like as they are to be used here.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: if the data or the device are not there, or a file of the run is damaged.
+        Failure: if there is no such value.
+        Busy: if another process is working in the run's home.
+    """
+    config = build.with_numerics(config)
+    build.set_numerics(config)
+    measure = build.make_measure(asked.settings)
+    data = build.make_data(config)
+    model = build.make_model(config, build.shape_of(data))
+    with intact(weights_file(asked)) as path:
+        weights = checkpoint.read_weights(path)
+        if path.name == "model.safetensors" and provenance.weights_sha256(weights) != asked.result["weights_sha256"]:
+            raise ValueError("its weights are not those of result.json")
+        model.load_state_dict(weights)
+    augmentation, objective = build.make_augmentation(config, data), build.make_objective(config, model)
+    gauge = Gauge(asked, measure, config, objective, data, augmentation, asked.run)
+    with locked(asked.run):
+        try:
+            measurement = gauge.kept(asked.checkpoint)
+        except (Unmeasurable, torch.OutOfMemoryError) as error:
+            raise Failure(f"{asked.name}: {error}") from None
+        file = asked.run / "sharpness" / f"{measurement.stem}.json"
+        file.parent.mkdir(exist_ok=True)
+        record.write_json(file, {"schema": SCHEMA, "measure": measurement.measure} | measurement.record())
+        print(summary(asked.name, measurement.record()))
+        print(f"measured   {file}")
+        _mirrored_later(asked, config, measurement)
+    return file
+
+
+def mirrored(mirror: Mirror, sharpness: dict[str, Any], folder: Path) -> None:
+    """Show the node `sharpness` of a result, with its pictures."""
+    for name, content in sharpness.items():
+        mirror.summary({f"sharpness/{name}/{key}": value for key, value in content["values"].items()})
+        for picture in sorted((folder / "sharpness").glob(f"{name}-*.png")):
+            mirror.picture(f"sharpness/{name}", picture)
+
+
+def _mirrored_later(asked: Asked, config: Config, measurement: Measurement) -> None:
+    with intact(asked.run / "run.json") as path:
+        identity = json.loads(path.read_text())["wandb_id"]
+    mirror = open_mirror(
+        config["wandb"],
+        directory=asked.run,
+        run_id=identity,
+        name=f"{asked.run.parent.name} {asked.run.name}",
+        group=asked.run.parent.name,
+        job_type="train",
+        tags=[config["choices"][group] for group in ("dataset", "architecture", "augmentation", "optimizer")],
+        config=asked.result["config"],
+    )
+    mirrored(mirror, {asked.name: measurement.record()}, asked.run)
+    mirror.finish(0)
+
+
+def _notes(file: Path, identity: dict[str, Any], say: Callable[[int, int], None]) -> Notes:
+    """Notes in a file, taken up if they are of the same measurement."""
+    pieces: dict[str, Any] = {}
+    if file.exists():
+        try:
+            content = json.loads(file.read_text())
+            pieces = content["pieces"] if content["identity"] == identity else {}
+        except (ValueError, KeyError, TypeError):  # a piece more to compute, no reason to stop
+            pieces = {}
+
+    def keep(pieces: dict[str, Any]) -> None:
+        file.parent.mkdir(exist_ok=True)
+        record.write_json(file, {"identity": identity, "pieces": pieces})
+
+    return Notes(pieces, keep, say)
+
+
+class _Progress:
+    """Prints how far a measurement is, now and then."""
+
+    def __init__(self, name: str, silent: bool) -> None:
+        self.name, self.silent = name, silent
+        self.first: int | None = None
+        self.began = self.told = time.monotonic()
+
+    def __call__(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        self.first = done - 1 if self.first is None else self.first  # what was kept before took no time
+        if not self.silent and now - self.told >= SECONDS:
+            left = (now - self.began) / (done - self.first) * (of - done)
+            print(f"measuring  {self.name}: {done} of {of}, about {left:.0f} s to go", flush=True)
+            self.told = now
+
+
+def _draw(measurement: Measurement, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    assert measurement.draw is not None
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    measurement.draw(figure)
+    figure.suptitle(f"{measurement.measure}, {measurement.protocol['checkpoint']} weights", fontsize=10)
+    path.parent.mkdir(exist_ok=True)
+    with record.replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+
+
+def _digest(settings: Config) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,160 @@
+"""What every measure shares: what is measured, on which examples, and what must be said about it."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from sam_repro import limits
+from sam_repro.oracle import Criterion
+from sam_repro.sharpness.curvature import MODES, Batch, Curvature, undisturbed
+from sam_repro.sharpness.lanczos import Spectrum
+from sam_repro.sharpness.measurement import Measurement, Unmeasurable
+from sam_repro.sharpness.notes import Notes
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network at its weights, with the data that it was trained on.
+
+    Args:
+        model: the network; it is left bitwise as it was.
+        criterion: (outputs [B, …], targets [B]) → mean loss, without weight decay.
+        images: training images [N, …], uint8.
+        labels: their labels [N], as trained on.
+        normalise: images → inputs, float32.
+        augment: (images, generator) → inputs as in training.
+        facts: what the protocol says of all this: data, split, augmentation, loss, label_smoothing, weight_decay,
+            checkpoint, weights_sha256.
+        rho: the radius of the run; None where it has none.
+    """
+
+    model: nn.Module
+    criterion: Criterion
+    images: Tensor
+    labels: Tensor
+    normalise: Callable[[Tensor], Tensor]
+    augment: Callable[[Tensor, Generator], Tensor]
+    facts: dict[str, Any]
+    rho: float | None = None
+
+    def rows(self, seed: int) -> Tensor:
+        """All examples in an order of their own for each seed, the same on every device."""
+        return torch.randperm(len(self.labels), generator=generator(seed, "cpu")).to(self.labels.device)
+
+    def sample(self, examples: int, batch_size: int, seed: int) -> list[Batch]:
+        """The first examples of that order in batches, normalised and not augmented."""
+        parts = self.rows(seed)[:examples].split(batch_size)
+        return [(self.normalise(self.images[rows]), self.labels[rows]) for rows in parts]
+
+    def radius(self, rho: float | None) -> float:
+        """The radius asked for, or else the run's.
+
+        Raises:
+            Unmeasurable: if there is neither.
+        """
+        if not (chosen := self.rho if rho is None else rho):
+            raise Unmeasurable("the run has no rho; give a radius, such as sharpness.rho=0.05")
+        return chosen
+
+
+class Measure(ABC):
+    """A measure of sharpness (abstract): built of its settings, which it validates, and called on a subject."""
+
+    @abstractmethod
+    def __call__(self, subject: Subject, notes: Notes) -> Measurement:
+        """Measure. What takes long is done in pieces of `notes`.
+
+        Raises:
+            Unmeasurable: if there is no such number for this subject.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnSample(Measure):
+    """A measure on a fixed sample of the training set, without augmentation (abstract).
+
+    Args:
+        examples: of the training set, drawn by `seed`; all, where there are fewer. Default 256.
+        batch_size: examples at a time, default 128: memory alone in eval mode; in train mode the batches of batch norm.
+        mode: "eval" (default: running statistics, no dropout) or "train".
+        parameters: a pattern (regular expression, found anywhere in the name) of the parameters that are weights here,
+            the others stand still; default None, all.
+        seed: of the sample and of random vectors, in [0, 2³²); default 0.
+
+    Raises:
+        ValueError: if an argument is outside of what is said here.
+    """
+
+    examples: int = 256
+    batch_size: int = 128
+    mode: str = "eval"
+    parameters: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits.integer("examples", self.examples, low=1)
+        limits.integer("batch_size", self.batch_size, low=1)
+        limits.choice("mode", self.mode, MODES)
+        limits.integer("seed", self.seed, low=0, high=2**32 - 1)
+        if self.parameters is not None:
+            try:
+                re.compile(self.parameters)
+            except re.error as error:
+                raise ValueError(f"parameters = {limits.shown(self.parameters)}: no pattern ({error})") from None
+
+    @contextmanager
+    def curvature(self, subject: Subject) -> Iterator[Curvature]:
+        """The loss of the sample; inside the block the network is in the mode of the measure."""
+        with undisturbed(subject.model, self.mode):
+            batches = subject.sample(self.examples, self.batch_size, self.seed)
+            yield Curvature(subject.model, subject.criterion, batches, params=chosen(subject.model, self.parameters))
+
+    def protocol(self, subject: Subject, curvature: Curvature, **own: Any) -> dict[str, Any]:
+        """What every such measure says, and what this one adds."""
+        return subject.facts | {
+            "augmentation": "none",
+            "examples": curvature.examples,
+            "batch_size": min(self.batch_size, curvature.examples),
+            "mode": self.mode,
+            "parameters": self.parameters or "all",
+            "weights": curvature.size,
+            "dtype": str(curvature.dtype).removeprefix("torch."),
+            "seed": self.seed,
+            **own,
+        }
+
+    def gaussian(self, curvature: Curvature) -> Callable[[], Tensor]:
+        """Draws vectors [N] of independent normal numbers, the same on every device."""
+        draws = generator(self.seed, "cpu")
+        return lambda: torch.randn(curvature.size, generator=draws).to(curvature.params[0])
+
+    def signs(self, curvature: Curvature) -> Callable[[], Tensor]:
+        """Draws vectors [N] of independent signs, the same on every device."""
+        draws = generator(self.seed, "cpu")
+        return lambda: torch.randint(2, (curvature.size,), generator=draws).mul_(2).sub_(1).to(curvature.params[0])
+
+
+def chosen(model: nn.Module, pattern: str | None) -> list[Tensor]:
+    """The parameters that require a gradient and whose name has the pattern somewhere; None is all of them."""
+    named = model.named_parameters()
+    return [p for name, p in named if p.requires_grad and (pattern is None or re.search(pattern, name))]
+
+
+def generator(seed: int, device: torch.device | str, *place: int) -> Generator:
+    """Random numbers that are a function of the seed and a place."""
+    state = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint32)
+    return Generator(device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+def named(spectrum: Spectrum, names: list[str]) -> dict[str, float]:
+    """Eigenvalues by name; what has not converged, or may have one above it that was missed, is marked in its name."""
+    trusted = [done and (spectrum.searched or i == 0) for i, done in enumerate(spectrum.converged)]
+    told = zip(names, spectrum.values, trusted, strict=True)
+    return {name if right else f"{name}_unconverged": value for name, value, right in told}
