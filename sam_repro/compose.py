@@ -118,8 +118,8 @@ def launch(task: Callable[[Config, list[str]], int]) -> list[Config]:
         if not sweep or code >= 128:
             sys.exit(code)
 
-    if arguments.cfg and any(override.key_or_group == "table" for override in overrides):
-        sys.argv[1:] = _of_the_cell(arguments)
+    if arguments.cfg and not arguments.multirun and (line := _of_the_cell(arguments, overrides)):
+        sys.argv[1:] = [word for word in sys.argv[1:] if word not in arguments.overrides] + line
     sys.path.insert(0, os.getcwd())  # for a _target_ in the working directory; `python -m` does it, a script does not
     # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guarded`.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -142,9 +142,13 @@ def composed_cell(table: spec.Table, cell: spec.Cell, own: Sequence[str] = (), e
     Raises:
         UserError: if the cell waits for something that does not exist yet.
     """
+    where = f"cell = {cell.index} ({cell.name}) of {table.name}"
     if cell.waiting:
-        raise UserError(f"cell = {cell.index} ({cell.name}) of {table.name} waits for {cell.waiting}")
-    config = composed(cell_overrides(table, cell, own), extra_dir)
+        raise UserError(f"{where} waits for {cell.waiting}")
+    try:
+        config = composed(cell_overrides(table, cell, own), extra_dir)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{where}: {_one_line(error)}") from None
     origin = config["origin"] | {"table": table.name, "cell": cell.name}
     if "rho" in table.overrides(cell) and not any(override.startswith("rho=") for override in own):
         origin["rho"] = "from the cell"
@@ -164,12 +168,11 @@ def read_table(name: str, extra_dir: str | None = None) -> spec.Table:
         UserError: if there is none, or its file is none.
     """
     known_option("table", name, extra_dir)
+    file = next(file for root in _roots(extra_dir) if (file := root / f"table/{name}.yaml").exists())
     try:
-        return spec.read(
-            name, next(file for root in _roots(extra_dir) if (file := root / f"table/{name}.yaml").exists())
-        )
-    except spec.TableError as error:
-        raise UserError(str(error)) from None
+        return spec.parsed(name, OmegaConf.to_container(OmegaConf.load(file), resolve=True))
+    except (spec.TableError, OmegaConfBaseException, YAMLError, UnicodeError, OSError) as error:
+        raise UserError(f"{file}: {_one_line(error)}") from None
 
 
 def known_option(group: str, name: str, extra_dir: str | None = None) -> None:
@@ -247,35 +250,38 @@ def _resolved(config: DictConfig, choices: dict[str, Any]) -> Config:
 
 def _own(config: Config, line: list[str], extra_dir: str | None) -> tuple[Config, list[str]]:
     """The configuration that a job runs, and its command line: where it names a table, those of the table's cell."""
-    which, table = config.pop("cell"), config["choices"].get("table")
+    which, table = config.pop("cell"), config["choices"].pop("table", None)
     config.pop("table")
-    if table is None:
-        if which is not None:
-            raise UserError(f"cell = {which}: of which table? Write table=name cell={which}")
+    if (chosen := _chosen_cell(table, which, extra_dir)) is None:
         return config | {"origin": _origin(config, line, extra_dir)}, line
+    own = [override for override in line if override.partition("=")[0] not in ("table", "cell")]
+    return composed_cell(*chosen, own, extra_dir), cell_overrides(*chosen, own)
+
+
+def _chosen_cell(table: str | None, which: Any, extra_dir: str | None) -> tuple[spec.Table, spec.Cell] | None:
+    """The table and its cell; None where neither is named."""
+    if table is None and which is None:
+        return None
+    if table is None:
+        raise UserError(f"cell = {which}: of which table? Write table=name cell={which}")
+    content = read_table(table, extra_dir)
     if which is None:
         raise UserError(f"table = {table}: which cell? Write cell=0; python -m sam_repro.table {table} lists them")
-    content = read_table(table, extra_dir)
-    cell = _cell_of(content, which)
-    own = [override for override in line if override.partition("=")[0] not in ("table", "cell")]
-    return composed_cell(content, cell, own, extra_dir), cell_overrides(content, cell, own)
-
-
-def _of_the_cell(arguments: Namespace) -> list[str]:
-    """The command line with a table's cell written out, so that what is shown is what would run."""
-    chosen = dict(override.partition("=")[::2] for override in arguments.overrides)
-    table = read_table(chosen["table"], arguments.config_dir)
-    cell = chosen.get("cell", "0")
-    own = [override for override in arguments.overrides if override.partition("=")[0] not in ("table", "cell")]
-    line = cell_overrides(table, _cell_of(table, int(cell) if cell.isdigit() else cell), own)
-    return [word for word in sys.argv[1:] if word not in arguments.overrides] + line
-
-
-def _cell_of(table: spec.Table, which: int | str) -> spec.Cell:
     try:
-        return table.cell(which)
+        return content, content.cell(which)
     except spec.TableError as error:
         raise UserError(str(error)) from None
+
+
+def _of_the_cell(arguments: Namespace, overrides: Sequence[Override]) -> list[str]:
+    """The command line with a table's cell written out, so that what is shown is what would run; empty without one."""
+    given: dict[str, Any] = {override.key_or_group: override.value() for override in overrides}
+    chosen = _chosen_cell(given.get("table"), given.get("cell"), arguments.config_dir)
+    if chosen is None:
+        return []
+    own = [override.input_line or "" for override in overrides if override.key_or_group not in ("table", "cell")]
+    composed_cell(*chosen, own, arguments.config_dir)  # refuses what a run would refuse
+    return cell_overrides(*chosen, own)
 
 
 def _origin(config: Config, line: Sequence[str], extra_dir: str | None) -> dict[str, str]:
@@ -344,7 +350,7 @@ def _checked_overrides(arguments: Namespace, keys: Collection[str] = ()) -> list
             listed = f", or write a list as {key}=[…]" if takes_list else ""
             raise UserError(f"{written}: several values are a sweep; add -m{listed}")
         for value in _values(override):
-            if key in groups and value not in groups[key] and not (key in OPTIONAL and value is None):
+            if key in groups and value not in groups[key]:
                 raise UserError(f"{key} = {limits.shown(value)}: no such option{_nearest(str(value), groups[key])}")
             if key not in groups and not (arguments.config_dir and first in groups):
                 _refuse(key, value)
@@ -452,11 +458,15 @@ def _explained(arguments: Namespace) -> Iterator[None]:
 def _siblings(node: str, arguments: Namespace) -> list[str]:
     """The keys of a node, with the groups that were chosen."""
     groups = _groups(arguments.config_dir)
-    chosen = [line for line in arguments.overrides if line.split("=")[0] in groups and "," not in line]
+    chosen = [line for line in arguments.overrides if line.split("=")[0] in {*groups} - {"table"} and "," not in line]
     leaves = [
         leaf.removeprefix(node) for leaf in schema.flat(composed(chosen, arguments.config_dir)) if leaf.startswith(node)
     ]
     return [leaf for leaf in leaves if not leaf.endswith(("_target_", "_partial_"))]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).partition("\n    ")[0].split()).partition(" Config search path:")[0]
 
 
 def _said(message: BaseException, code: int) -> int:

@@ -1,9 +1,10 @@
 """The door to tables: `python -m sam_repro.table` lists them, `python -m sam_repro.table NAME` shows one."""
 
 import argparse
+import dataclasses
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,9 @@ python -m sam_repro.table compare RUN RUN    differences of configuration and me
 python -m sam_repro.table diff RECIPE RECIPE differences of two recipes, key by key
 
 A cell is run by  python -m sam_repro.train -m table=NAME cell=0,3 seed=0,1,2"""
+
+
+VERBS = ("search", "keep", "why", "compare", "diff")
 
 
 def main() -> None:
@@ -49,6 +53,8 @@ def _main(argv: Sequence[str]) -> int:
             _compare(_run(one), _run(other))
         case ["diff", one, other]:
             _diff(one, other, options)
+        case [verb] if verb in VERBS:
+            raise UserError(f"{verb}: of what? It is one of\n{USAGE}")
         case [name]:
             _show(_report(name, options), options)
         case words:
@@ -80,9 +86,17 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _list(options: argparse.Namespace) -> None:
-    for name in compose.tables(options.config_dir):
-        table = compose.read_table(name, options.config_dir)
-        print(f"{name:24} {table.title} ({len(table.cells)} cells, {len(table.claims)} claims)")
+    for table in _tables(compose.tables(options.config_dir), options):
+        print(f"{table.name:24} {table.title} ({len(table.cells)} cells, {len(table.claims)} claims)")
+
+
+def _tables(names: Iterable[str], options: argparse.Namespace) -> Iterator[Table]:
+    """The tables of these names; a file that is none is told of and passed over."""
+    for name in names:
+        try:
+            yield compose.read_table(name, options.config_dir)
+        except UserError as error:
+            print(f"sam_repro: {error}", file=sys.stderr)
 
 
 def _report(name: str, options: argparse.Namespace) -> Report:
@@ -183,25 +197,27 @@ def _curve(curve: Sequence[Any]) -> list[dict[str, Any]]:
 
 def _retrained(report: Report, line: list[str], options: argparse.Namespace) -> str:
     """What the retraining gave, as far as it is done."""
-    config = compose.composed(line, options.config_dir)
-    retrained = Report(report.table, {"retrained": config}, report.found)
-    done = report.found.of(retrained.hashes["retrained"])
-    errors = [value for run in done if (value := run.value("test/error_pct")) is not None]
-    from sam_repro.table.statistic import estimate
-
-    return f"retrained {len(done)}/{len(report.table.seeds)}: test error % {render.shown(estimate(errors))}"
+    cell = Cell(0, "retrained", "retrained", {})
+    table = dataclasses.replace(report.table, cells=(cell,), metrics=("test/error_pct",), claims=(), effects=())
+    retrained = Report(table, {cell.name: compose.composed(line, options.config_dir)}, report.found)
+    lines = [
+        f"{render.shown(done.estimates[0])} ({done.estimates[0].n} seeds, {done.numerics})"
+        for done in retrained.cells
+        if done.estimates and done.estimates[0] is not None
+    ]
+    return f"retrained: test error % {'; '.join(lines) or 'not yet'}"
 
 
 def _with_search(options: argparse.Namespace) -> list[str]:
-    names = compose.tables(options.config_dir)
-    return [name for name in names if compose.read_table(name, options.config_dir).search]
+    return [table.name for table in _tables(compose.tables(options.config_dir), options) if table.search]
 
 
 def _keep(report: Report, options: argparse.Namespace) -> None:
     """Copy what counts for the table to outputs/evidence, and write the table beside it."""
     folder = options.outputs[0] / "evidence" / report.table.name
     counted = [run for name in report.configs for run in report.found.of(report.hashes[name])]
-    counted += [run for config in report.configs.values() for run in report.found.cut(config)]
+    cut = [run for config in report.configs.values() for run in report.found.cut(config)]
+    counted = list({run.folder: run for run in [*counted, *cut]}.values())
     if not counted:
         raise UserError(f"{report.table.name}: no run of it is finished; there is nothing to keep")
     for run in counted:
@@ -224,7 +240,7 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
         print(problem)
     nearest: list[tuple[int, str, list[tuple[str, Any, Any]]]] = []
     counts = False
-    for table in (compose.read_table(name, options.config_dir) for name in names):
+    for table in _tables(names, options):
         for cell in (cell for cell in table.cells if not cell.waiting):
             config = compose.composed_cell(table, cell, extra_dir=options.config_dir)
             keys = _identity_difference(run.config, config)

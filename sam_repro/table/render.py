@@ -2,16 +2,21 @@
 
 import csv
 import io
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from sam_repro.table.report import DASH, Judged, Line, Report
 from sam_repro.table.spec import Claim
 from sam_repro.table.statistic import Estimate, tolerance
 
+COLUMNS = (
+    *("part", "row", "reading", "metric", "where", "printed", "plus_minus", "bound"),
+    *("mean", "half_width", "n", "delta", "tolerance", "verdict", "numerics", "notes"),
+)
+
 
 class Section(NamedTuple):
-    """A part of the rendered table; the same rows go into both files."""
+    """A part of the rendered table."""
 
     title: str
     header: tuple[str, ...]
@@ -39,13 +44,46 @@ def markdown(report: Report) -> str:
 
 
 def comma_separated(report: Report) -> str:
-    """The table as CSV, a block for each part: its title, its header, its rows."""
+    """The numbers of the table as CSV in one long format, as they are: a line for each row and metric."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    for part in sections(report):
-        writer.writerow(("part", *part.header))
-        writer.writerows((part.title, *row) for row in part.rows)
+    writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_records(report))
     return file.getvalue()
+
+
+def _records(report: Report) -> Iterator[dict[str, Any]]:
+    for judged in report.claims:
+        yield _claim_record(judged)
+    for line in report.cells:
+        for metric, ours in zip(report.table.metrics, line.estimates, strict=False):
+            yield _record("cell", line, metric) | _numbers(ours)
+    for effect, numerics, difference, printed in report.effects:
+        line = Line(effect.name, numerics, marks=(f"equal {effect.equal}",))
+        yield _record("effect", line, effect.metric) | {"printed": printed} | _numbers(difference)
+
+
+def _claim_record(judged: Judged) -> dict[str, Any]:
+    claim, line = judged.claim, judged.line
+    printed = {"printed": claim.value, "plus_minus": claim.plus_minus, "bound": claim.bound, "where": claim.printed}
+    said = {"reading": judged.reading, "delta": judged.delta, "verdict": judged.word}
+    tol = {} if claim.value is None or claim.bound else {"tolerance": tolerance(claim)}
+    ours = _numbers(line.estimates[0] if line.estimates else None)
+    return _record("claim", line, claim.metric) | printed | said | tol | ours
+
+
+def _record(part: str, line: Line, metric: str) -> dict[str, Any]:
+    return {
+        "part": part,
+        "row": line.row,
+        "metric": metric,
+        "numerics": line.numerics,
+        "notes": "; ".join(line.marks),
+    }
+
+
+def _numbers(ours: Estimate | None) -> dict[str, Any]:
+    return {"n": 0} if ours is None else {"mean": ours.mean, "half_width": ours.half, "n": ours.n}
 
 
 def notes(report: Report) -> list[str]:

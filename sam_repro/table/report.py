@@ -1,6 +1,7 @@
 """A table, evaluated: what the runs that are there say about its cells, claims and effects."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Any
 
 from sam_repro.home import cell_hash
 from sam_repro.schema import flat
-from sam_repro.table import statistic
+from sam_repro.table import formula, statistic
 from sam_repro.table.runs import Found, Run, label
 from sam_repro.table.spec import Cell, Claim, Effect, Pick, Search, Table
 from sam_repro.table.statistic import Estimate
@@ -108,11 +109,11 @@ class Report:
         return {key: why for config in self.configs.values() for key, why in config.get("assumed", {}).items()}
 
     def missing(self, cell: Cell) -> list[int]:
-        """The seeds of a cell that are still to be run."""
+        """The seeds of a cell that are still to be run: those of the numerics that lacks the fewest."""
         if cell.waiting:
             return []
-        done = {run.seed for run in self._runs(cell.name)}
-        return [seed for seed in self.table.seeds if seed not in done]
+        done = [{run.seed for run in runs} for runs in _by_numerics(self._runs(cell.name)).values()]
+        return min(([seed for seed in self.table.seeds if seed not in seeds] for seeds in [*done, set()]), key=len)
 
     def state(self, cell: Cell) -> str:
         """How far a cell is."""
@@ -139,7 +140,7 @@ class Report:
                 row,
                 label(numerics),
                 tuple(statistic.estimate(_values(group, metric)) for metric in self.table.metrics),
-                (*([mark] if mark else []), *_mixed(group)),
+                (*([mark] if mark else []), *_mixed(group), *_lacking(group, self.table.metrics)),
             )
             for numerics, group in _by_numerics(runs).items()
         ]
@@ -147,11 +148,9 @@ class Report:
     def _cut(self, name: str) -> list[Line]:
         if name not in self.configs:
             return []
-        config = self.configs[name]
+        config, whole = self.configs[name], set(self.hashes.values())
         budgets: dict[str, list[Run]] = {}
-        for run in self.found.cut(config):
-            if run.result["metrics"]["test"]["last"]["epoch"] < 1:
-                continue  # a few steps, such as to time a pass
+        for run in (run for run in self.found.cut(config) if run.cell_hash not in whole):
             budgets.setdefault(_budget(run, config), []).append(run)
         return [line for words, runs in budgets.items() for line in self._lines(name, runs, f"cut budget: {words}")]
 
@@ -166,15 +165,16 @@ class Report:
             waiting = [self.table.cell(name).waiting for name in pick.cells]
             return [Judged(claim, reading, Line(claim.row), f"waiting: {waiting[0]}" if all(waiting) else DASH)]
         rows = []
-        for numerics, runs, marks in picked:
+        for numerics, runs, marks, incomplete in picked:
             values = _values(runs, claim.metric, claim.epoch)
             word, delta = statistic.verdict(claim, values)
-            line = Line(claim.row, label(numerics), (statistic.estimate(values),), (*marks, *_mixed(runs)))
-            rows.append(Judged(claim, reading, line, word, delta))
+            kept = (*marks, *_mixed(runs), *_lacking(runs, (claim.metric,), claim.epoch))
+            line = Line(claim.row, label(numerics), (statistic.estimate(values),), kept)
+            rows.append(Judged(claim, reading, line, "incomplete" if incomplete else word, delta))
         return rows
 
-    def _picked(self, claim: Claim, pick: Pick) -> list[tuple[Numerics, list[Run], tuple[str, ...]]]:
-        """In each numerics the runs of the cell, or of the best of several."""
+    def _picked(self, claim: Claim, pick: Pick) -> list[tuple[Numerics, list[Run], tuple[str, ...], bool]]:
+        """In each numerics the runs of the cell, or of the best of several, and whether some of these have none."""
         groups: dict[Numerics, dict[str, list[Run]]] = {}
         for name in pick.cells:
             for numerics, runs in _by_numerics(self._runs(name)).items():
@@ -186,24 +186,30 @@ class Report:
             if pick.by is not None:
                 best = _best(by_cell, claim.metric, pick.by)
                 marks = (f"{best}: best of {len(by_cell)} of {len(pick.cells)} cells by {pick.by}",)
-            chosen.append((numerics, by_cell[best], marks))
+            chosen.append((numerics, by_cell[best], marks, len(by_cell) < len(pick.cells)))
         return chosen
 
     def _derived(self, claim: Claim) -> list[Judged]:
         """A formula of several cells, evaluated for each seed that all of them have."""
         assert claim.derived is not None
-        picked = {
-            name: {numerics: runs for numerics, runs, _ in self._picked(claim, pick)}
-            for name, pick in claim.readings.items()
-        }
-        shared = [numerics for numerics in next(iter(picked.values())) if all(numerics in of for of in picked.values())]
+        picked: dict[Numerics, dict[str, list[Run]]] = {}
+        for name, pick in claim.readings.items():
+            for numerics, runs, _, incomplete in self._picked(claim, pick):
+                if not incomplete:
+                    picked.setdefault(numerics, {})[name] = runs
         rows = []
-        for numerics in shared:
-            by_name = {name: _by_seed(of[numerics], claim.metric, claim.epoch) for name, of in picked.items()}
-            seeds = sorted(set.intersection(*(set(values) for values in by_name.values())))
-            values = [statistic.formula(claim.derived, {n: of[seed] for n, of in by_name.items()}) for seed in seeds]
+        for numerics, by_name in picked.items():
+            if len(by_name) < len(claim.readings):
+                continue
+            seeds = {name: _by_seed(runs, claim.metric, claim.epoch) for name, runs in by_name.items()}
+            shared = sorted(set.intersection(*(set(values) for values in seeds.values())))
+            found = [formula.value(claim.derived, {name: of[seed] for name, of in seeds.items()}) for seed in shared]
+            values = [value for value in found if value is not None]
             word, delta = statistic.verdict(claim, values)
-            rows.append(Judged(claim, "", Line(claim.row, label(numerics), (statistic.estimate(values),)), word, delta))
+            marks = _mixed([run for runs in by_name.values() for run in runs])
+            rows.append(
+                Judged(claim, "", Line(claim.row, label(numerics), (statistic.estimate(values),), marks), word, delta)
+            )
         return rows or [Judged(claim, "", Line(claim.row), DASH)]
 
     def _effect(self, effect: Effect) -> list[tuple[Effect, str, Estimate | None, float | None]]:
@@ -228,20 +234,26 @@ class Report:
         return None
 
     def _choice(self, search: Search, per: str, cells: Sequence[Cell]) -> Choice:
-        """The smallest mean over a whole grid of one numerics; of equal means the first of the grid."""
+        """The best mean over a whole grid of one numerics; of equal means the first of the grid."""
         groups = {cell.name: _by_numerics(self._runs(cell.name)) for cell in cells}
-        shared = [numerics for numerics in groups[cells[0].name] if all(numerics in of for of in groups.values())]
+        whole = [numerics for numerics in groups[cells[0].name] if self._is_whole(numerics, groups.values())]
         curve: dict[str, Line] = {}
         for cell in cells:
-            numerics = shared[0] if shared else next(iter(groups[cell.name]), ())
+            numerics = whole[0] if whole else next(iter(groups[cell.name]), ())
             ours = statistic.estimate(_values(groups[cell.name].get(numerics, []), search.metric))
             curve[cell.name] = Line(cell.name, label(numerics), (ours,))
-        means = {name: line.estimates[0].mean for name, line in curve.items() if line.estimates[0] is not None}
+        estimates = {name: line.estimates[0] for name, line in curve.items()}
+        chosen = None
+        if whole and all(estimates.values()):
+            chosen = min(cells, key=lambda cell: _badness(estimates[cell.name], search.metric))
         missing = sum(len(self.missing(cell)) for cell in cells)
-        whole = shared and not missing and len(means) == len(cells)
-        chosen = min(cells, key=lambda cell: means[cell.name]) if whole else None
         values = tuple((cell.overrides[search.over], curve[cell.name]) for cell in cells)
         return Choice(per, values, chosen, _printed_choice(search, per), missing)
+
+    def _is_whole(self, numerics: Numerics, groups: Iterable[Mapping[Numerics, Sequence[Run]]]) -> bool:
+        """Whether every cell has every seed of the table in these numerics."""
+        wanted = set(self.table.seeds)
+        return all(wanted <= {run.seed for run in by_numerics.get(numerics, [])} for by_numerics in groups)
 
 
 def difference(ours: Config, other: Config) -> list[tuple[str, Any, Any]]:
@@ -259,8 +271,14 @@ def _by_numerics(runs: Iterable[Run]) -> dict[Numerics, list[Run]]:
 
 
 def _by_seed(runs: Sequence[Run], metric: str, epoch: float | None = None) -> dict[int, float]:
-    values = {run.seed: run.value(metric, epoch) for run in runs}
-    return {seed: value for seed, value in values.items() if value is not None}
+    """The values by seed; a sharpness of one protocol alone, the one that most of the runs have."""
+    if metric.startswith("sharpness/") and epoch is None:
+        measured = {run.seed: run.by_protocol(metric) for run in runs}
+        counts = Counter(protocol for values in measured.values() for protocol in values)
+        chosen = min(counts, key=lambda protocol: (-counts[protocol], protocol), default="")
+        return {seed: values[chosen] for seed, values in measured.items() if chosen in values}
+    found = {run.seed: run.value(metric, epoch) for run in runs}
+    return {seed: value for seed, value in found.items() if value is not None}
 
 
 def _values(runs: Sequence[Run], metric: str, epoch: float | None = None) -> list[float]:
@@ -272,15 +290,23 @@ def _mixed(runs: Sequence[Run]) -> tuple[str, ...]:
     return (f"of {len(digests)} versions of the sources",) if len(digests) > 1 else ()
 
 
+def _lacking(runs: Sequence[Run], metrics: Sequence[str], epoch: float | None = None) -> tuple[str, ...]:
+    """What is to be said of metrics that not all of the runs have: a mean of a part of the seeds must be seen."""
+    counts = {metric: len(_by_seed(runs, metric, epoch)) for metric in metrics}
+    return tuple(f"{metric}: of {n} of {len(runs)} runs" for metric, n in counts.items() if n < len(runs))
+
+
 def _best(by_cell: Mapping[str, Sequence[Run]], metric: str, by: str) -> str:
-    """The cell with the best mean: the smallest error or loss, the largest accuracy; of equal ones the first."""
-    sign = -1 if metric.endswith("accuracy_pct") else 1
+    """The cell with the best mean of the split that chooses; of equal ones the first."""
+    judge = f"{by}/{metric.partition('/')[2]}"
+    return min(by_cell, key=lambda name: _badness(statistic.estimate(_values(by_cell[name], judge)), judge))
 
-    def badness(name: str) -> float:
-        mean = statistic.estimate(_values(by_cell[name], f"{by}/{metric.partition('/')[2]}"))
-        return math.inf if mean is None else sign * mean.mean
 
-    return min(by_cell, key=badness)
+def _badness(ours: Estimate | None, metric: str) -> float:
+    """Small is good: the mean of an error or a loss, less that of an accuracy."""
+    if ours is None:
+        return math.inf
+    return -ours.mean if "accuracy" in metric else ours.mean
 
 
 def _budget(run: Run, config: Config) -> str:

@@ -52,9 +52,10 @@ class Run:
     @cached_property
     def epochs(self) -> dict[float, dict[str, Any]]:
         """The rows of its epochs, by epoch; empty where the record is not whole."""
-        if record_problem(self) is not None:
+        try:
+            rows = read_metrics(self.folder / "metrics.jsonl") if record_problem(self) is None else []
+        except ValueError:  # named by whoever lists the problems
             return {}
-        rows = read_metrics(self.folder / "metrics.jsonl")
         return {row["epoch"]: row for row in rows if row.get("kind") == "epoch"}
 
     def value(self, metric: str, epoch: float | None = None) -> float | None:
@@ -69,7 +70,18 @@ class Run:
         if epoch is not None or part == "epoch":
             rows = self.epochs
             return rows.get(max(rows) if epoch is None else epoch, {}).get(metric) if rows else None
+        if part == "sharpness":
+            return next(iter(self.by_protocol(metric).values()), None)
         return _at(self._part(part), rest.split("/"))
+
+    def by_protocol(self, metric: str) -> dict[str, float]:
+        """What it measured as sharpness/<measure>/<value>, by the protocol; what was measured in training is first."""
+        _, measure, value = metric.split("/", 2)
+        found: dict[str, float] = {}
+        for measurement in self.measurements:
+            if measurement["measure"] == measure and (number := _at(measurement["values"], [value])) is not None:
+                found.setdefault(_protocol(measurement), number)
+        return found
 
     def leaves(self, part: str) -> list[str]:
         """The numbers of a part of the result, as the rest of their paths."""
@@ -84,16 +96,15 @@ class Run:
             return metrics["validation"]["best" if report == "best_validation" else "last"]
         if part == "train":
             return metrics["train"]
-        return self.measured if part == "sharpness" else self.result[part]
+        if part == "sharpness":
+            return {name: measured["values"] for name, measured in self.result["sharpness"].items()}
+        return self.result[part]
 
     @cached_property
-    def measured(self) -> dict[str, Any]:
-        """Sharpness by measure: of the result, and what was measured later and lies beside it."""
-        measured = {name: given["values"] for name, given in self.result["sharpness"].items()}
-        for file in sorted(self.folder.glob("sharpness/*.json")):
-            later = json.loads(file.read_text())
-            measured.setdefault(later["measure"], later["values"])
-        return measured
+    def measurements(self) -> list[dict[str, Any]]:
+        """Sharpness, each measurement with its protocol: of the result, then what was measured later."""
+        own = [measured | {"measure": name} for name, measured in self.result["sharpness"].items()]
+        return own + [json.loads(file.read_text()) for file in sorted(self.folder.glob("sharpness/*.json"))]
 
 
 @dataclass(frozen=True)
@@ -119,10 +130,19 @@ class Found:
         return sorted((run for run in self.runs if run.cell_hash == cell), key=lambda run: run.seed)
 
     def cut(self, config: dict[str, Any]) -> list[Run]:
-        """The finished runs that differ from a cell in their budget alone, by seed."""
-        wanted, whole = _without_budget(config), cell_hash(config)
+        """The finished runs that differ from a cell in nothing but a smaller budget, by seed.
+
+        Not those of less than an epoch, such as to time a pass.
+        """
+        wanted = _without_budget(config)
         return sorted(
-            (run for run in self.runs if run.cell_hash != whole and _without_budget(run.config) == wanted),
+            (
+                run
+                for run in self.runs
+                if _is_smaller(run.config, config)
+                and run.result["metrics"]["test"]["last"]["epoch"] >= 1
+                and _without_budget(run.config) == wanted
+            ),
             key=lambda run: run.seed,
         )
 
@@ -139,13 +159,13 @@ def find(roots: Iterable[Path]) -> Found:
         try:
             if (folder / "result.json").exists():
                 run = _finished(folder)
+                problem = record_problem(run)
                 first = seen.setdefault((run.cell_hash, run.seed, run.numerics), run)
                 if first is run:
                     found.runs.append(run)
+                    found.problems += [] if problem is None else [problem]
                 elif first.result["weights_sha256"] != run.result["weights_sha256"]:
                     found.problems.append(f"{folder}: not counted, for {first.folder} is of the same cell and seed")
-                if first is run and (problem := record_problem(run)) is not None:
-                    found.problems.append(problem)
             else:
                 found.unfinished.append(_unfinished(folder))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -178,13 +198,15 @@ def record_problem(run: Run) -> str | None:
         step = json.loads(last)["step"]
     except (ValueError, KeyError, TypeError, OSError):
         return f"{path}: damaged or cut; what the result holds counts, what only the record holds does not"
-    return None if step == steps - 1 else f"{path}: cut: it ends at step {step + 1} of {steps}"
+    return None if step == steps - 1 else f"{path}: cut: it ends after {step + 1} of {steps} steps"
 
 
 def label(numerics: Sequence[tuple[str, Any]]) -> str:
     """Numerics in words: precision and device, and what is not at its default."""
     given = dict(numerics)
     words = [str(given.get("precision", "")), str(given.get("device", ""))]
+    words += [f"threads: {threads}"] if (threads := given.get("threads")) is not None else []
+    words += [word for word in ("compile", "graph") if given.get(word)]
     words += ["contiguous"] if given.get("channels_last") is False else []
     words += ["deterministic"] if given.get("deterministic") else []
     words += ["not fused"] if given.get("base_optimizer.fused") is False else []
@@ -196,7 +218,7 @@ def _finished(folder: Path) -> Run:
     if result["schema"] != SCHEMA:
         raise ValueError(f"result.json is of schema {result['schema']}, this version reads {SCHEMA}")
     run = Run(folder, result)
-    for needed in ("numerics", "cell_hash", "sources", "seed", "measured"):
+    for needed in ("numerics", "cell_hash", "sources", "seed", "measurements"):
         getattr(run, needed)
     if run.value("test/error_pct") is None:
         raise ValueError("result.json has no test error")
@@ -215,13 +237,30 @@ def _unfinished(folder: Path) -> Unfinished:
 
 def _homes(root: Path) -> Iterator[Path]:
     """Every home below a folder; what was set aside is none."""
-    for path, folders, files in os.walk(root):
+    seen = set()
+    for path, folders, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(path)) in seen:  # a link to where we have been
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort(key=lambda name: (name != "runs", name))
         folder = Path(path)
         if re.fullmatch(r"seed=\d+", folder.name):
             folders.clear()
             if {"result.json", "run.json"} & set(files):
                 yield folder
+
+
+def _protocol(measurement: dict[str, Any]) -> str:
+    """How a sharpness was measured; of what two runs have not in common, that is the weights and the way there."""
+    kept = {key: value for key, value in measurement["protocol"].items() if key not in ("weights_sha256", "outcome")}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _is_smaller(config: dict[str, Any], whole: dict[str, Any]) -> bool:
+    """Whether a budget is smaller than the whole."""
+    shorter = config["epochs"] < whole["epochs"]
+    return shorter or (config["epochs"] == whole["epochs"] and config["max_steps"] not in (None, whole["max_steps"]))
 
 
 def _without_budget(config: dict[str, Any]) -> dict[str, Any]:

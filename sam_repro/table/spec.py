@@ -1,15 +1,14 @@
 """What a table file says: cells that somebody wants run, claims that somebody printed, effects, a search."""
 
+import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sam_repro import limits
+from sam_repro.table import formula
 
 Fields = dict[str, Any]
 Overrides = dict[str, Any]
@@ -95,7 +94,7 @@ class Effect:
         cell: name of the one.
         twin: name of the other, whose value is subtracted.
         metric: of which.
-        equal: what both have the same of: epochs, passes.
+        equal: what both have the same of: "epochs", "passes" or "epochs and passes".
     """
 
     name: str
@@ -179,7 +178,9 @@ class Table:
         for cell in self.cells:
             if which in (cell.index, cell.name):
                 return cell
-        raise TableError(f"cell = {which}: {self.name} has the cells 0 … {len(self.cells) - 1}")
+        near = difflib.get_close_matches(str(which), [cell.name for cell in self.cells], n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise TableError(f"cell = {which}: {self.name} has the cells 0 … {len(self.cells) - 1}{meant}")
 
     def overrides(self, cell: Cell) -> Overrides:
         """All that the cell sets, the recipe first."""
@@ -192,20 +193,16 @@ def written(overrides: Mapping[str, Any]) -> list[str]:
     return [f"{key}={_spelled(value)}" for key, value in overrides.items()]
 
 
-def read(name: str, file: Path) -> Table:
-    """The table in a file.
+def parsed(name: str, content: Any) -> Table:
+    """The table of a file with this content.
 
     Raises:
         TableError: if it is no table; the message says where.
     """
     try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise TableError(f"{file}: no YAML: {' '.join(str(error).split())}") from None
-    try:
         return _table(name, _known(content, "the table", "title", optional=_TABLE))
     except ValueError as error:
-        raise TableError(f"{file}: {error}") from None
+        raise TableError(str(error)) from None
 
 
 _TABLE = (
@@ -222,47 +219,50 @@ _TABLE = (
     "literature",
     "notes",
 )
+EQUAL = ("epochs", "passes", "epochs and passes")
 _WAYS = ("cell", "best_of", "candidates")
 _PRINTED = ("value", "plus_minus", "spread", "runs", "bound", "printed", "suspect", "epoch", "derived")
+_CLAIM = ("row", "metric", *_WAYS, "by", *_PRINTED)
+_EFFECT = ("name", "cell", "twin", "metric", "equal")
 
 
 def _table(name: str, content: Fields) -> Table:
     cells = _cells(content.get("cells", []))
     names = {cell.name for cell in cells}
-    metrics = tuple(_metric(metric) for metric in content.get("metrics", ["test/error_pct"]))
-    claims = tuple(_claim(fields, names, metrics[0]) for fields in _filled(content.get("claims", [])))
-    effects = tuple(_effect(fields, names, metrics[0]) for fields in _filled(content.get("effects", [])))
-    seeds = content.get("seeds", [0, 1, 2])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise TableError("seeds: must be a list of whole numbers, such as [0, 1, 2]")
+    metrics = tuple(_metric(metric) for metric in _distinct(content.get("metrics", ["test/error_pct"]), "metrics"))
+    claims = tuple(_claim(fields, names, metrics[0]) for fields in _filled(content.get("claims", []), _CLAIM))
+    effects = tuple(_effect(fields, names, metrics[0]) for fields in _filled(content.get("effects", []), _EFFECT))
+    seeds = _distinct(content.get("seeds", [0, 1, 2]), "seeds")
+    for seed in seeds:
+        limits.integer("seeds", seed, low=0)
     return Table(
         name=name,
-        title=content["title"],
-        source=content.get("source", ""),
+        title=_text(content["title"], "title"),
+        source=_text(content.get("source", ""), "source"),
         recipe=content.get("recipe"),
-        shared=content.get("set", {}),
+        shared=_overrides(content.get("set", {}), "set"),
         seeds=tuple(seeds),
         metrics=metrics,
         cells=cells,
         claims=claims,
         effects=effects,
         search=_search(content["search"], cells) if "search" in content else None,
-        plot=Plot(**_known(content["plot"], "plot", "x", "y")) if "plot" in content else None,
-        literature=tuple(content.get("literature", [])),
-        notes=tuple(content.get("notes", [])),
+        plot=_plot(content["plot"], metrics, cells) if "plot" in content else None,
+        literature=tuple(_mapping(row, "literature") for row in _list(content.get("literature", []), "literature")),
+        notes=tuple(_text(note, "notes") for note in _list(content.get("notes", []), "notes")),
     )
 
 
-def _cells(groups: Sequence[Fields]) -> tuple[Cell, ...]:
+def _cells(groups: Any) -> tuple[Cell, ...]:
     cells: list[Cell] = []
     for group in _list(groups, "cells"):
         _known(group, "cells", "name", optional=("set", "grid", "waiting"))
-        grid = {key: _list(values, f"grid: {key}") for key, values in group.get("grid", {}).items()}
-        for values in itertools.product(*grid.values()):
+        series, fixed = _text(group["name"], "cells: name"), _overrides(group.get("set", {}), "cells: set")
+        grid = _overrides(group.get("grid", {}), "cells: grid")
+        for values in itertools.product(*(_list(values, f"grid: {key}") for key, values in grid.items())):
             chosen = dict(zip(grid, values, strict=True))
-            name = _fill(group["name"], chosen)
-            overrides = {key: _fill(value, chosen) for key, value in group.get("set", {}).items()} | chosen
-            cells.append(Cell(len(cells), name, group["name"], overrides, group.get("waiting")))
+            overrides = {key: _fill(value, chosen) for key, value in fixed.items()} | chosen
+            cells.append(Cell(len(cells), _fill(series, chosen), series, overrides, group.get("waiting")))
     if not cells:
         raise TableError("cells: a table has at least one")
     if twice := {cell.name for cell in cells if [other.name for other in cells].count(cell.name) > 1}:
@@ -270,59 +270,86 @@ def _cells(groups: Sequence[Fields]) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _filled(groups: Sequence[Fields]) -> list[Fields]:
+def _filled(groups: Any, known: Sequence[str]) -> list[Fields]:
     """Claims and effects, written one by one or as a group: fields with {places} and, under `of`, what goes there."""
     filled = []
     for group in _list(groups, "claims and effects"):
-        places = set(_PLACE.findall(str(group)))
-        for entry in group.get("of", [{}]):
-            fields = {key: value for key, value in (group | entry).items() if key != "of"}
+        places = set(_PLACE.findall(str(group))) - set(known)
+        for entry in _list(_mapping(group, "claims and effects").get("of", [{}]), "of"):
+            fields = {key: value for key, value in (group | _mapping(entry, "of")).items() if key != "of"}
             filled.append({key: _fill(value, fields) for key, value in fields.items() if key not in places})
     return filled
 
 
 def _claim(fields: Fields, names: set[str], metric: str) -> Claim:
     row = str(fields.get("row", "a claim"))
-    _known(fields, row, "row", optional=("metric", *_WAYS, "by", *_PRINTED))
+    _known(fields, row, "row", optional=[field for field in _CLAIM if field != "row"])
     ways = [key for key in _WAYS if key in fields]
     if len(ways) != 1:
         raise TableError(f"{row}: needs one of {', '.join(_WAYS)}")
-    picks = fields[ways[0]] if ways[0] == "candidates" else {"": fields[ways[0]]}
-    readings = {str(label): _pick(pick, fields, names, row) for label, pick in picks.items()}
+    picks = _mapping(fields[ways[0]], f"{row}: candidates") if ways[0] == "candidates" else {"": fields[ways[0]]}
+    metric = _metric(fields.get("metric", metric))
+    if not metric.endswith("_pct") and not metric.startswith("sharpness/"):
+        raise TableError(f"{row}: metric = {metric}: a claim is of a percentage or a sharpness: these have a tolerance")
+    readings = {str(label): _pick(pick, fields, metric, names, row) for label, pick in picks.items()}
     printed = {key: fields[key] for key in _PRINTED if key in fields}
     limits.number(f"{row}: value", printed.get("value"), optional=True)
     limits.number(f"{row}: plus_minus", printed.get("plus_minus"), low=0, optional=True)
+    limits.number(f"{row}: epoch", printed.get("epoch"), above=0, optional=True)
     limits.integer(f"{row}: runs", printed.get("runs", 1), low=1)
     limits.choice(f"{row}: spread", printed.get("spread", "ci95"), ("ci95", "sd"))
     limits.choice(f"{row}: bound", printed.get("bound", "<"), ("<", ">", "~"))
-    return Claim(row=row, metric=_metric(fields.get("metric", metric)), readings=readings, **printed)
+    if "derived" in printed and (unknown := formula.names(printed["derived"]) - set(readings)):
+        raise TableError(f"{row}: derived: no candidate of the name {', '.join(sorted(unknown))}")
+    return Claim(row=row, metric=metric, readings=readings, **printed)
 
 
-def _pick(written: Any, fields: Fields, names: set[str], what: str) -> Pick:
+def _pick(written: Any, fields: Fields, metric: str, names: set[str], row: str) -> Pick:
     cells = tuple(written) if isinstance(written, list) else (written,)
     if unknown := [cell for cell in cells if cell not in names]:
-        raise TableError(f"{what}: no cell of the name {', '.join(map(str, unknown))}")
-    if len(cells) > 1 and fields.get("by") not in ("test", "validation"):
-        raise TableError(f"{what}: best_of needs by: test or by: validation, what chooses the best")
-    return Pick(cells, fields["by"] if len(cells) > 1 else None)
+        raise TableError(f"{row}: no cell of the name {', '.join(map(str, unknown))}")
+    if len(cells) == 1:
+        return Pick(cells)
+    if fields.get("by") not in ("test", "validation"):
+        raise TableError(f"{row}: best_of needs by: test or by: validation, what chooses the best")
+    if metric.partition("/")[0] not in ("test", "validation"):
+        raise TableError(f"{row}: best_of is of a metric of the test or the validation split, not {metric}")
+    return Pick(cells, fields["by"])
 
 
 def _effect(fields: Fields, names: set[str], metric: str) -> Effect:
     _known(fields, "effects", "name", "cell", "twin", "equal", optional=("metric",))
+    where = f"effects: {fields['name']}"
     for end in ("cell", "twin"):
         if fields[end] not in names:
-            raise TableError(f"effects: {fields['name']}: no cell of the name {fields[end]}")
+            raise TableError(f"{where}: no cell of the name {fields[end]}")
+    if fields["cell"] == fields["twin"]:
+        raise TableError(f"{where}: a cell is no twin of itself")
+    limits.choice(f"{where}: equal", fields["equal"], EQUAL)
     return Effect(**fields | {"metric": _metric(fields.get("metric", metric))})
 
 
-def _search(fields: Fields, cells: Sequence[Cell]) -> Search:
+def _search(fields: Any, cells: Sequence[Cell]) -> Search:
     _known(fields, "search", "over", "metric", "series", optional=("per", "retrain", "printed"))
     search = Search(**fields)
     if not search.metric.startswith("validation/"):
         raise TableError(f"search.metric = {search.metric}: the validation split chooses; write validation/…")
-    if not any(cell.series == search.series and search.over in cell.overrides for cell in cells):
+    grid = [cell for cell in cells if cell.series == search.series]
+    if not grid or not all(search.over in cell.overrides for cell in grid):
         raise TableError(f"search: no cells of the series {search.series} that set {search.over}")
+    if search.per is not None and not all(search.per in cell.overrides for cell in grid):
+        raise TableError(f"search.per = {search.per}: the cells of the series do not set it")
+    _overrides(search.retrain, "search: retrain")
+    _mapping(search.printed, "search: printed")
     return search
+
+
+def _plot(fields: Any, metrics: Sequence[str], cells: Sequence[Cell]) -> Plot:
+    plot = Plot(**_known(fields, "plot", "x", "y"))
+    limits.choice("plot: y", plot.y, metrics)
+    if not any(plot.x in cell.overrides for cell in cells):
+        raise TableError(f"plot: x = {plot.x}: no cell sets it")
+    return plot
 
 
 def _metric(name: Any) -> str:
@@ -337,10 +364,32 @@ def _list(value: Any, where: str) -> list[Any]:
     return value
 
 
-def _known(fields: Any, where: str, *needed: str, optional: Sequence[str] = ()) -> Fields:
-    if not isinstance(fields, dict):
+def _distinct(value: Any, where: str) -> list[Any]:
+    if not _list(value, where) or any(value.count(item) > 1 for item in value):
+        raise TableError(f"{where}: must be a list of different ones, at least one")
+    return value
+
+
+def _mapping(value: Any, where: str) -> Fields:
+    if not isinstance(value, dict):
         raise TableError(f"{where}: must be a mapping")
-    if unknown := [key for key in fields if key not in (*needed, *optional)]:
+    return value
+
+
+def _overrides(value: Any, where: str) -> Overrides:
+    if "seed" in _mapping(value, where):
+        raise TableError(f"{where}: seed: a cell has none; seeds: [0, 1, 2] are the table's")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise TableError(f"{where} = {limits.shown(value)}: must be a text")
+    return value
+
+
+def _known(fields: Any, where: str, *needed: str, optional: Sequence[str] = ()) -> Fields:
+    if unknown := [key for key in _mapping(fields, where) if key not in (*needed, *optional)]:
         raise TableError(
             f"{where}: {', '.join(map(str, unknown))}: no such field; there are {', '.join((*needed, *optional))}"
         )

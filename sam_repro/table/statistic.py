@@ -1,10 +1,8 @@
 """Means with their intervals, and what they say about a printed number."""
 
-import ast
 import math
-import operator
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sam_repro.table.spec import Claim
@@ -82,40 +80,6 @@ def verdict(claim: Claim, values: Sequence[float]) -> Verdict:
 def paired(ours: Mapping[int, float], twin: Mapping[int, float]) -> Estimate | None:
     """The mean over the seeds that both have of the difference, with its interval."""
     return estimate([ours[seed] - twin[seed] for seed in sorted(ours.keys() & twin.keys())])
-
-
-def formula(text: str, names: Mapping[str, float]) -> float:
-    """The value of a formula of numbers, names, + − * / and parentheses.
-
-    Raises:
-        ValueError: if it holds anything else, or divides by 0.
-    """
-    try:
-        return _value(ast.parse(text, mode="eval").body, names)
-    except (SyntaxError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"derived: {text}: {error}") from None
-
-
-_OPERATIONS: dict[type, Callable[..., float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.USub: operator.neg,
-}
-
-
-def _value(node: ast.expr, names: Mapping[str, float]) -> float:
-    match node:
-        case ast.Constant(value=int() | float() as number):
-            return number
-        case ast.Name(id=name):
-            return names[name]
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
-            return _OPERATIONS[type(op)](_value(left, names), _value(right, names))
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand, names)
-    raise TypeError(f"{ast.unparse(node)} is not allowed")
 
 
 def _half(sd: float, n: int) -> float:

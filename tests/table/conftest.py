@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sam_repro.compose import composed
 from sam_repro.home import cell_hash, home
 from sam_repro.schema import SCHEMA
 from sam_repro.table import runs
 from sam_repro.table.report import Report
-from sam_repro.table.spec import Cell, Table, read, written
+from sam_repro.table.spec import Cell, Table, parsed, written
 
 MINE = """
 title: A table of the tests
@@ -55,9 +56,7 @@ class Lab:
 
     def tabled(self, more: str, base: str = MINE) -> Table:
         """The table of the tests with more fields."""
-        file = self.root / "mine.yaml"
-        file.write_text(base + more)
-        self.table = read("mine", file)
+        self.table = parsed("mine", yaml.safe_load(base + more))
         return self.table
 
     def config(self, cell: str, *own: str) -> dict[str, Any]:

@@ -243,10 +243,11 @@ def test_search_and_the_command_that_it_gives(tmp_path):
     ]
     chosen = 0 if errors[0] <= errors[1] else 0.1
     assert f"chosen: rho={chosen}; retrain on all data:" in said.out
-    assert "retrained 0/1: test error % —" in said.out
+    assert "retrained: test error % not yet" in said.out
     (line,) = re.findall(r"python -m sam_repro\.train (.*)", said.out)
     assert command(train.main, tmp_path, *line.split(), *QUIET).code == 0
-    assert re.search(r"retrained 1/1: test error % \d", table(tmp_path, "search", "tiny_search").out)
+    again = table(tmp_path, "search", "tiny_search").out
+    assert re.search(r"retrained: test error % [\d.]+ \(1 seeds, fp32, cpu, threads: 1\)", again)
     (choice,) = json.loads(written(tmp_path, "tiny_search")["search.json"])["choices"]
     assert choice["chosen"] == chosen
     assert [point["mean"] for point in choice["curve"]] == errors
@@ -263,6 +264,18 @@ def test_keep_copies_what_counts_and_it_counts_there(copy):
     after = table(copy, "tiny")
     assert after.out.partition("\n# ")[2] == before.out.partition("\n# ")[2]
     assert not after.err
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"title: [", b"", b"- 1\n", b"title: ${nowhere}\ncells: []\n"])
+def test_a_file_that_is_no_table_is_told_of_and_hides_no_other(tmp_path, content):
+    (tmp_path / "mine/table").mkdir(parents=True)
+    (tmp_path / "mine/table/broken.yaml").write_bytes(content)
+    listed = command(door.main, tmp_path, "--config-dir", "mine")
+    assert listed.code == 0
+    assert listed.err.startswith("sam_repro: mine/table/broken.yaml: ")
+    assert "luong2024/resnet18" in listed.out
+    shown = command(door.main, tmp_path, "--config-dir", "mine", "broken")
+    assert (shown.code, len(shown.err.splitlines())) == (2, 1)
 
 
 def test_several_outputs_are_read_together(copy, tmp_path):
@@ -292,7 +305,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_rendered(copy):
         (["tinny"], "table = tinny: no such option; did you mean tiny?"),
         (["tiny", "more"], "tiny more: cannot be read; it is one of"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
-        (["why"], "no such option"),
+        (["why"], "why: of what?"),
         (["why", "nowhere"], "nowhere: no finished run; result.json is missing"),
         (["compare", "a", "b"], "a: no finished run"),
         (["diff", "foret2021/cifr", "foret2021/cifar"], "did you mean foret2021/cifar?"),
@@ -314,7 +327,11 @@ def test_wrong_words_are_refused_in_a_line_and_nothing_is_written(tmp_path, word
     [
         (["table=tiny"], "table = tiny: which cell? Write cell=0; python -m sam_repro.table tiny lists them"),
         (["table=tiny", "cell=9"], "cell = 9: tiny has the cells 0 … 3"),
-        (["table=tiny", "cell=rho 0.3"], "cell = rho 0.3: tiny has the cells 0 … 3"),
+        (["table=tiny", "cell=rho 0.3"], "cell = rho 0.3: tiny has the cells 0 … 3; did you mean rho 0.1?"),
+        (["table=null", "cell=0"], "table = null: no such option"),
+        (["--cfg", "job", "table=tiny", "cell=3"], "cell = 3 (later) of tiny waits for something"),
+        (["--cfg", "job", "table=tiny"], "table = tiny: which cell?"),
+        (["table=tiny", "cell=0", "optimizer.alpha=1"], "optimizer.alpha: no such key"),
         (["table=tiny", "cell=3"], "cell = 3 (later) of tiny waits for something"),
         (["table=tinny", "cell=0"], "table = tinny: no such option; did you mean tiny?"),
         (["cell=0"], "cell = 0: of which table? Write table=name cell=0"),

@@ -1,5 +1,9 @@
 """What a table says of constructed runs: verdicts, readings, budgets, effects, and what may not be pooled."""
 
+import csv
+import dataclasses
+import io
+import json
 import random
 
 import numpy as np
@@ -37,7 +41,7 @@ def test_a_suspect_claim_is_marked_and_says_why(lab):
     lab.tabled("claims: [{row: r, cell: sam 0.1, value: 10.0, suspect: pasted from another row}]\n")
     lab.runs("sam 0.1", [9.9, 10.0, 10.1])
     text = render.markdown(lab.report())
-    assert "| match   | fp32, cpu | suspect |" in text
+    assert "| match   | fp32, cpu, threads: 1 | suspect |" in text
     assert "* suspect, r: pasted from another row." in text
 
 
@@ -54,7 +58,7 @@ def test_numerics_are_never_pooled(lab):
     lab.runs("sam 0.1", [9.9, 10.0, 10.1])
     lab.runs("sam 0.1", [12.0, 12.1, 12.2], numerics={"precision": "bf16"})
     rows = [(judged.line.numerics, judged.word, judged.line.estimates[0].n) for judged in lab.report().claims]
-    assert sorted(rows) == [("bf16, cpu", "differs", 3), ("fp32, cpu", "match", 3)]
+    assert sorted(rows) == [("bf16, cpu, threads: 1", "differs", 3), ("fp32, cpu, threads: 1", "match", 3)]
     assert len({line.numerics for line in lab.report().cells if line.row == "sam 0.1"}) == 2
 
 
@@ -73,6 +77,26 @@ def test_a_cut_budget_is_a_row_of_its_own_and_counts_for_no_claim(lab):
         ("cut budget: 50 steps of 20 epochs",): 60.0,
     }
     assert report.missing(lab.table.cell("sam 0.1")) == [0, 1, 2]
+
+
+def test_a_longer_run_and_a_run_of_another_cell_are_no_cut_budget(lab):
+    """ "sgd twice" is "sgd" with twice the epochs."""
+    lab.runs("sgd", [10.0, 11.0])
+    lab.runs("sgd twice", [9.0, 10.0])
+    lab.run("sgd twice", 0, 8.0, own=("epochs=80",))
+    assert not any("cut budget" in mark for line in lab.report().cells for mark in line.marks)
+
+
+def test_a_mean_of_a_part_of_the_seeds_says_so(lab):
+    """A seed whose value is not finite, or was not measured, may not disappear."""
+    lab.runs("sam 0.1", [10.0, 11.0])
+    folder = lab.run("sam 0.1", 2)
+    result = json.loads((folder / "result.json").read_text())
+    result["metrics"]["test"]["last"]["loss"] = "nan"
+    (folder / "result.json").write_text(json.dumps(result))
+    lab.table = dataclasses.replace(lab.table, metrics=("test/error_pct", "test/loss"))
+    line = next(line for line in lab.report().cells if line.row == "sam 0.1")
+    assert line.marks == ("test/loss: of 0 of 3 runs",)
 
 
 def test_only_the_cells_own_runs_count(lab):
@@ -112,6 +136,7 @@ def test_best_of_says_how_many_are_there(lab):
     lab.runs("sgd", [10.0, 10.1, 10.2])
     (judged,) = lab.report().claims
     assert judged.line.marks == ("sgd: best of 1 of 2 cells by test",)
+    assert judged.word == "incomplete", "the best of a part may not be the best"
 
 
 def test_each_reading_is_shown(lab):
@@ -186,6 +211,37 @@ def test_the_search_takes_the_validation_splits_choice_whatever_the_test_set_say
     assert "| chosen |" in render.markdown(lab.report())
 
 
+def test_the_search_takes_the_largest_accuracy(lab):
+    lab.tabled(SEARCH.replace("error_pct", "accuracy_pct"))
+    for seed in range(3):
+        for cell, accuracy in (("sam 0.1", 80.0), ("sam 0.2", 90.0)):
+            held = {"error_pct": 100 - accuracy, "accuracy_pct": accuracy}
+            folder = lab.run(cell, seed)
+            result = json.loads((folder / "result.json").read_text())
+            result["metrics"]["validation"] = {"last": held, "best": held}
+            (folder / "result.json").write_text(json.dumps(result))
+    (choice,) = lab.report().choices
+    assert choice.chosen.name == "sam 0.2"
+
+
+def test_the_search_counts_the_seeds_of_one_numerics(lab):
+    """Seed 0 in one, seeds 1 and 2 in the other: neither has the whole grid."""
+    lab.tabled(SEARCH)
+    for cell in ("sam 0.1", "sam 0.2"):
+        lab.run(cell, 0, validation=10.0)
+        for seed in (1, 2):
+            lab.run(cell, seed, validation=20.0, numerics={"deterministic": True})
+    report = lab.report()
+    (choice,) = report.choices
+    assert (choice.chosen, choice.missing) == (None, 2)
+    assert report.missing(lab.table.cell("sam 0.1")) == [0]
+    for cell in ("sam 0.1", "sam 0.2"):
+        lab.run(cell, 0, validation=30.0, numerics={"deterministic": True})
+    (choice,) = lab.report().choices
+    assert choice.chosen.name == "sam 0.1"
+    assert {line.estimates[0].n for _, line in choice.curve} == {3}
+
+
 def test_the_search_takes_the_mean_over_seeds(lab):
     lab.tabled(SEARCH)
     for seed, (first, second) in enumerate([(10.0, 19.0), (30.0, 20.0), (20.0, 20.0)]):
@@ -225,6 +281,19 @@ def test_the_rendered_table_does_not_depend_on_the_order_of_the_runs(lab, tmp_pa
         report = lab.report()
         texts.add((render.markdown(report), render.comma_separated(report), plot.picture(report)))
     assert len(texts) == 1
+
+
+def test_the_csv_is_one_table_of_unrounded_numbers(lab):
+    lab.tabled("claims: [{row: 'a, b', cell: sam 0.1, value: 10.0, plus_minus: 0.1, runs: 5}]\n" + EFFECT)
+    lab.runs("sam 0.1", [10.0, 10.1, 10.3])
+    lab.runs("sgd", [11.0, 11.3])
+    rows = list(csv.DictReader(io.StringIO(render.comma_separated(lab.report()))))
+    assert [row["part"] for row in rows] == ["claim", "cell", "cell", "effect"]
+    claim, cell, _, effect = rows
+    assert claim["row"] == "a, b"
+    assert float(claim["mean"]) == float(cell["mean"]) == np.mean([10.0, 10.1, 10.3])
+    assert (claim["verdict"], claim["n"], claim["tolerance"]) == ("match", "3", "0.3")
+    assert float(effect["mean"]) == pytest.approx(-1.1)
 
 
 def test_the_picture_shows_what_there_is(lab):

@@ -1,5 +1,6 @@
 """What lies below the folders: finished, unfinished, damaged, of another schema, twice."""
 
+import dataclasses
 import fcntl
 import json
 import shutil
@@ -32,6 +33,7 @@ def rewritten(folder, change):
         (lambda folder: rewritten(folder, lambda result: result["metrics"].update(test={})), "no 'last'"),
         (lambda folder: rewritten(folder, lambda result: result.update(schema=2)), "schema 2, this version reads 1"),
         (lambda folder: rewritten(folder, lambda result: result.update(config=None)), "damaged"),
+        (lambda folder: rewritten(folder, lambda result: result.update(cost=None)), "damaged"),
     ],
 )
 def test_a_damaged_result_is_named_and_the_others_count(lab, two, damage, told):
@@ -62,6 +64,21 @@ def test_a_cut_record_is_named_and_only_what_it_alone_holds_is_lost(lab, two, da
     assert cut.value("test/error_pct") == 10.0
     assert cut.value("test/error_pct", epoch=20) is None
     assert cut.value("epoch/loss") is None
+
+
+def test_a_record_that_is_broken_in_the_middle_has_no_rows(lab, two):
+    file = two[0] / "metrics.jsonl"
+    file.write_text('{"kind": "epoch", "step"\n' + file.read_text())
+    assert lab.report().found.runs[0].value("test/error_pct", epoch=20) is None
+
+
+def test_links_are_followed_and_not_in_circles(lab, two, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/runs").symlink_to(lab.outputs)
+    (lab.outputs / "back").symlink_to(tmp_path / "linked")
+    report = lab.report(tmp_path / "linked")
+    assert [run.seed for run in report.found.runs] == [0, 1]
+    assert not report.found.problems
 
 
 def test_states_of_what_is_not_finished(lab):
@@ -117,6 +134,16 @@ def test_of_two_different_runs_of_one_seed_the_first_counts_and_the_other_is_nam
     assert found.problems == [f"{again}: not counted, for {two[0]} is of the same cell and seed"]
 
 
+def test_sharpness_of_two_protocols_is_never_pooled(lab):
+    """The protocol that most runs have counts; the weights and the outcome are no part of it."""
+    lab.table = dataclasses.replace(lab.table, metrics=("sharpness/m/v",))
+    protocols = [{"solver": "power"}, {"solver": "lanczos", "weights_sha256": "a"}, {"solver": "lanczos", "outcome": 3}]
+    for seed, protocol in enumerate(protocols):
+        lab.run("sam 0.1", seed, sharpness={"m": {"values": {"v": 10.0**seed}, "protocol": protocol}})
+    (line,) = [line for line in lab.report().cells if line.row == "sam 0.1"]
+    assert (line.estimates[0].mean, line.estimates[0].n) == (55.0, 2)
+
+
 def test_sharpness_of_the_result_and_what_was_measured_later(lab):
     folder = lab.run("sam 0.1", sharpness={"lambda_max": {"values": {"lambda_max": 3.5}, "protocol": {}}})
     (folder / "sharpness").mkdir()
@@ -156,6 +183,7 @@ def test_reading_one_run_says_what_is_wrong(lab, two, tmp_path):
 
 def test_words_for_numerics():
     plain = (("base_optimizer.fused", True), ("channels_last", True), ("deterministic", False), ("device", "cpu"))
+    assert runs.label((*plain, ("precision", "fp32"), ("threads", 2))) == "fp32, cpu, threads: 2"
     assert runs.label((*plain, ("precision", "fp32"))) == "fp32, cpu"
     odd = (("base_optimizer.fused", False), ("channels_last", False), ("deterministic", True), ("device", "cuda"))
     assert runs.label((*odd, ("precision", "bf16"))) == "bf16, cuda, contiguous, deterministic, not fused"
