@@ -51,6 +51,8 @@ def with_numerics(config: Config) -> Config:
         precision = "fp32" if device == "cpu" else "bf16"
     if precision == "tf32" and device == "cpu":
         raise UserError("precision = tf32: is for CUDA; on the CPU choose fp32 or bf16")
+    if config["graph"] and device == "cpu":
+        raise UserError("graph = true: needs a GPU; leave graph out")
     return config | {"device": device, "precision": precision}
 
 
@@ -125,6 +127,7 @@ def make_objective(config: Config, model: nn.Module) -> Objective:
         weight_decay=in_loss if config["weight_decay_in"] == "loss" else 0.0,
         batch_norm_statistics=config["batch_norm_statistics"],
         same_noise=config["same_noise"],
+        compile=config["compile"],
     )
 
 

@@ -28,7 +28,7 @@ def home(config: dict[str, Any]) -> Path:
     Its hash is the cell's with the numerics beside it, whose "auto" must be resolved before.
     """
     leaves = flat(config)
-    numerics = {key: leaves[key] for key in NUMERICS if key in leaves}
+    numerics = {key: leaves[key] for key in NUMERICS if key in leaves and not _neutral(key, leaves[key])}
     words = [config["choices"][group] for group in ("dataset", "architecture", "augmentation", "optimizer")]
     if config["rho"] is not None:
         words.append(f"rho={config['rho']:g}")
@@ -65,10 +65,12 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _canonical(value)
         for key, value in flat(config).items()
-        if key not in apart
-        and not key.startswith("choices.")
-        and not (key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key]))
+        if key not in apart and not key.startswith("choices.") and not _neutral(key, value)
     }
+
+
+def _neutral(key: str, value: Any) -> bool:
+    return key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key])
 
 
 def _canonical(value: Any) -> Any:
