@@ -222,8 +222,9 @@ class Trainer:
         self._set_rates(step)
         torch.default_generator.manual_seed(derived(self.plan.seed, "noise", step))
         self._generator.manual_seed(derived(self.plan.seed, "augmentation", step))
-        images = self.augmentation(self.data.train.images[rows], self._generator)
-        numbers = self._update(step, images, self.data.train.labels[rows])
+        train = self.data.train
+        images = self.augmentation(train.images.index_select(0, rows), self._generator)
+        numbers = self._update(step, images, train.labels.index_select(0, rows))
         self.rule.steps += 1
         for mean in (self.window, self.epoch_mean):
             mean.add(numbers, len(rows))
