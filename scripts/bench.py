@@ -53,6 +53,7 @@ class Bench:
         parser.add_argument("--gpu", action="store_true", help="on the GPU, with CUDA events")
         parser.add_argument("--rounds", type=int, help="default 7, with --quick 2")
         parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench", help="folder of the JSON lines")
+        parser.add_argument("--data", type=Path, help="folder of the data sets; default random images")
         for flag, text in flags.items():
             parser.add_argument(f"--{flag}", action="store_true", help=text)
         self.arguments = parser.parse_args()
