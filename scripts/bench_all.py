@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-ORDER = ("roofline", "step", "epoch", "optim", "data", "precision", "hessian", "accuracy")
+ORDER = ("roofline", "step", "epoch", "optim", "data", "precision", "hessian", "parallel", "accuracy")
 
 
 def main() -> None:
