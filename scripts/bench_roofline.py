@@ -110,10 +110,9 @@ def main() -> None:
         eager, fused = (serial_roofline(found, flops, bandwidth, fused) for fused in (False, True))
         optimizer = 52 * weights / bandwidth  # bytes of SAM's own and SGD's: norm, perturb, back up, restore, step
         step = 2 * fused + optimizer
-        bench.note(
-            f"{name}, batch {batch}, {pixels} px: {weights / 1e6:.2f} M weights, "
-            f"{total / batch / 1e9:.3f} GFLOP/image; a pass {1e3 * fused:.4g} ms fused, {1e3 * eager:.4g} ms eager; a SAM step {1e3 * step:.4g} ms"
-        )
+        size = f"{weights / 1e6:.2f} M weights, {total / batch / 1e9:.3f} GFLOP/image"
+        times = f"a pass {1e3 * fused:.4g} ms fused, {1e3 * eager:.4g} ms eager; a SAM step {1e3 * step:.4g} ms"
+        bench.note(f"{name}, batch {batch}, {pixels} px: {size}; {times}")
         bench.say(
             model=name,
             batch=batch,
