@@ -33,13 +33,16 @@ def refuse(rule: Rule, diagnostics: str) -> None:
         diagnostics: level of what is told of a step.
 
     Raises:
-        ValueError: for Hessian products, a base whose kernels read the learning rate on the host, or vectors that are
-            kept from step to step.
+        ValueError: for Hessian products, for a base that reads its learning rate or counts its steps on the host, and
+            for vectors that are kept from step to step.
     """
     if rule.products(0):
         raise ValueError(f"graph = true: {type(rule).__name__} takes Hessian products, which cannot be captured")
-    if not all(group.get("fused") for group in rule.base.param_groups):
-        raise ValueError("graph = true: needs a base with fused = True, for others read the learning rate on the host")
+    for group in rule.base.param_groups:
+        if not group.get("fused") or not group.get("capturable", True):
+            raise ValueError(
+                "graph = true: needs a base that is fused, and capturable if it has that flag, as fused SGD"
+            )
     if diagnostics == "drift":
         raise ValueError("graph = true: diagnostics = drift keeps other vectors in every step; choose standard or loss")
 
@@ -99,6 +102,8 @@ class _Kind:
 
 class Replayed:
     """Stands for an update: runs it eagerly at first, then captures it once for each kind of step and replays it.
+
+    Before each call torch's default generator is seeded by the caller: the noise of the step starts from that seed.
 
     Args:
         update: step, images [B, …] and labels [B] → what the step tells. Besides the batch it reads what changes from

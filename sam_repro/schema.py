@@ -370,6 +370,7 @@ def _of_the_graph(leaves: dict[str, Any]) -> list[str]:
     if not leaves["graph"]:
         return []
     needs = {"diagnostics=standard or loss": leaves["diagnostics"] == "drift", "a GPU": leaves["device"] == "cpu"}
-    needs["base_optimizer.fused=true"] = leaves.get("base_optimizer.fused") is not True
+    stateful = "base_optimizer.betas" in leaves  # AdamW and LAMB count steps on the host
+    needs["base_optimizer=sgd, fused"] = stateful or leaves.get("base_optimizer.fused") is not True
     needs["a rule without Hessian products"] = "optimizer.curvature" in leaves or leaves.get("optimizer.second_order")
     return [f"graph = true: needs {what}" for what, missing in needs.items() if missing]

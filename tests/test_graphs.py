@@ -136,6 +136,9 @@ RULES = {
 }
 
 
+SGD_WITH_MOMENTUM = partial(torch.optim.SGD, momentum=0.9)
+
+
 def trainer(
     folder: Path,
     *,
@@ -143,15 +146,15 @@ def trainer(
     device: str = "cpu",
     diagnostics: Diagnostics | None = None,
     fused: bool = True,
+    base: Callable[..., torch.optim.Optimizer] = SGD_WITH_MOMENTUM,
     same_noise: bool = True,
     **numbers: Any,
 ) -> Trainer:
     model = Net().to(device)
-    base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, fused=fused)
     plan = {"seed": 3, "epochs": EPOCHS, "batch_size": BATCH, "lr": 0.1, "checkpoint_every": 1e9} | numbers
     return Trainer(
         Objective(model, F.cross_entropy, same_noise=same_noise),
-        rule(base),
+        rule(base(model.parameters(), lr=0.1, weight_decay=0.01, fused=fused)),
         Cosine(),
         Data(split(EXAMPLES), None, split(11), num_classes=3).to(device),
         Augmentation([0.5], [0.25], pad=1, flip=True),
@@ -224,7 +227,8 @@ def test_a_read_by_the_host_cannot_be_recorded() -> None:
     ("settings", "said"),
     [
         ({"rule": partial(SGDHess, rho=0.1)}, "Hessian products"),
-        ({"fused": False}, "fused = True"),
+        ({"fused": False}, "fused"),
+        ({"base": partial(torch.optim.AdamW, fused=True)}, "capturable"),
         ({"diagnostics": Diagnostics("drift")}, "drift"),
     ],
 )
@@ -238,8 +242,9 @@ def test_what_cannot_be_captured_is_refused(tmp_path: Path, settings: dict[str, 
     [
         (["device=cpu"], "a GPU"),
         (["diagnostics=drift"], "diagnostics=standard or loss"),
-        (["base_optimizer.fused=false"], "base_optimizer.fused=true"),
-        (["base_optimizer=lamb"], "base_optimizer.fused=true"),
+        (["base_optimizer.fused=false"], "base_optimizer=sgd, fused"),
+        (["base_optimizer=lamb"], "base_optimizer=sgd, fused"),
+        (["base_optimizer=adamw"], "base_optimizer=sgd, fused"),
         (["optimizer=sgdhess"], "a rule without Hessian products"),
         (["optimizer.second_order=true"], "a rule without Hessian products"),
     ],
