@@ -156,6 +156,16 @@ def make_plan(config: Config) -> Plan:
     return Plan(**{key: config[key] for key in Plan.__dataclass_fields__})
 
 
+def declared_cost(config: Config) -> tuple[int | None, int | None]:
+    """Passes and products of a whole run, as its rule declares them; None where the number of images is not told."""
+    images = config["dataset"].get("train_images")
+    if images is None:
+        return None, None
+    rule = make_rule(config, nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)))  # any network costs as many
+    steps = make_plan(config).steps(images - config["dataset"]["validation"]["count"])
+    return sum(map(rule.passes, range(steps))), sum(map(rule.products, range(steps)))
+
+
 def make_diagnostics(config: Config) -> Diagnostics:
     """What is told of each step."""
     return Diagnostics(config["diagnostics"], config["diagnose_every"])

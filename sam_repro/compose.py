@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 from argparse import ArgumentError, Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -23,15 +24,20 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from sam_repro import limits, schema
 from sam_repro.home import Busy, cell_hash, home
+from sam_repro.table import spec
 
 __all__ = ["Failure", "Stopped", "UserError", "cell_hash", "composed", "guarded", "home", "launch"]
 
 SPELLING = "settings are written key=value, such as rho=0.1"
 FIXED = ("hydra.mode", "hydra.searchpath", "hydra.sweeper.params", "hydra/sweeper")
+OPTIONAL = ("experiment", "table")
+"""Groups of which none may be chosen."""
+
+Config = dict[str, Any]
 
 ConfigStore.instance().store(name="schema", node=schema.Config)
 
@@ -74,7 +80,7 @@ def guarded(action: Callable[[], int]) -> int:
         return 1
 
 
-def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, Any]]:
+def launch(task: Callable[[Config, list[str]], int]) -> list[Config]:
     """Check the command line, then let Hydra compose the configuration and call the task with it.
 
     A single run ends the process with the task's exit code. In a sweep every cell is composed and checked before the
@@ -98,7 +104,7 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
         def action() -> int:
             given: Any = OmegaConf.to_container(runtime.overrides.task)  # as written: ${…} is not resolved
             with _explained(arguments):
-                resolved = _resolved(config, runtime.runtime.choices)
+                resolved, given = _own(_resolved(config, runtime.runtime.choices), given, arguments.config_dir)
             if sweep and _has_foreign_rho(resolved):
                 resolved = without_foreign_rho(resolved)
                 given = [override for override in given if not override.startswith("rho=")]
@@ -111,6 +117,8 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
         if not sweep or code >= 128:
             sys.exit(code)
 
+    if arguments.cfg and any(override.key_or_group == "table" for override in overrides):
+        sys.argv[1:] = _of_the_cell(arguments)
     sys.path.insert(0, os.getcwd())  # for a _target_ in the working directory; `python -m` does it, a script does not
     # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guarded`.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -119,15 +127,67 @@ def launch(task: Callable[[dict[str, Any], list[str]], int]) -> list[dict[str, A
     return cells
 
 
-def composed(overrides: list[str], extra_dir: str | None = None) -> dict[str, Any]:
+def composed(overrides: list[str], extra_dir: str | None = None) -> Config:
     """The resolved configuration of a command line, as plain values, with the options chosen under `choices`."""
     search = [f"hydra.searchpath=[file://{Path(extra_dir).absolute()}]"] if extra_dir else []
-    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with _hydra_apart(), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = hydra.compose("config", overrides + search, return_hydra_config=True)
-    return _resolved(config, config.hydra.runtime.choices)
+    return _own(_resolved(config, config.hydra.runtime.choices), overrides, extra_dir)[0]
 
 
-def checked(config: dict[str, Any]) -> dict[str, Any]:
+def composed_cell(table: spec.Table, cell: spec.Cell, own: Sequence[str] = (), extra_dir: str | None = None) -> Config:
+    """The resolved configuration of a table's cell; `own` are overrides on top of it.
+
+    Raises:
+        UserError: if the cell waits for something that does not exist yet.
+    """
+    if cell.waiting:
+        raise UserError(f"cell = {cell.index} ({cell.name}) of {table.name} waits for {cell.waiting}")
+    config = composed(cell_overrides(table, cell, own), extra_dir)
+    origin = config["origin"] | {"table": table.name, "cell": cell.name}
+    if "rho" in table.overrides(cell) and not any(override.startswith("rho=") for override in own):
+        origin["rho"] = "from the cell"
+    return config | {"origin": origin}
+
+
+def cell_overrides(table: spec.Table, cell: spec.Cell, own: Sequence[str] = ()) -> list[str]:
+    """The command line that a table's cell stands for, with `own` overrides in the place of its own."""
+    taken = {override.partition("=")[0] for override in own}
+    return [*spec.written({k: v for k, v in table.overrides(cell).items() if k not in taken}), *own]
+
+
+def read_table(name: str, extra_dir: str | None = None) -> spec.Table:
+    """The table of this name.
+
+    Raises:
+        UserError: if there is none, or its file is none.
+    """
+    known_option("table", name, extra_dir)
+    try:
+        return spec.read(
+            name, next(file for root in _roots(extra_dir) if (file := root / f"table/{name}.yaml").exists())
+        )
+    except spec.TableError as error:
+        raise UserError(str(error)) from None
+
+
+def known_option(group: str, name: str, extra_dir: str | None = None) -> None:
+    """Refuse a name that is no option of the group.
+
+    Raises:
+        UserError: with the nearest name, or all of them.
+    """
+    known = _groups(extra_dir).get(group, [])
+    if name not in known:
+        raise UserError(f"{group} = {name}: no such option{_nearest(name, known)}")
+
+
+def tables(extra_dir: str | None = None) -> list[str]:
+    """The names of all tables."""
+    return _groups(extra_dir).get("table", [])
+
+
+def checked(config: Config) -> Config:
     """The configuration, if it may run.
 
     Raises:
@@ -138,9 +198,9 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def without_foreign_rho(config: dict[str, Any]) -> dict[str, Any]:
+def without_foreign_rho(config: Config) -> Config:
     """In a sweep over optimizers, a rule that has no rho drops the sweep's, so that its cells become one."""
-    return config | {"rho": None} if _has_foreign_rho(config) else config
+    return config | {"rho": None, "origin": {}} if _has_foreign_rho(config) else config
 
 
 def config_dir() -> Path:
@@ -149,10 +209,57 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
 
 
-def _resolved(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
+def _resolved(config: DictConfig, choices: dict[str, Any]) -> Config:
     ours = OmegaConf.masked_copy(config, list(schema.Config.__dataclass_fields__))
     plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True, enum_to_str=True)
-    return {"choices": {group: choice for group, choice in choices.items() if group in plain}} | _for_json(plain)
+    chosen = {group: choice for group, choice in choices.items() if group in (*plain, *OPTIONAL) and choice is not None}
+    return {"choices": chosen} | _for_json(plain)
+
+
+def _own(config: Config, line: list[str], extra_dir: str | None) -> tuple[Config, list[str]]:
+    """The configuration that a job runs, and its command line: where it names a table, those of the table's cell."""
+    which, table = config.pop("cell"), config["choices"].get("table")
+    config.pop("table")
+    if table is None:
+        if which is not None:
+            raise UserError(f"cell = {which}: of which table? Write table=name cell={which}")
+        return config | {"origin": _origin(config, line, extra_dir)}, line
+    if which is None:
+        raise UserError(f"table = {table}: which cell? Write cell=0; python -m sam_repro.table {table} lists them")
+    content = read_table(table, extra_dir)
+    cell = _cell_of(content, which)
+    own = [override for override in line if override.partition("=")[0] not in ("table", "cell")]
+    return composed_cell(content, cell, own, extra_dir), cell_overrides(content, cell, own)
+
+
+def _of_the_cell(arguments: Namespace) -> list[str]:
+    """The command line with a table's cell written out, so that what is shown is what would run."""
+    chosen = dict(override.partition("=")[::2] for override in arguments.overrides)
+    table = read_table(chosen["table"], arguments.config_dir)
+    cell = chosen.get("cell", "0")
+    own = [override for override in arguments.overrides if override.partition("=")[0] not in ("table", "cell")]
+    line = cell_overrides(table, _cell_of(table, int(cell) if cell.isdigit() else cell), own)
+    return [word for word in sys.argv[1:] if word not in arguments.overrides] + line
+
+
+def _cell_of(table: spec.Table, which: int | str) -> spec.Cell:
+    try:
+        return table.cell(which)
+    except spec.TableError as error:
+        raise UserError(str(error)) from None
+
+
+def _origin(config: Config, line: Sequence[str], extra_dir: str | None) -> dict[str, str]:
+    """Where the radius came from, for the first lines of a run."""
+    if config["rho"] is None:
+        return {}
+    rule, recipe = config["choices"]["optimizer"], config["choices"].get("experiment")
+    if any(override.startswith("rho=") for override in line):
+        return {"rho": "from the command line"}
+    files = [file for root in _roots(extra_dir) if (file := root / f"optimizer/{rule}.yaml").exists()]
+    if recipe and safe_load(files[0].read_text()).get("rho") != config["rho"]:
+        return {"rho": f"from the recipe {recipe}"}
+    return {"rho": f"the default of {rule}"}
 
 
 def _for_json(value: Any) -> Any:
@@ -205,7 +312,7 @@ def _checked_overrides(arguments: Namespace) -> list[Override]:
             listed = f", or write a list as {key}=[…]" if takes_list else ""
             raise UserError(f"{written}: several values are a sweep; add -m{listed}")
         for value in _values(override):
-            if key in groups and value not in groups[key]:
+            if key in groups and value not in groups[key] and not (key in OPTIONAL and value is None):
                 raise UserError(f"{key} = {limits.shown(value)}: no such option{_nearest(str(value), groups[key])}")
             if key not in groups and not (arguments.config_dir and first in groups):
                 _refuse(key, value)
@@ -237,13 +344,21 @@ def _values(override: Override) -> Iterable[Any]:
 def _groups(extra_dir: str | None) -> dict[str, list[str]]:
     """The options of every group."""
     groups: dict[str, list[str]] = {}
-    for root in [config_dir(), *([Path(extra_dir)] if extra_dir else [])]:
-        if not root.is_dir():
-            raise UserError(f"--config-dir {root}: no such folder")
+    for root in _roots(extra_dir):
         for file in sorted(root.glob("*/**/*.yaml")):
             group, _, option = file.relative_to(root).with_suffix("").as_posix().partition("/")
-            groups.setdefault(group, []).append(option)
+            if not (
+                group == "experiment" and option.startswith("by_")
+            ):  # what recipes have for a choice is none of them
+                groups.setdefault(group, []).append(option)
     return groups
+
+
+def _roots(extra_dir: str | None) -> list[Path]:
+    """The folders with options: the user's own before ours."""
+    if extra_dir and not Path(extra_dir).is_dir():
+        raise UserError(f"--config-dir {extra_dir}: no such folder")
+    return [*([Path(extra_dir)] if extra_dir else []), config_dir()]
 
 
 def _nearest(word: str, known: Iterable[str], node: str = "") -> str:
@@ -254,7 +369,7 @@ def _nearest(word: str, known: Iterable[str], node: str = "") -> str:
     return f"; there are: {', '.join(node + word for word in known)}" if known else "; --cfg job shows them all"
 
 
-def _cells(arguments: Namespace, overrides: list[Override]) -> list[dict[str, Any]]:
+def _cells(arguments: Namespace, overrides: list[Override]) -> list[Config]:
     """Every cell of a sweep, composed and checked, equal ones once."""
     with _explained(arguments):
         lines = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
@@ -266,8 +381,19 @@ def _cells(arguments: Namespace, overrides: list[Override]) -> list[dict[str, An
     return list({home(checked(config)): config for config in configs}.values())
 
 
-def _has_foreign_rho(config: dict[str, Any]) -> bool:
+def _has_foreign_rho(config: Config) -> bool:
     return config["rho"] is not None and "rho" not in config["optimizer"]
+
+
+@contextmanager
+def _hydra_apart() -> Iterator[None]:
+    """Inside the block Hydra is as if it had not been started: a job that it runs may compose a configuration too."""
+    started = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = started
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class Busy(Exception):
 
 def cell_hash(config: dict[str, Any]) -> str:
     """Identity of a cell: the resolved configuration without seed, bookkeeping, numerics and neutral values."""
-    return _digest(_identity(config))
+    return _digest(identity(config))
 
 
 def home(config: dict[str, Any]) -> Path:
@@ -27,12 +27,10 @@ def home(config: dict[str, Any]) -> Path:
 
     Its hash is the cell's with the numerics beside it, whose "auto" must be resolved before.
     """
-    leaves = flat(config)
-    numerics = {key: leaves[key] for key in NUMERICS if key in leaves and not _neutral(key, leaves[key])}
     words = [config["choices"][group] for group in ("dataset", "architecture", "augmentation", "optimizer")]
     if config["rho"] is not None:
         words.append(f"rho={config['rho']:g}")
-    words.append(_digest(_identity(config) | {"numerics": numerics})[:10])
+    words.append(_digest(identity(config) | {"numerics": numerics(config)})[:10])
     return RUNS / config["name"] / "-".join(words) / f"seed={config['seed']}"
 
 
@@ -44,12 +42,24 @@ def locked(folder: Path) -> Iterator[None]:
         Busy: if another process holds it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "w") as file:
+    with open(_lock(folder), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Busy(f"{folder}: another process is running this; wait for it, or change the seed or a key") from None
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is working in a home now."""
+    try:
+        with open(_lock(folder)) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def set_aside(folder: Path) -> Path:
@@ -60,17 +70,28 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(aside)
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    apart = {"seed", *BOOKKEEPING, *NUMERICS}
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes a cell what it is: its keys and values, without those that `cell_hash` leaves out."""
+    apart = {"seed", "choices", "origin", *BOOKKEEPING, *NUMERICS}
     return {
         key: _canonical(value)
         for key, value in flat(config).items()
-        if key not in apart and not key.startswith("choices.") and not _neutral(key, value)
+        if key not in apart and key.partition(".")[0] not in apart and not _neutral(key, value)
     }
+
+
+def numerics(config: dict[str, Any]) -> dict[str, Any]:
+    """How a cell was computed: tables never pool two of these in one mean."""
+    leaves = flat(config)
+    return {key: leaves[key] for key in NUMERICS if key in leaves and not _neutral(key, leaves[key])}
 
 
 def _neutral(key: str, value: Any) -> bool:
     return key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key])
+
+
+def _lock(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
 
 
 def _canonical(value: Any) -> Any:

@@ -151,7 +151,7 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer)
     with _intact(folder / "metrics.jsonl") as path:
         metrics = record.Metrics(path, resume_at=done)
     _begin(config, overrides, folder, before, done)
-    _announce(config, overrides, folder, trainer, done)
+    _announce(config, folder, trainer, done)
     watch = _Watch(
         metrics,
         _open_mirror(config, folder, before["wandb_id"]),
@@ -222,7 +222,7 @@ def _targets(config: Config) -> list[str]:
     return [value for key, value in flat(config).items() if key.endswith("_target_")]
 
 
-def _announce(config: Config, overrides: list[str], folder: Path, trainer: Trainer, done: int) -> None:
+def _announce(config: Config, folder: Path, trainer: Trainer, done: int) -> None:
     """What will run and where it goes."""
     choices, plan, data = config["choices"], trainer.plan, trainer.data
     weights = sum(p.numel() for p in trainer.model.parameters())
@@ -231,13 +231,15 @@ def _announce(config: Config, overrides: list[str], folder: Path, trainer: Train
     noise = f", {config['label_noise']['rate']:.0%} {config['label_noise']['kind']} label noise" if data.ledger else ""
     print(f"data       {choices['dataset']}: {len(data.train)} training{held} + {len(data.test)} test images{noise}")
     print(f"network    {choices['architecture']}, {weights:,} weights; augmentation {choices['augmentation']}")
-    print(
-        f"rule       {choices['optimizer']} on {choices['base_optimizer']}{_rho(config, overrides)}{_settings(config)}"
-    )
+    print(f"rule       {choices['optimizer']} on {choices['base_optimizer']}{_rho(config)}{_settings(config)}")
     print(
         f"loop       {plan.epochs} epochs in batches of {plan.batch_size}, lr {plan.lr:g} ({choices['schedule']}), "
         f"seed {plan.seed}: {steps} steps, {_passes(trainer, steps)}"
     )
+    if recipe := choices.get("experiment"):
+        origin = config["origin"]
+        cell = f", cell {origin['cell']} of {origin['table']}" if "cell" in origin else ""
+        print(f"recipe     {recipe}{cell}; not stated by the paper: {', '.join(config['assumed']) or 'nothing'}")
     unusual = {key: config[key] for key, neutral in NEUTRAL.items() if config.get(key, neutral) != neutral}
     if unusual:
         print(f"unusual    {', '.join(f'{key}={limits.shown(value)}' for key, value in unusual.items())}")
@@ -248,13 +250,9 @@ def _announce(config: Config, overrides: list[str], folder: Path, trainer: Train
     sys.stdout.flush()
 
 
-def _rho(config: Config, overrides: list[str]) -> str:
+def _rho(config: Config) -> str:
     """The radius and where it came from."""
-    if config["rho"] is None:
-        return ""
-    given = any(override.startswith("rho=") for override in overrides)
-    source = "from the command line" if given else f"the default of {config['choices']['optimizer']}"
-    return f", rho {config['rho']:g} ({source})"
+    return "" if config["rho"] is None else f", rho {config['rho']:g} ({config['origin']['rho']})"
 
 
 def _settings(config: Config) -> str:
@@ -301,7 +299,7 @@ def _finish(config: Config, overrides: list[str], folder: Path, trainer: Trainer
         "config": config,
         "cell_hash": cell_hash(config),
         "overrides": overrides,
-        "cell": None,
+        "cell": config["origin"].get("cell"),
         "metrics": _metrics(trainer.scores),
         "sharpness": {},
         "label_noise": _noise_ledger(trainer),

@@ -71,6 +71,10 @@ class Config:
     diagnostics: str = "standard"
     diagnose_every: int | None = 100
     checkpoint_every: float = 60.0
+    assumed: dict[str, str] = field(default_factory=dict)
+    # what a table's cell is taken from: the door puts the cell's own configuration in the place of these
+    table: dict[str, Any] = field(default_factory=dict)
+    cell: Any = None
 
 
 NUMERICS = (
@@ -94,7 +98,10 @@ BOOKKEEPING = (
     "diagnostics",
     "diagnose_every",
     "checkpoint_every",
+    "assumed",
+    "dataset.train_images",
 )
+"""Keys that never change a number of the training; a key stands for all that lies below it."""
 
 NEUTRAL: dict[str, Any] = {
     "m": None,
@@ -147,6 +154,12 @@ def _device(name: str, value: Any) -> None:
         raise ValueError(f"{name} = {limits.shown(value)}: must be auto, cpu, cuda or cuda:<number>")
 
 
+def _cell(name: str, value: Any) -> None:
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is not None and not number and not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"{name} = {limits.shown(value)}: must be a number from 0 on, a name of the table, or null")
+
+
 def _order(name: str, value: Any) -> None:
     if value not in (math.inf, "inf"):
         try:
@@ -194,6 +207,8 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "diagnostics": _one_of("standard", "loss", "drift"),
     "diagnose_every": partial(limits.integer, low=1, optional=True),
     "checkpoint_every": partial(limits.number, low=0),
+    "cell": _cell,
+    "dataset.train_images": _positive,
     "dataset.mean": limits.numbers,
     "dataset.std": partial(limits.numbers, above=0),
     "dataset.augmentation.pad": _natural,

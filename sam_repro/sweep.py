@@ -1,16 +1,14 @@
 """The table at the end of a sweep, made from the homes of its cells."""
 
 import json
-import math
-import statistics
 from pathlib import Path
 from typing import Any
-
-from scipy.stats import t as student
 
 from sam_repro.build import with_numerics
 from sam_repro.home import home
 from sam_repro.schema import flat
+from sam_repro.table import statistic
+from sam_repro.table.render import shown
 
 Config = dict[str, Any]
 
@@ -40,7 +38,7 @@ def table(cells: list[Config]) -> tuple[str, bool]:
             [
                 *(_shown(leaves.get(column)) for column in columns.values()),
                 f"{len(errors)}/{len(group)}",
-                _interval(errors),
+                shown(statistic.estimate(errors)),
                 "; ".join(notes) or "done",
             ]
         )
@@ -64,23 +62,19 @@ def _state(cell: Config) -> float | str:
     return "missing"
 
 
-def _interval(values: list[float]) -> str:
-    if not values:
-        return "—"
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return f"{mean:.2f}"
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.2f} ± {half:.2f}"
-
-
 def _varying(cells: list[Config]) -> dict[str, str]:
     """The keys in which the cells differ, under the names that a command line gives them.
 
     What an option brings along goes without saying: a key of a group counts where cells of one option differ in it.
     """
     leaves = [flat(cell) for cell in cells]
-    keys = {key: None for cell in leaves for key in cell if key not in ("seed", "optimizer.rho")}
+    told = ("origin.rho", "origin.table", "assumed.")
+    keys = {
+        key: None
+        for cell in leaves
+        for key in cell
+        if key not in ("seed", "optimizer.rho") and not key.startswith(told)
+    }
 
     def differs(key: str) -> bool:
         choice = f"choices.{key.partition('.')[0]}"
@@ -88,7 +82,9 @@ def _varying(cells: list[Config]) -> dict[str, str]:
             one.get(key) != other.get(key) for one in leaves for other in leaves if one.get(choice) == other.get(choice)
         )
 
-    return {key.removeprefix("choices."): key for key in keys if differs(key)} or {"optimizer": "choices.optimizer"}
+    return {key.removeprefix("choices.").removeprefix("origin."): key for key in keys if differs(key)} or {
+        "optimizer": "choices.optimizer"
+    }
 
 
 def _shown(value: Any) -> str:

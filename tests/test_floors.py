@@ -12,7 +12,7 @@ import sam_repro
 
 ROOT = Path(sam_repro.__file__).parent
 MODULES = {file.relative_to(ROOT).with_suffix("").as_posix(): file for file in ROOT.rglob("*.py")}
-DOORS = {"train", "compose", "build"}
+DOORS = {"train", "compose", "build", "table/__main__"}
 SIBLINGS = {"optimizer", "dataset", "augmentation", "architecture"}
 HEAVY = {"torch", "torchvision", "timm", "wandb", "matplotlib", "sklearn", "scipy"}
 LAZY = HEAVY - {"torch", "scipy"}
@@ -91,13 +91,24 @@ def test_torch_numpy_or_standard_library_only(module: str) -> None:
     assert ours(iter(names)) <= {"limits"}
 
 
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("table/")))
+def test_tables_need_no_torch(module: str) -> None:
+    assert "torch" not in tops(imports(MODULES[module]))
+    if module not in (
+        "table/__main__",
+        "table/cost",
+    ):  # the door, and what is asked of the rules only if runs are missing
+        assert ours(imports(MODULES[module])) <= {"limits", "schema", "home", "record", "table"}
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_heavy_packages_are_imported_where_they_are_used(module: str) -> None:
     assert not tops(imports(MODULES[module], everywhere=False)) & LAZY
 
 
-def test_the_door_opens_without_torch() -> None:
-    code = "import sys, sam_repro.train; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+@pytest.mark.parametrize("door", ["sam_repro.train", "sam_repro.table.__main__"])
+def test_the_door_opens_without_torch(door: str) -> None:
+    code = f"import sys, {door}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "hydra" in loaded
     assert not HEAVY & set(loaded)

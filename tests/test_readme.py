@@ -59,6 +59,16 @@ def test_an_edited_rule_outside_is_noticed(tmp_path):
     assert "changed    since that run: mine;" in said()
 
 
+def test_the_readmes_own_table_is_one(tmp_path):
+    (tmp_path / "configs/table").mkdir(parents=True)
+    (tmp_path / "configs/table/mine.yaml").write_text(block("yaml", "Does the radius matter?"))
+    command = [sys.executable, "-m", "sam_repro.table", "--config-dir", "configs", "mine"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "2  0/3    rho 0.3: missing" in done.stdout
+    assert "| 0.3 − 0 | epochs" in (tmp_path / "outputs/tables/mine/table.md").read_text()
+
+
 def test_the_snippet_runs():
     import torch
 

@@ -1,0 +1,1 @@
+"""Tables: what papers print, and what runs say to it."""

@@ -1,0 +1,308 @@
+"""The door to tables: `python -m sam_repro.table` lists them, `python -m sam_repro.table NAME` shows one."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sam_repro import compose
+from sam_repro.compose import UserError
+from sam_repro.home import identity
+from sam_repro.record import replacing, write_json
+from sam_repro.table import plot, render, runs
+from sam_repro.table.cost import Price, prices
+from sam_repro.table.report import Report, difference
+from sam_repro.table.spec import Cell, Table, written
+
+USAGE = """python -m sam_repro.table                    lists the tables
+python -m sam_repro.table NAME               its cells, what is missing and what that costs, and the table itself
+python -m sam_repro.table search NAME        what its search chose, and the command that retrains on all data
+python -m sam_repro.table keep NAME          copy the runs that count, table and picture to outputs/evidence
+python -m sam_repro.table why RUN [NAME]     for which cell a run counts, or what keeps it from counting
+python -m sam_repro.table compare RUN RUN    differences of configuration and metrics
+python -m sam_repro.table diff RECIPE RECIPE differences of two recipes, key by key
+
+A cell is run by  python -m sam_repro.train -m table=NAME cell=0,3 seed=0,1,2"""
+
+
+def main() -> None:
+    """Show what the command line says; the exit code is 0 done, 1 failed, 2 bad input."""
+    sys.exit(compose.guarded(lambda: _main(sys.argv[1:])))
+
+
+def _main(argv: Sequence[str]) -> int:
+    options = _options(argv)
+    match options.words:
+        case []:
+            _list(options)
+        case ["search", name]:
+            _search(_report(name, options), options)
+        case ["keep", name]:
+            _keep(_report(name, options), options)
+        case ["why", run]:
+            _why(Path(run), compose.tables(options.config_dir), options)
+        case ["why", run, name]:
+            _why(Path(run), [name], options)
+        case ["compare", one, other]:
+            _compare(_run(one), _run(other))
+        case ["diff", one, other]:
+            _diff(one, other, options)
+        case [name]:
+            _show(_report(name, options), options)
+        case words:
+            raise UserError(f"{' '.join(words)}: cannot be read; it is one of\n{USAGE}")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; it is one of\n{USAGE}")
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m sam_repro.table", usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", metavar="WORD")
+    parser.add_argument(
+        "--outputs", action="append", metavar="DIR", help="where runs lie; may be given several times, default outputs"
+    )
+    parser.add_argument("--to", default="outputs/tables", metavar="DIR", help="where a table is written to")
+    parser.add_argument("--config-dir", metavar="DIR", help="options of your own, as for sam_repro.train")
+    options = parser.parse_intermixed_args(argv)
+    options.outputs = [Path(root) for root in options.outputs or ["outputs"]]
+    for root in options.outputs[0 if options.outputs != [Path("outputs")] else 1 :]:
+        if not root.is_dir():
+            raise UserError(f"--outputs {root}: no such folder")
+    return options
+
+
+def _list(options: argparse.Namespace) -> None:
+    for name in compose.tables(options.config_dir):
+        table = compose.read_table(name, options.config_dir)
+        print(f"{name:24} {table.title} ({len(table.cells)} cells, {len(table.claims)} claims)")
+
+
+def _report(name: str, options: argparse.Namespace) -> Report:
+    table = compose.read_table(name, options.config_dir)
+    configs = {
+        cell.name: compose.composed_cell(table, cell, extra_dir=options.config_dir)
+        for cell in table.cells
+        if not cell.waiting
+    }
+    report = Report(table, configs, runs.find(options.outputs))
+    for problem in report.found.problems:
+        print(f"sam_repro: {problem}", file=sys.stderr)
+    return report
+
+
+def _show(report: Report, options: argparse.Namespace) -> None:
+    _state(report, options)
+    print()
+    print(render.markdown(report), end="")
+    print()
+    for file in _write(report, Path(options.to) / report.table.name):
+        print(f"written    {file}")
+
+
+def _state(report: Report, options: argparse.Namespace) -> None:
+    """Cells, how far they are, what is still to pay, and the command for it."""
+    table = report.table
+    todo = {cell.name: len(report.missing(cell)) for cell in table.cells}
+    price = prices({name: report.configs[name] for name, n in todo.items() if n}, report.found.runs)
+    for cell in table.cells:
+        left = todo[cell.name]
+        wanted = "" if cell.waiting else f"{len(table.seeds) - left}/{len(table.seeds)}"
+        cost = f"  {price[cell.name].times(left)}" if left else ""
+        print(f"{cell.index:4}  {wanted:5}  {cell.name}: {report.state(cell)}{cost}")
+    if any(todo.values()):
+        print(f"to pay     {sum((price[name].times(n) for name, n in todo.items() if n), Price(0, 0, 0.0))}")
+        print(f"to run     {_command(table, [c for c in table.cells if todo[c.name]], options.config_dir)}")
+    untimed = [name for name, n in todo.items() if n and price[name].seconds is None]
+    if untimed:
+        cell = table.cell(untimed[0])
+        print(f"to time    {_command(table, [cell], options.config_dir, seeds=[0])} max_steps=3 name=timing")
+
+
+def _command(table: Table, cells: Iterable[Cell], extra_dir: str | None, seeds: Sequence[int] | None = None) -> str:
+    numbers = ",".join(str(cell.index) for cell in cells)
+    extra = f" --config-dir {extra_dir}" if extra_dir else ""
+    wanted = ",".join(map(str, seeds or table.seeds))
+    return f"python -m sam_repro.train{extra} -m table={table.name} cell={numbers} seed={wanted}"
+
+
+def _write(report: Report, folder: Path) -> list[Path]:
+    contents = {"table.md": render.markdown(report).encode(), "table.csv": render.comma_separated(report).encode()}
+    if (picture := plot.picture(report)) is not None:
+        contents["plot.png"] = picture
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        with replacing(folder / name) as file:
+            file.write(content)
+    return [folder / name for name in contents]
+
+
+def _search(report: Report, options: argparse.Namespace) -> None:
+    """Print and write the choices, with the command that retrains each chosen cell on all data."""
+    table, search = report.table, report.table.search
+    if search is None:
+        raise UserError(f"{table.name}: has no search; {', '.join(_with_search(options))} have one")
+    written_choices = []
+    for choice in report.choices:
+        where = f"{search.per} = {choice.per}: " if search.per else ""
+        curve = ", ".join(f"{value}: {render.shown(line.estimates[0])}" for value, line in choice.curve)
+        print(f"{where}{search.metric} by {search.over}: {curve}")
+        entry: dict[str, Any] = {"per": choice.per, "curve": _curve(choice.curve), "chosen": None, "retrain": None}
+        if choice.chosen is None:
+            print(f"  no choice: {choice.missing} runs of the grid are missing, or they are of different numerics")
+        else:
+            value = choice.chosen.overrides[search.over]
+            line = written(table.overrides(choice.chosen) | search.retrain)
+            seeds = ",".join(map(str, table.seeds))
+            extra = f" --config-dir {options.config_dir}" if options.config_dir else ""
+            printed = "" if choice.printed is None else f" (the paper chose {choice.printed})"
+            print(f"  chosen: {search.over}={value}{printed}; retrain on all data:")
+            print(f"  python -m sam_repro.train{extra} -m {' '.join(line)} seed={seeds}")
+            print(f"  {_retrained(report, line, options)}")
+            entry |= {"chosen": value, "printed": choice.printed, "retrain": line}
+        written_choices.append(entry)
+    folder = Path(options.to) / table.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "search.json", {"over": search.over, "metric": search.metric, "choices": written_choices})
+    print(f"written    {folder / 'search.json'}")
+
+
+def _curve(curve: Sequence[Any]) -> list[dict[str, Any]]:
+    return [
+        {"value": value, **({} if (ours := line.estimates[0]) is None else ours._asdict()), "numerics": line.numerics}
+        for value, line in curve
+    ]
+
+
+def _retrained(report: Report, line: list[str], options: argparse.Namespace) -> str:
+    """What the retraining gave, as far as it is done."""
+    config = compose.composed(line, options.config_dir)
+    retrained = Report(report.table, {"retrained": config}, report.found)
+    done = report.found.of(retrained.hashes["retrained"])
+    errors = [value for run in done if (value := run.value("test/error_pct")) is not None]
+    from sam_repro.table.statistic import estimate
+
+    return f"retrained {len(done)}/{len(report.table.seeds)}: test error % {render.shown(estimate(errors))}"
+
+
+def _with_search(options: argparse.Namespace) -> list[str]:
+    names = compose.tables(options.config_dir)
+    return [name for name in names if compose.read_table(name, options.config_dir).search]
+
+
+def _keep(report: Report, options: argparse.Namespace) -> None:
+    """Copy what counts for the table to outputs/evidence, and write the table beside it."""
+    folder = options.outputs[0] / "evidence" / report.table.name
+    counted = [run for name in report.configs for run in report.found.of(report.hashes[name])]
+    counted += [run for config in report.configs.values() for run in report.found.cut(config)]
+    if not counted:
+        raise UserError(f"{report.table.name}: no run of it is finished; there is nothing to keep")
+    for run in counted:
+        to = folder / "runs" / run.folder.parent.name / run.folder.name
+        if to.resolve() == run.folder.resolve():
+            continue
+        to.mkdir(parents=True, exist_ok=True)
+        for file in [run.folder / "result.json", run.folder / "metrics.jsonl", *run.folder.glob("sharpness/*.json")]:
+            if file.exists():
+                (to / file.relative_to(run.folder)).parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, to / file.relative_to(run.folder))
+    _write(report, folder)
+    print(f"kept       {len(counted)} runs, table and picture in {folder}; commit it")
+
+
+def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> None:
+    """Print for which cells a run counts, or how it differs from the nearest one."""
+    run = _run(folder)
+    if (problem := runs.record_problem(run)) is not None:
+        print(problem)
+    nearest: list[tuple[int, str, list[tuple[str, Any, Any]]]] = []
+    counts = False
+    for table in (compose.read_table(name, options.config_dir) for name in names):
+        for cell in (cell for cell in table.cells if not cell.waiting):
+            config = compose.composed_cell(table, cell, extra_dir=options.config_dir)
+            keys = _identity_difference(run.config, config)
+            where = f"{table.name}, cell {cell.index} ({cell.name})"
+            if not keys:
+                counts = True
+                print(f"counts for {where}, seed {run.seed}")
+            nearest.append((len(keys), where, keys))
+    if not counts and nearest:
+        _, where, keys = min(nearest, key=lambda entry: entry[0])
+        print(f"counts for no cell; the nearest is {where}, from which it differs in:")
+        _print_difference(keys, "run", "cell")
+
+
+def _identity_difference(ours: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    return difference(identity(ours), identity(other))
+
+
+def _compare(one: runs.Run, other: runs.Run) -> None:
+    """Print in which keys two runs differ, and what they measured."""
+    same = "the same cell" if one.cell_hash == other.cell_hash else "different cells"
+    print(f"{same}; sources {'equal' if one.sources == other.sources else 'different'}")
+    _print_difference(difference(one.config, other.config), "first", "second")
+    print()
+    parts = ("test", "validation", "train", "label_noise", "sharpness", "cost")
+    rows = []
+    for key, a, b in _numbers(one, other, parts):
+        delta = f"{b - a:+.6g}" if a is not None and b is not None else ""
+        rows.append((key, "" if a is None else f"{a:.6g}", "" if b is None else f"{b:.6g}", delta))
+    _print_columns([("metric", "first", "second", "second − first"), *rows])
+
+
+def _numbers(one: runs.Run, other: runs.Run, parts: Sequence[str]) -> list[tuple[str, float | None, float | None]]:
+    keys: dict[str, None] = {}
+    for run in (one, other):
+        for part in parts:
+            keys |= dict.fromkeys(f"{part}/{leaf}" for leaf in run.leaves(part))
+    return [(key, one.value(key), other.value(key)) for key in keys]
+
+
+def _diff(one: str, other: str, options: argparse.Namespace) -> None:
+    """Print in which keys two recipes differ."""
+    configs = [
+        compose.composed([f"experiment={recipe}"], options.config_dir) for recipe in _recipes((one, other), options)
+    ]
+    _print_difference(difference(*configs), one, other)
+    for recipe, config in zip((one, other), configs, strict=True):
+        for key, why in config["assumed"].items():
+            print(f"assumed in {recipe}: {key}: {why}")
+
+
+def _recipes(names: Sequence[str], options: argparse.Namespace) -> Sequence[str]:
+    for name in names:
+        compose.known_option("experiment", name, options.config_dir)
+    return names
+
+
+def _print_difference(keys: Sequence[tuple[str, Any, Any]], one: str, other: str) -> None:
+    if not keys:
+        print("no key differs")
+        return
+    from sam_repro.limits import shown
+
+    _print_columns([("key", one, other), *((key, shown(a), shown(b)) for key, a, b in keys)])
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _run(folder: str | Path) -> runs.Run:
+    try:
+        return runs.read(Path(folder))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

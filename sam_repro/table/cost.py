@@ -1,0 +1,83 @@
+"""What is still to pay: passes as the rules declare them, at the speed of runs on this machine."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sam_repro.schema import flat
+from sam_repro.table.runs import Run
+
+Config = dict[str, Any]
+
+PRODUCT = 3.5
+"""Passes that a Hessian or Gauss–Newton product takes as long as, about."""
+
+SPEED = ("choices.dataset", "choices.architecture", "batch_size", "m", "precision", "channels_last", "threads")
+"""Keys on which the time of a pass depends."""
+
+
+class Price(NamedTuple):
+    """Passes, products, and their seconds, None where no run here tells how long a pass takes."""
+
+    passes: int | None
+    products: int | None
+    seconds: float | None
+
+    def times(self, runs: int) -> "Price":
+        """Of so many runs."""
+        return Price(*(None if part is None else part * runs for part in self))  # type: ignore[arg-type]
+
+    def __add__(self, other: object) -> "Price":
+        """Both; what is unknown of one is unknown of the sum."""
+        assert isinstance(other, Price)
+        pairs = zip(self, other, strict=True)
+        return Price(*(None if a is None or b is None else a + b for a, b in pairs))  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        if self.passes is None:
+            return "passes unknown: dataset.train_images is not set"
+        words = f"{self.passes:,} passes" + (f", {self.products:,} products" if self.products else "")
+        return f"{words}, {_duration(self.seconds)}"
+
+
+def prices(configs: Mapping[str, Config], runs: Sequence[Run]) -> dict[str, Price]:
+    """The price of one run of each configuration, by name."""
+    if not configs:
+        return {}
+    from sam_repro import build  # imports torch: only where something is missing
+
+    speeds = _speeds(runs)
+    found = {}
+    for name, config in configs.items():
+        passes, products = build.declared_cost(config)
+        resolved = build.with_numerics(config)
+        speed = speeds.get(_key(resolved))
+        seconds = None if speed is None or passes is None else speed * (passes + PRODUCT * (products or 0))
+        found[name] = Price(passes, products, seconds)
+    return found
+
+
+def _speeds(runs: Sequence[Run]) -> dict[tuple[Any, ...], float]:
+    """Seconds of a pass, by what it depends on: the fastest of the runs on this machine."""
+    speeds: dict[tuple[Any, ...], float] = {}
+    for run in runs:
+        cost = run.result["cost"]
+        if run.result["environment"]["host"] == platform.node() and cost["passes"]:
+            seconds = cost["seconds"] / (cost["passes"] + PRODUCT * cost["products"])
+            key = _key(run.config)
+            speeds[key] = min(seconds, speeds.get(key, seconds))
+    return speeds
+
+
+def _key(config: Config) -> tuple[Any, ...]:
+    leaves = flat(config)
+    return (*(leaves.get(key) for key in SPEED), str(leaves["device"]).partition(":")[0])
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "not timed here yet"
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"about {seconds / size:.1f} {unit}"
+    return f"about {seconds:.0f} s"

@@ -1,0 +1,160 @@
+"""A report as Markdown and as CSV; nothing in them depends on the time or the order of the runs."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sam_repro.table.report import DASH, Judged, Line, Report
+from sam_repro.table.spec import Claim
+from sam_repro.table.statistic import Estimate, tolerance
+
+
+class Section(NamedTuple):
+    """A part of the rendered table; the same rows go into both files."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def sections(report: Report) -> list[Section]:
+    """The parts that the table has, in order."""
+    parts = [_claims(report), _cells(report), _effects(report), _search(report), _literature(report)]
+    return [part for part in parts if part.rows]
+
+
+def markdown(report: Report) -> str:
+    """The table as Markdown."""
+    table = report.table
+    lines = [f"# {table.title}", ""]
+    if table.source:
+        lines += [f"Printed in: {table.source}.", ""]
+    if table.recipe:
+        lines += [f"Recipe: `experiment={table.recipe}`.", ""]
+    for part in sections(report):
+        lines += [f"## {part.title}", "", *_rows(part), ""]
+    lines += [f"* {note}" for note in notes(report)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def comma_separated(report: Report) -> str:
+    """The table as CSV, a block for each part: its title, its header, its rows."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    for part in sections(report):
+        writer.writerow(("part", *part.header))
+        writer.writerows((part.title, *row) for row in part.rows)
+    return file.getvalue()
+
+
+def notes(report: Report) -> list[str]:
+    """What has to be said below the table."""
+    said = [*report.table.notes]
+    if report.table.claims:
+        said.append(
+            "match: |Δ| ≤ tol and our half-width ≤ tol; differs: the interval of Δ lies outside of ± tol; fewer than 3 "
+            "seeds: provisional. tol: the larger of the printed half-width and 0.3 points; 0.6 for a single run; 20 % "
+            "of a sharpness."
+        )
+    said.append("± is half of the 95 % t-interval over the seeds.")
+    said += [f"suspect, {claim.row}: {claim.suspect}." for claim in report.table.claims if claim.suspect]
+    said += [f"assumed: {key}: {why}." for key, why in report.assumed.items()]
+    return said
+
+
+def shown(estimate: Estimate | None) -> str:
+    """An estimate with two decimals."""
+    if estimate is None:
+        return DASH
+    return f"{estimate.mean:.2f}" if estimate.half is None else f"{estimate.mean:.2f} ± {estimate.half:.2f}"
+
+
+def _claims(report: Report) -> Section:
+    header = ("row", "where", "reading", "printed", "ours", "n", "Δ", "tol", "verdict", "numerics", "notes")
+    return Section("Claims", header, [_claim(judged) for judged in report.claims])
+
+
+def _claim(judged: Judged) -> tuple[str, ...]:
+    claim, line = judged.claim, judged.line
+    (ours,) = line.estimates or (None,)
+    marks = [*(["suspect"] if claim.suspect else []), *line.marks]
+    return (
+        claim.row,
+        claim.printed,
+        judged.reading,
+        _printed(claim),
+        shown(ours),
+        str(ours.n if ours else 0),
+        DASH if judged.delta is None else f"{judged.delta:+.2f}",
+        DASH if claim.value is None or claim.bound else f"{tolerance(claim):.2f}",
+        judged.word,
+        line.numerics,
+        "; ".join(marks),
+    )
+
+
+def _printed(claim: Claim) -> str:
+    if claim.value is None:
+        return "blank"
+    spread = "" if claim.plus_minus is None else f" ± {claim.plus_minus:g}" + (" sd" if claim.spread == "sd" else "")
+    return f"{claim.bound or ''}{claim.value:g}{spread}"
+
+
+def _cells(report: Report) -> Section:
+    rows = [_cell(line, len(report.table.metrics)) for line in report.cells]
+    return Section("Cells", ("cell", *report.table.metrics, "n", "numerics", "notes"), rows)
+
+
+def _cell(line: Line, metrics: int) -> tuple[str, ...]:
+    estimates: Sequence[Estimate | None] = line.estimates or (None,) * metrics
+    n = max((estimate.n for estimate in estimates if estimate), default=0)
+    return (line.row, *map(shown, estimates), str(n), line.numerics, "; ".join(line.marks))
+
+
+def _effects(report: Report) -> Section:
+    rows = [
+        (
+            effect.name,
+            effect.equal,
+            shown(ours),
+            str(ours.n if ours else 0),
+            "" if printed is None else f"{printed:+.2f}",
+            numerics,
+        )
+        for effect, numerics, ours, printed in report.effects
+    ]
+    return Section("Effects, paired by seed", ("effect", "equal", "difference", "n", "printed", "numerics"), rows)
+
+
+def _search(report: Report) -> Section:
+    search = report.table.search
+    if search is None:
+        return Section("Search", (), [])
+    rows = []
+    for choice in report.choices:
+        chosen = None if choice.chosen is None else choice.chosen.overrides[search.over]
+        for value, line in choice.curve:
+            (ours,) = line.estimates
+            word = "chosen" if chosen is not None and value == chosen else ""
+            printed = "printed choice" if choice.printed is not None and value == choice.printed else ""
+            rows.append((choice.per, str(value), shown(ours), str(ours.n if ours else 0), word, printed, line.numerics))
+    title = f"Search of {search.over} by {search.metric}"
+    return Section(title, (search.per or "", search.over, search.metric, "n", "ours", "paper", "numerics"), rows)
+
+
+def _literature(report: Report) -> Section:
+    rows = report.table.literature
+    header = tuple(dict.fromkeys(key for row in rows for key in row))
+    return Section(
+        "From the literature, not run", header, [tuple(str(row.get(key, DASH)) for key in header) for row in rows]
+    )
+
+
+def _rows(part: Section) -> list[str]:
+    """The rows of a Markdown table, padded; columns that are empty throughout are left out."""
+    kept = [i for i in range(len(part.header)) if any(row[i] for row in part.rows)]
+    table = [[cell.replace("|", "\\|") for cell in row] for row in [part.header, *part.rows]]
+    widths = {i: max(len(row[i]) for row in table) for i in kept}
+    lines = ["| " + " | ".join(row[i].ljust(widths[i]) for i in kept) + " |" for row in table]
+    return [lines[0], "|" + "|".join("-" * (widths[i] + 2) for i in kept) + "|", *lines[1:]]

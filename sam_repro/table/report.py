@@ -1,0 +1,294 @@
+"""A table, evaluated: what the runs that are there say about its cells, claims and effects."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sam_repro.home import cell_hash
+from sam_repro.schema import flat
+from sam_repro.table import statistic
+from sam_repro.table.runs import Found, Run, label
+from sam_repro.table.spec import Cell, Claim, Effect, Pick, Search, Table
+from sam_repro.table.statistic import Estimate
+
+Config = dict[str, Any]
+Numerics = tuple[tuple[str, Any], ...]
+
+DASH = "—"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table: what it is of, what the runs gave, and how that was had."""
+
+    row: str
+    numerics: str = ""
+    estimates: tuple[Estimate | None, ...] = ()
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim in one reading: the printed number beside ours."""
+
+    claim: Claim
+    reading: str
+    line: Line
+    word: str
+    delta: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search chose: the key's value by mean validation error, or why it chose nothing yet."""
+
+    per: str
+    curve: tuple[tuple[Any, Line], ...]
+    chosen: Cell | None
+    printed: Any
+    missing: int
+
+
+@dataclass
+class Report:
+    """All that a table shows, from its cells' configurations and the runs that were found.
+
+    Args:
+        table: the table file.
+        configs: name → resolved configuration of every cell that can be composed.
+        found: the runs.
+    """
+
+    table: Table
+    configs: Mapping[str, Config]
+    found: Found
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """The identity of each of these cells, by name."""
+        return {name: cell_hash(config) for name, config in self.configs.items()}
+
+    @cached_property
+    def cells(self) -> list[Line]:
+        """A line for each cell and numerics, then one for each cut budget of it."""
+        lines = []
+        for cell in self.table.cells:
+            whole = self._lines(cell.name, self._runs(cell.name))
+            lines += whole or [Line(cell.name, marks=self._nothing(cell))]
+            lines += self._cut(cell.name)
+        return lines
+
+    @cached_property
+    def claims(self) -> list[Judged]:
+        """A row for each claim and reading."""
+        return [judged for claim in self.table.claims for judged in self._judged(claim)]
+
+    @cached_property
+    def effects(self) -> list[tuple[Effect, str, Estimate | None, float | None]]:
+        """Each effect: in which numerics, its estimate over the seeds of both, and the difference that was printed."""
+        return [row for effect in self.table.effects for row in self._effect(effect)]
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """What the search chose, for each of its groups."""
+        search = self.table.search
+        if search is None:
+            return []
+        grid = [cell for cell in self.table.cells if cell.series == search.series]
+        groups: dict[str, list[Cell]] = {}
+        for cell in grid:
+            groups.setdefault(str(cell.overrides[search.per] if search.per else ""), []).append(cell)
+        return [self._choice(search, per, cells) for per, cells in groups.items()]
+
+    @cached_property
+    def assumed(self) -> dict[str, str]:
+        """The keys of the cells that the paper does not state, and where they are from."""
+        return {key: why for config in self.configs.values() for key, why in config.get("assumed", {}).items()}
+
+    def missing(self, cell: Cell) -> list[int]:
+        """The seeds of a cell that are still to be run."""
+        if cell.waiting:
+            return []
+        done = {run.seed for run in self._runs(cell.name)}
+        return [seed for seed in self.table.seeds if seed not in done]
+
+    def state(self, cell: Cell) -> str:
+        """How far a cell is."""
+        if cell.waiting:
+            return f"waiting: {cell.waiting}"
+        missing = self.missing(cell)
+        told = [
+            f"seed {run.seed}: {run.state}"
+            for run in self.found.unfinished
+            if run.cell_hash == self.hashes[cell.name] and run.seed in missing
+        ]
+        return "; ".join(told) or ("missing" if missing else "done")
+
+    def _runs(self, name: str) -> list[Run]:
+        return self.found.of(self.hashes[name]) if name in self.hashes else []
+
+    def _nothing(self, cell: Cell) -> tuple[str, ...]:
+        return (f"waiting: {cell.waiting}",) if cell.waiting else ()
+
+    def _lines(self, row: str, runs: Sequence[Run], mark: str = "") -> list[Line]:
+        """A line for each numerics."""
+        return [
+            Line(
+                row,
+                label(numerics),
+                tuple(statistic.estimate(_values(group, metric)) for metric in self.table.metrics),
+                (*([mark] if mark else []), *_mixed(group)),
+            )
+            for numerics, group in _by_numerics(runs).items()
+        ]
+
+    def _cut(self, name: str) -> list[Line]:
+        if name not in self.configs:
+            return []
+        config = self.configs[name]
+        budgets: dict[str, list[Run]] = {}
+        for run in self.found.cut(config):
+            if run.result["metrics"]["test"]["last"]["epoch"] < 1:
+                continue  # a few steps, such as to time a pass
+            budgets.setdefault(_budget(run, config), []).append(run)
+        return [line for words, runs in budgets.items() for line in self._lines(name, runs, f"cut budget: {words}")]
+
+    def _judged(self, claim: Claim) -> list[Judged]:
+        if claim.derived is not None:
+            return self._derived(claim)
+        return [row for reading, pick in claim.readings.items() for row in self._reading(claim, reading, pick)]
+
+    def _reading(self, claim: Claim, reading: str, pick: Pick) -> list[Judged]:
+        picked = self._picked(claim, pick)
+        if not picked:
+            waiting = [self.table.cell(name).waiting for name in pick.cells]
+            return [Judged(claim, reading, Line(claim.row), f"waiting: {waiting[0]}" if all(waiting) else DASH)]
+        rows = []
+        for numerics, runs, marks in picked:
+            values = _values(runs, claim.metric, claim.epoch)
+            word, delta = statistic.verdict(claim, values)
+            line = Line(claim.row, label(numerics), (statistic.estimate(values),), (*marks, *_mixed(runs)))
+            rows.append(Judged(claim, reading, line, word, delta))
+        return rows
+
+    def _picked(self, claim: Claim, pick: Pick) -> list[tuple[Numerics, list[Run], tuple[str, ...]]]:
+        """In each numerics the runs of the cell, or of the best of several."""
+        groups: dict[Numerics, dict[str, list[Run]]] = {}
+        for name in pick.cells:
+            for numerics, runs in _by_numerics(self._runs(name)).items():
+                groups.setdefault(numerics, {})[name] = runs
+        chosen = []
+        for numerics, by_cell in groups.items():
+            best = next(iter(by_cell))
+            marks: tuple[str, ...] = ()
+            if pick.by is not None:
+                best = _best(by_cell, claim.metric, pick.by)
+                marks = (f"{best}: best of {len(by_cell)} of {len(pick.cells)} cells by {pick.by}",)
+            chosen.append((numerics, by_cell[best], marks))
+        return chosen
+
+    def _derived(self, claim: Claim) -> list[Judged]:
+        """A formula of several cells, evaluated for each seed that all of them have."""
+        assert claim.derived is not None
+        picked = {
+            name: {numerics: runs for numerics, runs, _ in self._picked(claim, pick)}
+            for name, pick in claim.readings.items()
+        }
+        shared = [numerics for numerics in next(iter(picked.values())) if all(numerics in of for of in picked.values())]
+        rows = []
+        for numerics in shared:
+            by_name = {name: _by_seed(of[numerics], claim.metric, claim.epoch) for name, of in picked.items()}
+            seeds = sorted(set.intersection(*(set(values) for values in by_name.values())))
+            values = [statistic.formula(claim.derived, {n: of[seed] for n, of in by_name.items()}) for seed in seeds]
+            word, delta = statistic.verdict(claim, values)
+            rows.append(Judged(claim, "", Line(claim.row, label(numerics), (statistic.estimate(values),)), word, delta))
+        return rows or [Judged(claim, "", Line(claim.row), DASH)]
+
+    def _effect(self, effect: Effect) -> list[tuple[Effect, str, Estimate | None, float | None]]:
+        ours, twin = _by_numerics(self._runs(effect.cell)), _by_numerics(self._runs(effect.twin))
+        printed = self._printed_difference(effect)
+        rows = []
+        for numerics in ours.keys() & twin.keys():
+            pair = [_by_seed(group[numerics], effect.metric) for group in (ours, twin)]
+            rows.append((effect, label(numerics), statistic.paired(*pair), printed))
+        return sorted(rows, key=lambda row: row[1]) or [(effect, "", None, printed)]
+
+    def _printed_difference(self, effect: Effect) -> float | None:
+        """Claim of the one less claim of the other, where each has one claim that leaves no choice of a reading."""
+        printed = [self._printed(name, effect.metric) for name in (effect.cell, effect.twin)]
+        return None if printed[0] is None or printed[1] is None else printed[0] - printed[1]
+
+    def _printed(self, name: str, metric: str) -> float | None:
+        for claim in self.table.claims:
+            picks = list(claim.readings.values())
+            if claim.metric == metric and len(picks) == 1 and picks[0].cells == (name,) and not claim.bound:
+                return claim.value
+        return None
+
+    def _choice(self, search: Search, per: str, cells: Sequence[Cell]) -> Choice:
+        """The smallest mean over a whole grid of one numerics; of equal means the first of the grid."""
+        groups = {cell.name: _by_numerics(self._runs(cell.name)) for cell in cells}
+        shared = [numerics for numerics in groups[cells[0].name] if all(numerics in of for of in groups.values())]
+        curve: dict[str, Line] = {}
+        for cell in cells:
+            numerics = shared[0] if shared else next(iter(groups[cell.name]), ())
+            ours = statistic.estimate(_values(groups[cell.name].get(numerics, []), search.metric))
+            curve[cell.name] = Line(cell.name, label(numerics), (ours,))
+        means = {name: line.estimates[0].mean for name, line in curve.items() if line.estimates[0] is not None}
+        missing = sum(len(self.missing(cell)) for cell in cells)
+        whole = shared and not missing and len(means) == len(cells)
+        chosen = min(cells, key=lambda cell: means[cell.name]) if whole else None
+        values = tuple((cell.overrides[search.over], curve[cell.name]) for cell in cells)
+        return Choice(per, values, chosen, _printed_choice(search, per), missing)
+
+
+def difference(ours: Config, other: Config) -> list[tuple[str, Any, Any]]:
+    """Keys in which two resolved configurations differ, with both values; a key that one has not is None there."""
+    a, b = flat(ours), flat(other)
+    keys = [key for key in sorted(a.keys() | b.keys()) if key.partition(".")[0] not in ("choices", "origin", "assumed")]
+    return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
+
+
+def _by_numerics(runs: Iterable[Run]) -> dict[Numerics, list[Run]]:
+    groups: dict[Numerics, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.numerics, []).append(run)
+    return groups
+
+
+def _by_seed(runs: Sequence[Run], metric: str, epoch: float | None = None) -> dict[int, float]:
+    values = {run.seed: run.value(metric, epoch) for run in runs}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _values(runs: Sequence[Run], metric: str, epoch: float | None = None) -> list[float]:
+    return list(_by_seed(runs, metric, epoch).values())
+
+
+def _mixed(runs: Sequence[Run]) -> tuple[str, ...]:
+    digests = {run.sources for run in runs}
+    return (f"of {len(digests)} versions of the sources",) if len(digests) > 1 else ()
+
+
+def _best(by_cell: Mapping[str, Sequence[Run]], metric: str, by: str) -> str:
+    """The cell with the best mean: the smallest error or loss, the largest accuracy; of equal ones the first."""
+    sign = -1 if metric.endswith("accuracy_pct") else 1
+
+    def badness(name: str) -> float:
+        mean = statistic.estimate(_values(by_cell[name], f"{by}/{metric.partition('/')[2]}"))
+        return math.inf if mean is None else sign * mean.mean
+
+    return min(by_cell, key=badness)
+
+
+def _budget(run: Run, config: Config) -> str:
+    done = run.result["cost"]["steps"]
+    if run.config["epochs"] != config["epochs"]:
+        return f"{run.config['epochs']} of {config['epochs']} epochs, {done} steps"
+    return f"{done} steps of {config['epochs']} epochs"
+
+
+def _printed_choice(search: Search, per: str) -> Any:
+    return {str(key): value for key, value in search.printed.items()}.get(per)

@@ -1,0 +1,236 @@
+"""The runs below some folders: what they are, how far they are, and what they measured."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sam_repro.home import cell_hash, identity, is_locked, numerics
+from sam_repro.record import read_metrics
+from sam_repro.schema import SCHEMA, flat
+
+BUDGET = ("epochs", "max_steps")
+"""Keys that say how long a cell is trained: a run that differs from it in these alone is a cut budget."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, from its `result.json`."""
+
+    folder: Path
+    result: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its resolved configuration."""
+        return self.result["config"]
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.result["seed"]
+
+    @property
+    def sources(self) -> str:
+        """Digest of the sources that made it."""
+        return self.result["sources_sha256"]
+
+    @cached_property
+    def cell_hash(self) -> str:
+        """The cell that it is a run of."""
+        return cell_hash(self.config)
+
+    @cached_property
+    def numerics(self) -> tuple[tuple[str, Any], ...]:
+        """How it was computed; runs that differ in it are not averaged."""
+        return tuple(sorted(numerics(self.config).items()))
+
+    @cached_property
+    def epochs(self) -> dict[float, dict[str, Any]]:
+        """The rows of its epochs, by epoch; empty where the record is not whole."""
+        if record_problem(self) is not None:
+            return {}
+        rows = read_metrics(self.folder / "metrics.jsonl")
+        return {row["epoch"]: row for row in rows if row.get("kind") == "epoch"}
+
+    def value(self, metric: str, epoch: float | None = None) -> float | None:
+        """What it measured; None for what it did not.
+
+        Args:
+            metric: a path: test/…, validation/… (of the weights that `report` names), train/…, label_noise/…,
+                sharpness/<measure>/…, epoch/… (means over an epoch of the training).
+            epoch: take it from that epoch's row; default the end, and for epoch/… the last epoch.
+        """
+        part, _, rest = metric.partition("/")
+        if epoch is not None or part == "epoch":
+            rows = self.epochs
+            return rows.get(max(rows) if epoch is None else epoch, {}).get(metric) if rows else None
+        return _at(self._part(part), rest.split("/"))
+
+    def leaves(self, part: str) -> list[str]:
+        """The numbers of a part of the result, as the rest of their paths."""
+        inside = self._part(part)
+        return [key.replace(".", "/") for key in flat(inside)] if isinstance(inside, dict) else []
+
+    def _part(self, part: str) -> Any:
+        report, metrics = self.config["report"], self.result["metrics"]
+        if part == "test":
+            return metrics["test"][report]
+        if part == "validation":
+            return metrics["validation"]["best" if report == "best_validation" else "last"]
+        if part == "train":
+            return metrics["train"]
+        return self.measured if part == "sharpness" else self.result[part]
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """Sharpness by measure: of the result, and what was measured later and lies beside it."""
+        measured = {name: given["values"] for name, given in self.result["sharpness"].items()}
+        for file in sorted(self.folder.glob("sharpness/*.json")):
+            later = json.loads(file.read_text())
+            measured.setdefault(later["measure"], later["values"])
+        return measured
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run without a result: "running", "failed: why" or "broken off"."""
+
+    folder: Path
+    seed: int
+    cell_hash: str
+    state: str
+
+
+@dataclass
+class Found:
+    """What lies below some folders; `problems` names what could not be read, a line each."""
+
+    runs: list[Run] = field(default_factory=list)
+    unfinished: list[Unfinished] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def of(self, cell: str) -> list[Run]:
+        """The finished runs of a cell, given by its hash, by seed."""
+        return sorted((run for run in self.runs if run.cell_hash == cell), key=lambda run: run.seed)
+
+    def cut(self, config: dict[str, Any]) -> list[Run]:
+        """The finished runs that differ from a cell in their budget alone, by seed."""
+        wanted, whole = _without_budget(config), cell_hash(config)
+        return sorted(
+            (run for run in self.runs if run.cell_hash != whole and _without_budget(run.config) == wanted),
+            key=lambda run: run.seed,
+        )
+
+
+def find(roots: Iterable[Path]) -> Found:
+    """Read every run below the folders; of two of the same cell, seed and numerics the first counts.
+
+    Args:
+        roots: folders, such as outputs; in each, what lies below `runs` comes before `evidence`.
+    """
+    found = Found()
+    seen: dict[tuple[Any, ...], Run] = {}
+    for folder in (folder for root in roots for folder in _homes(root)):
+        try:
+            if (folder / "result.json").exists():
+                run = _finished(folder)
+                first = seen.setdefault((run.cell_hash, run.seed, run.numerics), run)
+                if first is run:
+                    found.runs.append(run)
+                elif first.result["weights_sha256"] != run.result["weights_sha256"]:
+                    found.problems.append(f"{folder}: not counted, for {first.folder} is of the same cell and seed")
+                if first is run and (problem := record_problem(run)) is not None:
+                    found.problems.append(problem)
+            else:
+                found.unfinished.append(_unfinished(folder))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+            found.problems.append(f"{folder}: damaged, not counted ({reason})")
+    return found
+
+
+def read(folder: Path) -> Run:
+    """The finished run in a home.
+
+    Raises:
+        ValueError: if it has no result, or that is damaged or of another schema.
+    """
+    if not (folder / "result.json").is_file():
+        raise ValueError(f"{folder}: no finished run; result.json is missing")
+    try:
+        return _finished(folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder}: damaged ({error})") from None
+
+
+def record_problem(run: Run) -> str | None:
+    """What is wrong with the record of a finished run: it must reach to the last step."""
+    path, steps = run.folder / "metrics.jsonl", run.result["cost"]["steps"]
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16384))
+            *_, last = file.read().splitlines()
+        step = json.loads(last)["step"]
+    except (ValueError, KeyError, TypeError, OSError):
+        return f"{path}: damaged or cut; what the result holds counts, what only the record holds does not"
+    return None if step == steps - 1 else f"{path}: cut: it ends at step {step + 1} of {steps}"
+
+
+def label(numerics: Sequence[tuple[str, Any]]) -> str:
+    """Numerics in words: precision and device, and what is not at its default."""
+    given = dict(numerics)
+    words = [str(given.get("precision", "")), str(given.get("device", ""))]
+    words += ["contiguous"] if given.get("channels_last") is False else []
+    words += ["deterministic"] if given.get("deterministic") else []
+    words += ["not fused"] if given.get("base_optimizer.fused") is False else []
+    return ", ".join(word for word in words if word)
+
+
+def _finished(folder: Path) -> Run:
+    result = json.loads((folder / "result.json").read_text())
+    if result["schema"] != SCHEMA:
+        raise ValueError(f"result.json is of schema {result['schema']}, this version reads {SCHEMA}")
+    run = Run(folder, result)
+    for needed in ("numerics", "cell_hash", "sources", "seed", "measured"):
+        getattr(run, needed)
+    if run.value("test/error_pct") is None:
+        raise ValueError("result.json has no test error")
+    return run
+
+
+def _unfinished(folder: Path) -> Unfinished:
+    config = json.loads((folder / "run.json").read_text())["config"]
+    state = "broken off"
+    if is_locked(folder):
+        state = "running"
+    elif (folder / "failed.json").exists():
+        state = f"failed: {json.loads((folder / 'failed.json').read_text())['error']}"
+    return Unfinished(folder, config["seed"], cell_hash(config), state)
+
+
+def _homes(root: Path) -> Iterator[Path]:
+    """Every home below a folder; what was set aside is none."""
+    for path, folders, files in os.walk(root):
+        folders.sort(key=lambda name: (name != "runs", name))
+        folder = Path(path)
+        if re.fullmatch(r"seed=\d+", folder.name):
+            folders.clear()
+            if {"result.json", "run.json"} & set(files):
+                yield folder
+
+
+def _without_budget(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in identity(config).items() if key not in BUDGET}
+
+
+def _at(value: Any, path: Sequence[str]) -> float | None:
+    for key in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,351 @@
+"""The door to tables, on runs of the digits: from nothing to table and picture, and every wrong word."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from sam_repro import train
+from sam_repro.table import __main__ as door
+
+CONFIGS = Path(__file__).parents[1] / "data/configs"
+QUIET = ["wandb=disabled", "progress=silent", "record_every=null"]
+SWEEP = ["-m", "--config-dir", str(CONFIGS), "table=tiny", "cell=0,1", "seed=0,1", *QUIET]
+
+
+class Said(NamedTuple):
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command(main, folder, *words):
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["sam_repro", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+    return Said(end.value.code, out.getvalue(), err.getvalue())
+
+
+def table(folder, *words):
+    return command(door.main, folder, *words, "--config-dir", str(CONFIGS))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A folder in which the two cells of the tiny table have been run."""
+    folder = tmp_path_factory.mktemp("tables")
+    ended = command(train.main, folder, *SWEEP)
+    assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.fixture
+def copy(done, tmp_path):
+    shutil.copytree(done, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def homes(folder):
+    return sorted(path.parent for path in folder.glob("outputs/runs/main/*/seed=*/result.json"))
+
+
+def written(folder, name="tiny"):
+    return {file.name: file.read_bytes() for file in (folder / "outputs/tables" / name).iterdir()}
+
+
+def test_the_list(tmp_path):
+    said = table(tmp_path)
+    assert said.code == 0
+    assert "tiny " in said.out
+    assert "luong2024/resnet18" in said.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_from_nothing(tmp_path):
+    said = table(tmp_path, "tiny")
+    assert said.code == 0
+    assert "0  0/2    rho 0: missing  64 passes, not timed here yet" in said.out
+    assert "3         later: waiting: something" in said.out
+    assert f"to run     python -m sam_repro.train --config-dir {CONFIGS} -m table=tiny cell=0,1,2 seed=0,1" in said.out
+    assert "max_steps=3 name=timing" in said.out
+    assert "| of a paper | 40      | —" in said.out
+
+
+def test_a_table_with_its_runs(done):
+    said = table(done, "tiny")
+    assert said.code == 0
+    errors = [
+        json.loads((home / "result.json").read_text())["metrics"]["test"]["last"]["error_pct"] for home in homes(done)
+    ]
+    assert f"{(errors[2] + errors[3]) / 2:.2f} ± " in said.out
+    assert "0  2/2    rho 0: done" in said.out
+    assert re.search(r"to pay     64 passes, about \d+ s", said.out), "the runs tell how long a pass takes"
+    assert "provisional" in said.out
+    assert "40 % uniform" not in said.out
+    files = written(done)
+    assert set(files) == {"table.md", "table.csv", "plot.png"}
+    assert files["plot.png"].startswith(b"\x89PNG")
+    assert files["table.md"].decode() in said.out
+
+
+def test_the_table_of_a_sweep_that_was_killed_and_repeated_is_the_same(done, tmp_path):
+    """Killed with -9 after its first run; the second start runs the rest only."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sam_repro.train", *SWEEP], cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        for _ in range(1200):
+            if homes(tmp_path) or process.poll() is not None:
+                break
+            time.sleep(0.05)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    kept = {home: (home / "result.json").stat().st_mtime_ns for home in homes(tmp_path)}
+    assert 1 <= len(kept) < 4
+    assert command(train.main, tmp_path, *SWEEP).code == 0
+    assert {home: (home / "result.json").stat().st_mtime_ns for home in kept} == kept
+    table(done, "tiny"), table(tmp_path, "tiny")
+    assert written(tmp_path) == written(done)
+
+
+def test_a_cell_that_fails_stops_nothing_and_is_named(copy):
+    sweep = [word.replace("cell=0,1", "cell=2,0") for word in SWEEP]
+    ended = command(train.main, copy, *sweep)
+    assert ended.code == 1
+    assert "done" in ended.out
+    said = table(copy, "tiny")
+    assert "fails: seed 0: failed: the loss or the gradient of step 1 is not finite" in said.out
+
+
+def test_two_starts_of_the_same_sweep_divide_its_cells(tmp_path):
+    starts = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sam_repro.train", *SWEEP],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outs = [start.communicate() for start in starts]
+    trained = [re.findall(r"^result +(\S+)", out, flags=re.MULTILINE) for out, _ in outs]
+    assert len(trained[0] + trained[1]) == len(set(trained[0] + trained[1])) == 4, outs
+    assert len(homes(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["--config-dir", str(CONFIGS), "table=tiny", "cell=1", "seed=1"],
+        ["--config-dir", str(CONFIGS), "table=tiny", "cell=rho 0.1", "seed=1"],
+        ["label_noise.rate=0.4", "epochs=1", "rho=0.1", "seed=1"],
+        ["-m", "experiment=digits/label_noise", "epochs=1", "rho=0.1", "seed=1", "hydra/launcher=joblib"],
+        ["-m", "--config-dir", str(CONFIGS), "table=tiny", "cell=1", "seed=1,0", "hydra/launcher=joblib"],
+    ],
+)
+def test_every_way_to_a_cell_finds_its_run(copy, line):
+    before = {home: (home / "result.json").read_bytes() for home in homes(copy)}
+    if "hydra/launcher=joblib" in line:
+        out = subprocess.run(
+            [sys.executable, "-m", "sam_repro.train", *line, *QUIET],
+            cwd=copy,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    else:
+        ended = command(train.main, copy, *line, *QUIET)
+        assert ended.code == 0, ended.err
+        out = ended.out
+    assert "done       outputs/runs/main/digits-digits_cnn-none-sam-rho=0.1-" in out
+    assert {home: (home / "result.json").read_bytes() for home in homes(copy)} == before
+
+
+def test_the_record_says_which_cell_it_was(done):
+    result = json.loads((homes(done)[0] / "result.json").read_text())
+    assert result["cell"] == "rho 0"
+    assert result["config"]["origin"] == {"rho": "from the cell", "table": "tiny", "cell": "rho 0"}
+    assert result["overrides"][:5] == [
+        "experiment=digits/label_noise",
+        "optimizer=sam",
+        "epochs=1",
+        "rho=0",
+        "seed=0",
+    ]
+
+
+def test_why_a_run_counts_and_why_not(done, tmp_path):
+    home = homes(done)[0]
+    assert table(done, "why", str(home)).out.startswith("counts for tiny, cell 0 (rho 0), seed 0\n")
+    shutil.copytree(home, tmp_path / "seed=0")
+    result = json.loads((home / "result.json").read_text())
+    result["config"] |= {"lr": 0.3}
+    result["config"]["optimizer"] |= {"p": 3}
+    (tmp_path / "seed=0/result.json").write_text(json.dumps(result))
+    said = table(tmp_path, "why", str(tmp_path / "seed=0"), "tiny")
+    assert said.out.splitlines() == [
+        "counts for no cell; the nearest is tiny, cell 0 (rho 0), from which it differs in:",
+        "key          run  cell",
+        "lr           0.3  0.1",
+        "optimizer.p  3    null",  # neutral values are no part of what a cell is
+    ]
+
+
+def test_compare_two_runs(done):
+    first, _, third, _ = homes(done)
+    said = table(done, "compare", str(first), str(third))
+    assert said.out.startswith("different cells; sources equal\n")
+    assert re.search(r"^rho +0.0 +0.1$", said.out, flags=re.MULTILINE)
+    one, other = (json.loads((home / "result.json").read_text())["metrics"]["test"]["last"] for home in (first, third))
+    delta = other["error_pct"] - one["error_pct"]
+    assert re.search(rf"^test/error_pct .* {delta:+.6g}$".replace("+", r"\+"), said.out, flags=re.MULTILINE)
+    assert table(done, "compare", str(first), str(homes(done)[1])).out.startswith("the same cell; sources equal\nkey")
+
+
+def test_diff_of_two_recipes(tmp_path):
+    said = table(tmp_path, "diff", "luong2024/cifar100", "luong2024/cifar100_clean")
+    keys = [line.split()[0] for line in said.out.splitlines() if not line.startswith("assumed in")]
+    assert keys == ["key", "dataset.validation.augmented", "dataset.validation.count", "report"]
+    assert "assumed in luong2024/cifar100_clean: report: our own protocol" in said.out
+    assert "no key differs" in table(tmp_path, "diff", "foret2021/cifar", "foret2021/cifar").out
+
+
+def test_search_and_the_command_that_it_gives(tmp_path):
+    grid = ["-m", "--config-dir", str(CONFIGS), "table=tiny_search", "cell=0,1", "seed=0", *QUIET]
+    assert "no choice: 2 runs of the grid are missing" in table(tmp_path, "search", "tiny_search").out
+    assert command(train.main, tmp_path, *grid).code == 0
+    said = table(tmp_path, "search", "tiny_search")
+    errors = [
+        json.loads((home / "result.json").read_text())["metrics"]["validation"]["last"]["error_pct"]
+        for home in homes(tmp_path)
+    ]
+    chosen = 0 if errors[0] <= errors[1] else 0.1
+    assert f"chosen: rho={chosen}; retrain on all data:" in said.out
+    assert "retrained 0/1: test error % —" in said.out
+    (line,) = re.findall(r"python -m sam_repro\.train (.*)", said.out)
+    assert command(train.main, tmp_path, *line.split(), *QUIET).code == 0
+    assert re.search(r"retrained 1/1: test error % \d", table(tmp_path, "search", "tiny_search").out)
+    (choice,) = json.loads(written(tmp_path, "tiny_search")["search.json"])["choices"]
+    assert choice["chosen"] == chosen
+    assert [point["mean"] for point in choice["curve"]] == errors
+
+
+def test_keep_copies_what_counts_and_it_counts_there(copy):
+    said = table(copy, "keep", "tiny")
+    assert said.out.startswith("kept       4 runs")
+    evidence = copy / "outputs/evidence/tiny"
+    assert {file.name for file in evidence.iterdir()} == {"runs", "table.md", "table.csv", "plot.png"}
+    assert {file.name for file in next(evidence.glob("runs/*/seed=0")).iterdir()} == {"result.json", "metrics.jsonl"}
+    before = table(copy, "tiny")
+    shutil.rmtree(copy / "outputs/runs")
+    after = table(copy, "tiny")
+    assert after.out.partition("\n# ")[2] == before.out.partition("\n# ")[2]
+    assert not after.err
+
+
+def test_several_outputs_are_read_together(copy, tmp_path):
+    other = tmp_path / "elsewhere"
+    moved = homes(copy)[0]
+    shutil.move(moved, other / "runs" / moved.relative_to(copy / "outputs/runs"))
+    assert "1/2    rho 0: missing" in table(copy, "tiny").out
+    assert "2/2    rho 0: done" in table(copy, "tiny", "--outputs", "outputs", "--outputs", str(other)).out
+
+
+def test_what_is_damaged_is_named_and_the_rest_is_rendered(copy):
+    first, second, *_ = homes(copy)
+    (first / "result.json").write_text("{")
+    with (second / "metrics.jsonl").open("r+") as file:
+        file.truncate(20)
+    said = table(copy, "tiny")
+    assert said.code == 0
+    assert len(said.err.splitlines()) == 2
+    assert "damaged, not counted" in said.err
+    assert "metrics.jsonl: damaged or cut" in said.err
+    assert "1/2    rho 0: missing" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["tinny"], "table = tinny: no such option; did you mean tiny?"),
+        (["tiny", "more"], "tiny more: cannot be read; it is one of"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["why"], "no such option"),
+        (["why", "nowhere"], "nowhere: no finished run; result.json is missing"),
+        (["compare", "a", "b"], "a: no finished run"),
+        (["diff", "foret2021/cifr", "foret2021/cifar"], "did you mean foret2021/cifar?"),
+        (["search", "tiny"], "tiny: has no search; tiny_search, digits/search"),
+        (["keep", "tiny"], "no run of it is finished; there is nothing to keep"),
+        (["tiny", "--outputs", "nowhere"], "--outputs nowhere: no such folder"),
+    ],
+)
+def test_wrong_words_are_refused_in_a_line_and_nothing_is_written(tmp_path, words, told):
+    said = table(tmp_path, *words)
+    assert said.code == 2
+    assert said.err.startswith("sam_repro: ")
+    assert told in said.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["table=tiny"], "table = tiny: which cell? Write cell=0; python -m sam_repro.table tiny lists them"),
+        (["table=tiny", "cell=9"], "cell = 9: tiny has the cells 0 … 3"),
+        (["table=tiny", "cell=rho 0.3"], "cell = rho 0.3: tiny has the cells 0 … 3"),
+        (["table=tiny", "cell=3"], "cell = 3 (later) of tiny waits for something"),
+        (["table=tinny", "cell=0"], "table = tinny: no such option; did you mean tiny?"),
+        (["cell=0"], "cell = 0: of which table? Write table=name cell=0"),
+        (["table=tiny", "cell=-1"], "cell = -1: must be a number from 0 on"),
+        (["table=tiny", "cell=0,1"], "several values are a sweep; add -m"),
+        (["-m", "table=tiny", "cell=0,9"], "cell = 9: tiny has the cells 0 … 3"),
+        (["table=tiny", "cell=0", "rho=-1"], "rho = -1: must be"),
+        (["experiment=digits/label_nose"], "did you mean digits/label_noise?"),
+    ],
+)
+def test_a_cell_that_is_none_is_refused_before_anything_is_written(tmp_path, line, told):
+    ended = command(train.main, tmp_path, "--config-dir", str(CONFIGS), *line)
+    assert ended.code == 2
+    assert told in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_shown_of_a_cell_is_what_would_run(tmp_path):
+    line = ["--config-dir", str(CONFIGS), "--cfg", "job", "--resolve"]
+    shown = [
+        subprocess.run(
+            [sys.executable, "-m", "sam_repro.train", *line, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for words in (
+            ["table=tiny", "cell=1", "seed=3"],
+            ["experiment=digits/label_noise", "epochs=1", "rho=0.1", "seed=3"],
+        )
+    ]
+    assert shown[0] == shown[1]
+    assert "rho: 0.1\nseed: 3\nepochs: 1\n" in shown[0]

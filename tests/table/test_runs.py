@@ -1,0 +1,161 @@
+"""What lies below the folders: finished, unfinished, damaged, of another schema, twice."""
+
+import fcntl
+import json
+import shutil
+
+import pytest
+
+from sam_repro.table import runs
+
+
+@pytest.fixture
+def two(lab):
+    """Two runs of "sam 0.1", the first of which a test damages."""
+    return lab.runs("sam 0.1", [10.0, 11.0])
+
+
+def rewritten(folder, change):
+    file = folder / "result.json"
+    result = json.loads(file.read_text())
+    change(result)
+    file.write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: (folder / "result.json").write_text('{"schema": 1, "se'), "damaged"),
+        (lambda folder: (folder / "result.json").write_text("[]"), "damaged"),
+        (lambda folder: (folder / "result.json").write_bytes(b"\xff\xfe"), "damaged"),
+        (lambda folder: rewritten(folder, lambda result: result.pop("metrics")), "no 'metrics'"),
+        (lambda folder: rewritten(folder, lambda result: result["metrics"].update(test={})), "no 'last'"),
+        (lambda folder: rewritten(folder, lambda result: result.update(schema=2)), "schema 2, this version reads 1"),
+        (lambda folder: rewritten(folder, lambda result: result.update(config=None)), "damaged"),
+    ],
+)
+def test_a_damaged_result_is_named_and_the_others_count(lab, two, damage, told):
+    damage(two[0])
+    found = lab.report().found
+    assert [run.seed for run in found.runs] == [1]
+    (problem,) = found.problems
+    assert problem.startswith(f"{two[0]}: damaged, not counted (")
+    assert told in problem
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_text('{"kind": "epoch", "step": 20, "epoch": 9}\n'),
+        lambda file: file.write_text('{"kind": "epoch", "step": 49, "epo'),
+        lambda file: file.write_text(""),
+        lambda file: file.unlink(),
+    ],
+)
+def test_a_cut_record_is_named_and_only_what_it_alone_holds_is_lost(lab, two, damage):
+    damage(two[0] / "metrics.jsonl")
+    found = lab.report().found
+    assert [run.seed for run in found.runs] == [0, 1]
+    (problem,) = found.problems
+    assert str(two[0] / "metrics.jsonl") in problem
+    cut = found.runs[0]
+    assert cut.value("test/error_pct") == 10.0
+    assert cut.value("test/error_pct", epoch=20) is None
+    assert cut.value("epoch/loss") is None
+
+
+def test_states_of_what_is_not_finished(lab):
+    folders = lab.runs("sam 0.1", [1.0, 2.0, 3.0])
+    for folder in folders:
+        config = json.loads((folder / "result.json").read_text())["config"]
+        (folder / "run.json").write_text(json.dumps({"config": config}))
+        (folder / "result.json").unlink()
+    (folders[1] / "failed.json").write_text('{"error": "the loss of step 3 is not finite", "step": 3}')
+    lock = folders[2].parent / ".seed=2.lock"
+    lock.touch()
+    (folders[0].parent / ".seed=0.lock").touch()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        report = lab.report()
+        assert report.state(lab.table.cell("sam 0.1")) == (
+            "seed 0: broken off; seed 1: failed: the loss of step 3 is not finite; seed 2: running"
+        )
+    assert report.state(lab.table.cell("sam 0.2")) == "missing"
+    assert report.state(lab.table.cell("not yet")) == "waiting: something"
+
+
+def test_a_cell_is_done_with_the_seeds_of_the_table(lab):
+    lab.runs("sam 0.1", [1.0, 2.0, 3.0])
+    assert lab.report().state(lab.table.cell("sam 0.1")) == "done"
+
+
+def test_what_was_set_aside_does_not_count(lab, two):
+    two[0].rename(two[0].with_name("seed=0.aside-1"))
+    assert [run.seed for run in lab.report().found.runs] == [1]
+
+
+def test_several_roots_are_read_together(lab, two, tmp_path):
+    other = tmp_path / "other"
+    shutil.move(two[1], other / "runs/main/cell/seed=1")
+    assert [run.seed for run in lab.report(lab.outputs, other).found.of(lab.report().hashes["sam 0.1"])] == [0, 1]
+    assert not lab.report(lab.outputs, other).found.problems
+
+
+def test_of_the_same_run_twice_one_counts_silently(lab, two):
+    shutil.copytree(two[0], lab.outputs / "evidence/mine/runs/cell/seed=0")
+    found = lab.report().found
+    assert [run.folder for run in found.runs] == two
+    assert not found.problems
+
+
+def test_of_two_different_runs_of_one_seed_the_first_counts_and_the_other_is_named(lab, two):
+    again = lab.outputs / "evidence/mine/runs/cell/seed=0"
+    shutil.copytree(two[0], again)
+    rewritten(again, lambda result: result.update(weights_sha256="other"))
+    found = lab.report().found
+    assert [run.folder for run in found.runs] == two
+    assert found.problems == [f"{again}: not counted, for {two[0]} is of the same cell and seed"]
+
+
+def test_sharpness_of_the_result_and_what_was_measured_later(lab):
+    folder = lab.run("sam 0.1", sharpness={"lambda_max": {"values": {"lambda_max": 3.5}, "protocol": {}}})
+    (folder / "sharpness").mkdir()
+    later = {"schema": 1, "measure": "luong2024", "values": {"mean_positive": 7.0}, "protocol": {}}
+    (folder / "sharpness/luong2024-last-0.json").write_text(json.dumps(later))
+    (run,) = lab.report().found.runs
+    assert run.value("sharpness/lambda_max/lambda_max") == 3.5
+    assert run.value("sharpness/luong2024/mean_positive") == 7.0
+    assert run.value("sharpness/hessian/trace") is None
+
+
+def test_the_weights_that_report_names(lab):
+    tested = {
+        "last": {"error_pct": 3.0, "epoch": 20},
+        "best_validation": {"error_pct": 2.0},
+        "peak": {"error_pct": 1.0},
+    }
+    held = {"last": {"error_pct": 6.0}, "best": {"error_pct": 5.0}}
+    own = ("report=best_validation", "dataset.validation.count=100")
+    lab.run("sam 0.1", own=own, metrics={"test": tested, "validation": held, "train": {}})
+    lab.run("sam 0.1", metrics={"test": tested, "validation": held, "train": {}})
+    values = {run.config["report"]: run for run in lab.report().found.runs}
+    assert values["best_validation"].value("test/error_pct") == 2.0
+    assert values["best_validation"].value("validation/error_pct") == 5.0
+    assert values["last"].value("test/error_pct") == 3.0
+    assert values["last"].value("validation/error_pct") == 6.0
+
+
+def test_reading_one_run_says_what_is_wrong(lab, two, tmp_path):
+    assert runs.read(two[0]).seed == 0
+    with pytest.raises(ValueError, match=r"no finished run; result\.json is missing"):
+        runs.read(tmp_path)
+    (two[0] / "result.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        runs.read(two[0])
+
+
+def test_words_for_numerics():
+    plain = (("base_optimizer.fused", True), ("channels_last", True), ("deterministic", False), ("device", "cpu"))
+    assert runs.label((*plain, ("precision", "fp32"))) == "fp32, cpu"
+    odd = (("base_optimizer.fused", False), ("channels_last", False), ("deterministic", True), ("device", "cuda"))
+    assert runs.label((*odd, ("precision", "bf16"))) == "bf16, cuda, contiguous, deterministic, not fused"
