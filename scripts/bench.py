@@ -65,6 +65,7 @@ class Bench:
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self.name, self._lines, self._targets = name, [], []
+        self._peak: dict[str, int] = {}
         self.say(**run_facts(self.device), quick=self.quick)
 
     def measure(self, title: str, variants: Sequence[Variant], unit: str) -> dict[str, list[float]]:
@@ -108,7 +109,11 @@ class Bench:
     def _repeats(self, row: Variant) -> int:
         """How often to run for a time that can be told, after a warm-up."""
         row.prepare()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         row.run()
+        if self.device.type == "cuda":
+            self._peak[row.name] = torch.cuda.max_memory_allocated()
         row.prepare()
         enough = 0.2 if self.device.type == "cuda" else 0.05
         return max(1, round(enough / max(self._seconds(row.run, 1), 1e-6)))
@@ -149,6 +154,7 @@ class Bench:
                 rounds=self.rounds,
                 seconds=dict(zip(("q25", "median", "q75"), quartiles(taken), strict=True)) | {"min": min(taken)},
                 ratio={"q25": low, "median": middle, "q75": high},
+                peak_memory_bytes=self._peak.get(row.name),
                 **row.facts,
             )
 

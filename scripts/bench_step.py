@@ -8,6 +8,8 @@ with rho = 0 those of SGD.
 
 import copy
 import itertools
+import json
+import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -179,6 +181,8 @@ def ours(
         made.steps += 1
         return numbers["loss"]
 
+    for _ in range(graphs.WARM_UP + 1 if graph else 0):  # captured before the clock starts
+        step()
     return model, step
 
 
@@ -218,7 +222,7 @@ def rows(job: Task, network: str, options: list[dict[str, Any]]) -> list[Variant
     add("our SAM", DEFAULT, ours(job, DEFAULT))
     add("our LookSAM-5", FAST, ours(job, FAST, partial(LookSAM, rho=RHO)), units=5)
     for option in options:
-        words = " ".join(key if value is True else f"{key}={value}" for key, value in option.items())
+        words = " ".join(f"{key}={value}" for key, value in option.items())
         add(f"our SAM {words}", FAST, ours(job, FAST, **option), **option)
     return made
 
@@ -240,6 +244,24 @@ def targets(bench: Bench, seconds: dict[str, list[float]], network: str) -> None
     target("S9", named("our LookSAM-5", FAST), named("our SAM", FAST), 0.65, 0.62)
 
 
+def gpu_targets(bench: Bench, seconds: dict[str, list[float]], network: str, batch: int) -> None:
+    """G1 to G5, G7 and G8 of a table, all as time over time; the rooflines are those of bench_roofline."""
+    eager, naive_sam, plain = (f"{step}, {FAST.name}" for step in ("our SAM", "naive SAM", "SGD"))
+    best = min((name for name in seconds if name.startswith("our SAM")), key=lambda name: min(seconds[name]))
+    bench.note(f"      {network}: best of ours is {best}")
+    bench.target("G5", f"{network}: {best} / {naive_sam}", ratio(seconds, best, naive_sam), 1 / 1.6, 1 / 2)
+    bench.target("G7", f"{network}: {eager} / {plain}", ratio(seconds, eager, plain), 2.05, 2.0)
+    for m in ("", "m=32 "):
+        graph, same = f"our SAM {m}graph=True, {FAST.name}", f"our SAM {m}, {FAST.name}".replace(" ,", ",")
+        bench.target("G8", f"{network}: {graph} / {same}", ratio(seconds, graph, same), 1 / 2, 1 / 3)
+    path = bench.arguments.out / "bench_roofline.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for line in lines:
+        if (line.get("model"), line.get("batch")) == (network, batch):
+            taken = statistics.median(seconds[best])
+            bench.target("G1-4", f"{network}: step / roofline", taken / line["sam_step_seconds"], 1 / 0.45, 1 / 0.6)
+
+
 def vit_small(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """ViT-S/16, as timm has it."""
     import timm
@@ -254,7 +276,12 @@ def main() -> None:
         torch.backends.cudnn.benchmark = True
         options = [{"m": 32}, {"graph": True}, {"m": 32, "graph": True}, *compiled]
         options += [{"compile": True, "graph": True}] if compiled else []
-        cases = [("ResNet-18", resnet18, 128, 32), ("ResNet-20", resnet20, 128, 32), ("WRN-28-10", wrn28_10, 128, 32)]
+        cases = [
+            ("ResNet-18", resnet18, 128, 32),
+            ("ResNet-18", resnet18, 256, 32),
+            ("ResNet-20", resnet20, 128, 32),
+            ("WRN-28-10", wrn28_10, 128, 32),
+        ]
         cases += [] if bench.quick else [("ResNet-50", resnet50, 128, 224), ("ViT-S/16", vit_small, 128, 224)]
     else:
         options = compiled
@@ -264,6 +291,8 @@ def main() -> None:
         job = task(make, batch, bench.device, pixels)
         seconds = bench.measure(f"steps, {network}, batch {batch}", rows(job, network, options), "step")
         targets(bench, seconds, network)
+        if bench.device.type == "cuda":
+            gpu_targets(bench, seconds, network, batch)
     bench.close()
 
 
