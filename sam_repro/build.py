@@ -1,6 +1,7 @@
 """From a resolved configuration to the objects of a run."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ def with_numerics(config: Config) -> Config:
         raise UserError("precision = tf32: is for CUDA; on the CPU choose fp32 or bf16")
     if config["graph"] and device == "cpu":
         raise UserError("graph = true: needs a GPU; leave graph out")
+    if config["compile"] and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise UserError("compile = true: needs a C++ compiler, g++ or what CXX names; leave compile out")
     return config | {"device": device, "precision": precision}
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_repro import build
-from sam_repro.compose import composed
+from sam_repro.compose import UserError, composed
 from sam_repro.optimizer import SAM
 from sam_repro.oracle import Objective
 from sam_repro.trainer import Trainer
@@ -67,6 +67,12 @@ def test_both_passes_of_a_compiled_step_draw_the_same_noise() -> None:
         rule.backward(oracle, observe=lambda seen: losses.append(seen.losses))
     assert all(first == second for first, second in losses)
     assert losses[0][0] != losses[1][0]
+
+
+def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no such compiler")
+    with pytest.raises(UserError, match=r"compile = true: needs a C\+\+ compiler"):
+        build.with_numerics(composed(["compile=true", "device=cpu"]))
 
 
 def trained(folder: Path, **changes: Any) -> dict[str, Tensor]:
