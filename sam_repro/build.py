@@ -1,6 +1,7 @@
 """From a resolved configuration to the objects of a run."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ def with_numerics(config: Config) -> Config:
         precision = "fp32" if device == "cpu" else "bf16"
     if precision == "tf32" and device == "cpu":
         raise UserError("precision = tf32: is for CUDA; on the CPU choose fp32 or bf16")
+    if config["graph"] and device == "cpu":
+        raise UserError("graph = true: needs a GPU; leave graph out")
+    if config["compile"] and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise UserError("compile = true: needs a C++ compiler, g++ or what CXX names; leave compile out")
     return config | {"device": device, "precision": precision}
 
 
@@ -126,6 +131,7 @@ def make_objective(config: Config, model: nn.Module) -> Objective:
         weight_decay=in_loss if config["weight_decay_in"] == "loss" else 0.0,
         batch_norm_statistics=config["batch_norm_statistics"],
         same_noise=config["same_noise"],
+        compile=config["compile"],
     )
 
 

@@ -57,6 +57,10 @@ class Diagnostics:
             numbers |= self._pair(step, numbers, g, seen.vectors[-1])
         return numbers
 
+    def closely(self, step: int) -> bool:
+        """Whether this step looks at the single elements."""
+        return self.level != "loss" and self.every is not None and step % self.every == 0
+
     def state_dict(self) -> dict[str, Any]:
         """What the next numbers depend on: the vectors of a step before, if drift is measured."""
         return {"before": self._before}
@@ -74,7 +78,7 @@ class Diagnostics:
             "loss_rise": numbers["perturbed_loss"] - numbers["loss"],
             "perturbed_gradient_longer_pct": 100 * (length_s > length).double(),
         }
-        if self.every is not None and step % self.every == 0:
+        if self.closely(step):
             pair |= element_shares(g, g_s)
         if self.level == "drift" and step % self.period == 0:
             pair |= self._drift(g, g_s, ratio(product, length**2))

@@ -76,16 +76,18 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _canonical(value)
         for key, value in flat(config).items()
-        if key not in apart
-        and key.partition(".")[0] not in APART
-        and not (key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key]))
+        if key not in apart and key.partition(".")[0] not in APART and not _neutral(key, value)
     }
 
 
 def numerics(config: dict[str, Any]) -> dict[str, Any]:
     """How a cell was computed: tables never pool two of these in one mean."""
     leaves = flat(config)
-    return {key: leaves[key] for key in NUMERICS if key in leaves}
+    return {key: leaves[key] for key in NUMERICS if key in leaves and not _neutral(key, leaves[key])}
+
+
+def _neutral(key: str, value: Any) -> bool:
+    return key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key])
 
 
 def _lock(folder: Path) -> Path:

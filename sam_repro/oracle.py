@@ -19,6 +19,7 @@ from sam_repro.vectors import Vector, rademacher
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Mean = Callable[[list[Tensor]], list[Tensor]]
+Reseed = Callable[[int, torch.device], object]
 
 T = TypeVar("T")
 BATCH_NORM_STATISTICS = ("mean", "first", "both")
@@ -54,6 +55,8 @@ class Objective:
         batch_norm_statistics: which passes move the running statistics: "mean" (pass 1, mean over the parts), "first"
             (pass 1, the first part's), "both" (all passes).
         same_noise: the same dropout masks in all passes over a batch (default), or fresh ones in each.
+        compile: whether the forward of a gradient's pass is compiled (`torch.compile`, one graph per shape of the batch
+            and state of the statistics); default false. The model stays the eager one, and all else runs it.
 
     Raises:
         ValueError: if an argument is outside of what is said here.
@@ -68,6 +71,7 @@ class Objective:
         weight_decay: float | Mapping[Tensor, float] = 0.0,
         batch_norm_statistics: str = "mean",
         same_noise: bool = True,
+        compile: bool = False,
     ) -> None:
         _refuse_float16(autocast)
         limits.choice("batch_norm_statistics", batch_norm_statistics, BATCH_NORM_STATISTICS)
@@ -77,6 +81,8 @@ class Objective:
         self.batch_norm_statistics = batch_norm_statistics
         self.same_noise = same_noise
         self.statistics = Statistics(model)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False) if compile else model
+        self.reseed: Reseed = reseed  # seeds the noise of a gradient's pass; a captured step puts another in its place
         self._weight_decay = weight_decay
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> "Oracle":
@@ -141,8 +147,9 @@ class Oracle:
         for p in params:
             p.grad = None
         if update_statistics or self.objective.same_noise:
-            reseed(self.noise, self.inputs.device)
-        outputs = self._outputs(move_statistics=move)
+            self.objective.reseed(self.noise, self.inputs.device)
+        with self.objective.region(self.inputs.device, move):
+            outputs = self.objective.forward(self.inputs)
         loss = self._loss(outputs)
         # p.grad, not torch.autograd.grad: the latter hands out shared or stride-0 storage, which fused kernels misread
         loss.backward(inputs=params)
@@ -268,8 +275,8 @@ class Oracle:
             torch._foreach_add_(total, statistics.values, alpha=part.share)
         torch._foreach_copy_(statistics.values, mean(total) if mean else total)
 
-    def _outputs(self, move_statistics: bool = False) -> Tensor:
-        with self.objective.region(self.inputs.device, move_statistics):
+    def _outputs(self) -> Tensor:
+        with self.objective.region(self.inputs.device, move_statistics=False):
             return self.objective.model(self.inputs)
 
     def _loss(self, outputs: Tensor) -> Tensor:
@@ -375,12 +382,17 @@ class Statistics:
 
 def reseed(noise: int, device: torch.device) -> None:
     """Make what a pass draws a function of `noise` alone, whatever ran before it."""
-    # The multiplier keeps the next step's noise, which starts from this seed, apart from this step's.
-    seed = (noise * 6364136223846793005 + 1442695040888963407) % 2**63
+    seed = seed_of(noise)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         torch.cuda.default_generators[index].manual_seed(seed)
+
+
+def seed_of(noise: int) -> int:
+    """The generators' seed for a noise."""
+    # The multiplier keeps the next step's noise, which starts from this seed, apart from this step's.
+    return (noise * 6364136223846793005 + 1442695040888963407) % 2**63
 
 
 def _both(a: T | None, b: T | None, join: Callable[[T, T], T]) -> T | None:

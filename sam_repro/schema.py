@@ -58,6 +58,8 @@ class Config:
     channels_last: bool = True
     device: str = "auto"
     deterministic: bool = False
+    compile: bool = False
+    graph: bool = False
     threads: int | None = None
     # bookkeeping
     name: str = "main"
@@ -76,7 +78,16 @@ class Config:
     cell: Any = None
 
 
-NUMERICS = ("precision", "channels_last", "device", "deterministic", "threads", "base_optimizer.fused")
+NUMERICS = (
+    "precision",
+    "channels_last",
+    "device",
+    "deterministic",
+    "compile",
+    "graph",
+    "threads",
+    "base_optimizer.fused",
+)
 BOOKKEEPING = (
     "name",
     "data_dir",
@@ -105,13 +116,15 @@ NEUTRAL: dict[str, Any] = {
     "report": "last",
     "rho_follows": "constant",
     "rho_warmup_epochs": 0.0,
+    "compile": False,
+    "graph": False,
     "optimizer.p": 2,
     "optimizer.ascent_steps": 1,
     "optimizer.ascent": "gradient",
     "optimizer.second_order": False,
     "optimizer.perturb": "all",
 }
-"""Values under which the code does what it did before the key existed: they do not enter the hash of a cell."""
+"""Values under which the code does what it did before the key existed: they do not enter the hashes."""
 
 _natural = partial(limits.integer, low=0)
 _positive = partial(limits.integer, low=1)
@@ -204,6 +217,8 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "channels_last": limits.boolean,
     "device": _device,
     "deterministic": limits.boolean,
+    "compile": limits.boolean,
+    "graph": limits.boolean,
     "threads": partial(limits.integer, low=1, optional=True),
     "name": _plain_name,
     "data_dir": _text,
@@ -397,6 +412,7 @@ def _cross(config: dict[str, Any], leaves: dict[str, Any]) -> list[str | None]:
         else None,
         *_of_the_ascent(leaves),
         *sharpness_findings(config, config["rho"]),
+        *_of_the_graph(leaves),
     ]
 
 
@@ -426,3 +442,14 @@ def _of_the_ascent(leaves: dict[str, Any]) -> list[str]:
         needed = "optimizer.p=2, optimizer.ascent_steps=1 and optimizer.ascent=gradient"
         findings.append(f"optimizer.second_order = true: needs {needed}")
     return findings
+
+
+def _of_the_graph(leaves: dict[str, Any]) -> list[str]:
+    """Findings about steps that no CUDA graph can hold."""
+    if not leaves["graph"]:
+        return []
+    needs = {"diagnostics=standard or loss": leaves["diagnostics"] == "drift", "a GPU": leaves["device"] == "cpu"}
+    stateful = "base_optimizer.betas" in leaves  # AdamW and LAMB count steps on the host
+    needs["base_optimizer=sgd, fused"] = stateful or leaves.get("base_optimizer.fused") is not True
+    needs["a rule without Hessian products"] = "optimizer.curvature" in leaves or leaves.get("optimizer.second_order")
+    return [f"graph = true: needs {what}" for what, missing in needs.items() if missing]

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sam_repro import checkpoint, evaluation
+from sam_repro import checkpoint, evaluation, graphs
 from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Data, Split
 from sam_repro.diagnostics import Diagnostics
@@ -75,6 +74,7 @@ class Plan:
         rho_warmup_epochs: epochs over which the radius rises linearly from 0, default 0.
         record_every: steps between rows of the record, default 10; None for rows per epoch only.
         checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
+        graph: replay whole steps as CUDA graphs, default false.
     """
 
     seed: int
@@ -89,6 +89,7 @@ class Plan:
     rho_warmup_epochs: float = 0.0
     record_every: int | None = 10
     checkpoint_every: float = 60.0
+    graph: bool = False
 
     def steps_per_epoch(self, examples: int) -> int:
         """Steps of one epoch over so many examples."""
@@ -122,6 +123,9 @@ class Trainer:
         diagnostics: what is told of each step.
         folder: the run's home, where `checkpoint.pt` lies.
         measure: more for the row of an epoch, which is given: the network is as the epoch left it, and is left so.
+
+    Raises:
+        ValueError: if the plan asks for CUDA graphs of steps that cannot be captured.
     """
 
     def __init__(
@@ -153,11 +157,15 @@ class Trainer:
         self.best_weights: dict[str, Tensor] | None = None
         self._generator = torch.Generator(device)
         self._rho = None if rule.rho is None else float(rule.rho)
-        self._bad_step = torch.tensor(-1, device=device)
+        self._now, self._bad_step = torch.tensor(0, device=device), torch.tensor(-1, device=device)
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in rule.base.param_groups]
         # float32 on a GPU, where the fused kernels read it as that
         self._lr = torch.tensor(plan.lr, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
         self._own_options()
+        self._update: graphs.Update = self._eager_update
+        if plan.graph:
+            graphs.refuse(rule, diagnostics.level)
+            self._update = graphs.Replayed(self._eager_update, self._kind, objective, plan.batch_size)
 
     @property
     def step(self) -> int:
@@ -217,17 +225,36 @@ class Trainer:
         self._set_rates(step)
         torch.default_generator.manual_seed(derived(self.plan.seed, "noise", step))
         self._generator.manual_seed(derived(self.plan.seed, "augmentation", step))
-        images = self.augmentation(self.data.train.images[rows], self._generator)
-        labels = self.data.train.labels[rows]
-        part = None if self.plan.m is None else min(self.plan.m, len(rows))
-        look = partial(self._look, step, labels)
-        loss = self.rule.backward(self.objective(images, labels), part, observe=look)
-        self._finish_gradient(step, loss)
-        self.rule.base.step()
+        train = self.data.train
+        images = self.augmentation(train.images.index_select(0, rows), self._generator)
+        numbers = self._update(step, images, train.labels.index_select(0, rows))
         self.rule.steps += 1
+        for mean in (self.window, self.epoch_mean):
+            mean.add(numbers, len(rows))
+
+    def _eager_update(self, step: int, images: Tensor, labels: Tensor) -> graphs.Numbers:
+        """The new weights from a batch, and what the diagnostics say of the step.
+
+        A graph may hold all of this: what changes from step to step is read from tensors, but for the step's kind.
+        """
+        numbers: graphs.Numbers = {}
+
+        def look(seen: Observation) -> None:
+            numbers.update(self.diagnostics(step, seen, labels, self.rule.params))
+
+        part = None if self.plan.m is None else min(self.plan.m, len(labels))
+        loss = self.rule.backward(self.objective(images, labels), part, observe=look)
+        self._finish_gradient(loss)
+        self.rule.base.step()
+        return numbers
+
+    def _kind(self, step: int) -> tuple[str, bool]:
+        """Steps of one kind do the same operations."""
+        return self.rule.phase(step), self.diagnostics.closely(step)
 
     def _set_rates(self, step: int) -> None:
-        """Learning rate and radius of the step, into the tensors that the base and the rule read."""
+        """Number, learning rate and radius of the step, into the tensors that it reads."""
+        self._now.fill_(step)
         per_epoch = self.plan.steps_per_epoch(len(self.data.train))
         factor = self.schedule.factor(step, per_epoch, self.plan.epochs)
         self._lr.fill_(self.plan.lr * factor)
@@ -236,13 +263,8 @@ class Trainer:
             rising = (step + 1) / warmup if step < warmup else 1.0
             self.rule.rho.fill_(self._rho * rising * (factor if self.plan.rho_follows == "lr" else 1.0))
 
-    def _look(self, step: int, labels: Tensor, seen: Observation) -> None:
-        numbers = self.diagnostics(step, seen, labels, self.rule.params)
-        self.window.add(numbers, len(labels))
-        self.epoch_mean.add(numbers, len(labels))
-
     @torch.no_grad()
-    def _finish_gradient(self, step: int, loss: Tensor) -> None:
+    def _finish_gradient(self, loss: Tensor) -> None:
         """Clip, and remember the first step whose numbers are not finite; nothing is read by the host here."""
         gradient = [p.grad for p in self.rule.params if p.grad is not None]
         length = norm(gradient)
@@ -250,7 +272,7 @@ class Trainer:
             factor = ratio(torch.full_like(length, self.plan.clip_norm), length).clamp(max=1.0)
             torch._foreach_mul_(gradient, torch.where(length > 0, factor, 1.0).to(gradient[0].dtype))
         bad = ~(torch.isfinite(length) & torch.isfinite(loss))
-        self._bad_step.copy_(torch.where(bad & (self._bad_step < 0), step, self._bad_step))
+        self._bad_step.copy_(torch.where(bad & (self._bad_step < 0), self._now, self._bad_step))
 
     def _order(self, epoch: int) -> Tensor:
         """The epoch's order of the examples, the same on every device."""

@@ -14,7 +14,7 @@ Vector = list[Tensor]
 
 def norm(a: Sequence[Tensor]) -> Tensor:
     """Euclidean norm ‖a‖₂ over all tensors, a float64 0-dim tensor on their device."""
-    return torch.linalg.vector_norm(torch.stack(norms(a)))
+    return torch.linalg.vector_norm(torch.stack(norms(_pieces(a))))
 
 
 def norms(a: Sequence[Tensor]) -> list[Tensor]:
@@ -47,6 +47,13 @@ def scaled(a: Sequence[Tensor], factor: Tensor) -> Vector:
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """The quotient, and 0 where the denominator is 0, without a branch on the host."""
     return torch.where(denominator > 0, numerator / denominator, 0.0)
+
+
+def _pieces(a: Sequence[Tensor]) -> list[Tensor]:
+    """The same numbers; on a CPU, which copies a tensor to float64 to reduce it, in pieces that fit its cache."""
+    if a[0].device.type != "cpu":
+        return list(a)
+    return [piece for x in a for piece in (x.split(max(1, 2**16 // x[0].numel())) if x.numel() > 2**16 else (x,))]
 
 
 def rademacher(like: Sequence[Tensor], generator: torch.Generator | None = None) -> Vector:

@@ -42,7 +42,10 @@ def test_a_neutral_value_is_as_if_the_key_were_not_there(key):
     older = with_leaf(config, node, {k: v for k, v in config[node].items() if k != leaf}) if node else dict(config)
     older.pop(key, None)
     assert cell_hash(older) == cell_hash(config)
-    assert cell_hash(with_leaf(config, key, "another value")) != cell_hash(config)
+    assert home(older) == home(config)
+    other = with_leaf(config, key, "another value")
+    assert (cell_hash(other) == cell_hash(config)) == (key in NUMERICS)
+    assert home(other) != home(config)
 
 
 def test_the_same_number_is_the_same_cell_however_it_is_written():
@@ -71,7 +74,7 @@ STAYS = ["wandb=disabled", "progress=silent", "download=false", "resume=false", 
 STAYS += ["sharpness=hessian", "sharpness=none", "sharpness.every=3", "sharpness.checkpoint=best"]
 STAYS += ["rho=0.050", "label_smoothing=0", "m=null"]
 MOVES = ["name=other", "seed=1", "threads=2", "device=cuda", "precision=bf16", "deterministic=true"]
-MOVES += ["base_optimizer.fused=false", "channels_last=false", "lr=0.2", "rho=0.1"]
+MOVES += ["compile=true", "graph=true", "base_optimizer.fused=false", "channels_last=false", "lr=0.2", "rho=0.1"]
 
 
 @pytest.mark.parametrize(

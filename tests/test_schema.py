@@ -105,7 +105,7 @@ def test_every_top_level_key_has_limits_and_a_default_within():
 def test_neutral_values_are_allowed_and_the_top_level_keys_stand_at_them():
     assert [line for key, value in NEUTRAL.items() if (line := finding(key, value))] == []
     assert {key: LEAVES[key] for key in NEUTRAL if "." not in key} == {k: v for k, v in NEUTRAL.items() if "." not in k}
-    assert not set(NEUTRAL) & {*BOOKKEEPING, *NUMERICS, "seed"}
+    assert not set(NEUTRAL) & {*BOOKKEEPING, "seed"}
 
 
 def accepts(key, value):

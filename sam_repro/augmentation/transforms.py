@@ -12,7 +12,9 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
         images: [B, C, H, W].
         chosen: [B], bool.
     """
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+    count = len(images)
+    both = torch.cat([images, images.flip(-1)])  # whole images are picked, not pixel by pixel
+    return both.index_select(0, torch.arange(count, device=images.device) + count * chosen)
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, pad: int, padding_mode: str) -> Tensor:
@@ -25,14 +27,18 @@ def crop(images: Tensor, top: Tensor, left: Tensor, pad: int, padding_mode: str)
         pad: in pixels.
         padding_mode: "zero", or "reflect" (a mirror through the middle of the border pixels, which stay single).
     """
-    height, width = images.shape[2:]
+    batch, channels, height, width = images.shape
+    # One row more than any window has: in flat memory, read as rows of the padded width, the last may end beyond.
     if padding_mode == "zero":
-        padded = functional.pad(images, (pad, pad, pad, pad))
+        padded = functional.pad(images, (pad, pad, pad, pad + 1))
     else:  # by indices: CUDA has no reflection of uint8
         rows, columns = _mirrored(height, pad, images.device), _mirrored(width, pad, images.device)
-        padded = images.index_select(2, rows).index_select(3, columns)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: [B, C, top, left, H, W]
-    return windows[torch.arange(len(images), device=images.device), :, top, left]
+        padded = images.index_select(2, torch.cat([rows, rows[:1]])).index_select(3, columns)
+    across = width + 2 * pad
+    planes = padded[0, 0].numel() * torch.arange(batch * channels, device=images.device).view(batch, channels)
+    first = planes + (across * top + left)[:, None]
+    windows = padded.flatten().unfold(0, height * across, 1)  # a view: [where it begins, pixels]
+    return windows.index_select(0, first.flatten()).view(batch, channels, height, across)[..., :width]
 
 
 def cutout(images: Tensor, row: Tensor, column: Tensor, size: int, chosen: Tensor) -> Tensor:
