@@ -79,7 +79,8 @@ def _request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[Asked,
     if not done and not weights.is_file():
         raise UserError(f"{weights}: missing; resume=false sets this home aside and runs again")
     here = {key: config[key] for key in HERE if any(word.startswith(f"{key}=") for word in line)}
-    return what, of_run | {key: config[key] for key in ("wandb", "progress")} | here
+    then = {key: value for key, value in schema.NEUTRAL.items() if "." not in key}  # of runs before a key existed
+    return what, then | of_run | {key: config[key] for key in ("wandb", "progress")} | here
 
 
 def _meant(run: Path) -> str:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ROOT / "tests" / "outside"
 README = (ROOT / "README.md").read_text()
-GROUPS = ["optimizer", "dataset", "architecture", "augmentation", "base_optimizer", "schedule"]
+GROUPS = ["optimizer", "dataset", "architecture", "augmentation", "base_optimizer", "schedule", "sharpness"]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 
 
