@@ -85,6 +85,19 @@ def run(plain: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_run_of_before_a_key_existed_is_measured(run: Path) -> None:
+    """Its configuration lacks keys whose neutral value is what the code did then."""
+    file = run / home(run) / "result.json"
+    old = json.loads(file.read_text())
+    for key in ("compile", "graph", "clip_norm", "sharpness"):
+        del old["config"][key]
+    old["sharpness"] = {}
+    file.write_text(json.dumps(old))
+    said = measured(run, "sharpness=lambda_max", "sharpness.examples=40", "sharpness.tolerance=0.1")
+    assert said.code == 0, said
+    assert "measured   " in said.out
+
+
 # in training
 
 

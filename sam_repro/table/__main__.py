@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 from sam_repro import compose
 from sam_repro.compose import UserError
 from sam_repro.home import identity
+from sam_repro.limits import shown
 from sam_repro.record import replacing, write_json
 from sam_repro.table import plot, render, runs
 from sam_repro.table.cost import Price, prices
-from sam_repro.table.report import Report, difference
-from sam_repro.table.spec import Cell, Table, written
+from sam_repro.table.report import Choice, Report, difference
+from sam_repro.table.spec import Cell, Search, Table, written
 
 USAGE = """python -m sam_repro.table                    lists the tables
 python -m sam_repro.table NAME               its cells, what is missing and what that costs, and the table itself
@@ -142,9 +143,12 @@ def _state(report: Report, options: argparse.Namespace) -> None:
 
 def _command(table: Table, cells: Iterable[Cell], extra_dir: str | None, seeds: Sequence[int] | None = None) -> str:
     numbers = ",".join(str(cell.index) for cell in cells)
-    extra = f" --config-dir {extra_dir}" if extra_dir else ""
     wanted = ",".join(map(str, seeds or table.seeds))
-    return f"python -m sam_repro.train{extra} -m table={table.name} cell={numbers} seed={wanted}"
+    return f"python -m sam_repro.train{_extra(extra_dir)} -m table={table.name} cell={numbers} seed={wanted}"
+
+
+def _extra(config_dir: str | None) -> str:
+    return f" --config-dir {config_dir}" if config_dir else ""
 
 
 def _write(report: Report, folder: Path) -> list[Path]:
@@ -163,29 +167,32 @@ def _search(report: Report, options: argparse.Namespace) -> None:
     table, search = report.table, report.table.search
     if search is None:
         raise UserError(f"{table.name}: has no search; {', '.join(_with_search(options))} have one")
-    written_choices = []
+    choices = []
     for choice in report.choices:
         where = f"{search.per} = {choice.per}: " if search.per else ""
         curve = ", ".join(f"{value}: {render.shown(line.estimates[0])}" for value, line in choice.curve)
         print(f"{where}{search.metric} by {search.over}: {curve}")
-        entry: dict[str, Any] = {"per": choice.per, "curve": _curve(choice.curve), "chosen": None, "retrain": None}
-        if choice.chosen is None:
-            print(f"  no choice: {choice.missing} runs of the grid are missing, or they are of different numerics")
-        else:
-            value = choice.chosen.overrides[search.over]
-            line = written(table.overrides(choice.chosen) | search.retrain)
-            seeds = ",".join(map(str, table.seeds))
-            extra = f" --config-dir {options.config_dir}" if options.config_dir else ""
-            printed = "" if choice.printed is None else f" (the paper chose {choice.printed})"
-            print(f"  chosen: {search.over}={value}{printed}; retrain on all data:")
-            print(f"  python -m sam_repro.train{extra} -m {' '.join(line)} seed={seeds}")
-            print(f"  {_retrained(report, line, options)}")
-            entry |= {"chosen": value, "printed": choice.printed, "retrain": line}
-        written_choices.append(entry)
+        entry: dict[str, Any] = {"per": choice.per, "curve": _curve(choice.curve), "printed": choice.printed}
+        choices.append(entry | _queued(report, search, choice, options))
     folder = Path(options.to) / table.name
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "search.json", {"over": search.over, "metric": search.metric, "choices": written_choices})
+    write_json(folder / "search.json", {"over": search.over, "metric": search.metric, "choices": choices})
     print(f"written    {folder / 'search.json'}")
+
+
+def _queued(report: Report, search: Search, choice: Choice, options: argparse.Namespace) -> dict[str, Any]:
+    """Print what was chosen, the command that retrains it on all data, and what that has given so far."""
+    if choice.chosen is None:
+        print(f"  no choice: {choice.missing} runs of the grid are missing, or they are of different numerics")
+        return {"chosen": None, "retrain": None}
+    value = choice.chosen.overrides[search.over]
+    line = written(report.table.overrides(choice.chosen) | search.retrain)
+    seeds = ",".join(map(str, report.table.seeds))
+    printed = "" if choice.printed is None else f" (the paper chose {choice.printed})"
+    print(f"  chosen: {search.over}={value}{printed}; retrain on all data:")
+    print(f"  python -m sam_repro.train{_extra(options.config_dir)} -m {' '.join(line)} seed={seeds}")
+    print(f"  {_retrained(report, line, options)}")
+    return {"chosen": value, "retrain": line}
 
 
 def _curve(curve: Sequence[Any]) -> list[dict[str, Any]]:
@@ -238,25 +245,20 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
     run = _run(folder)
     if (problem := runs.record_problem(run)) is not None:
         print(problem)
-    nearest: list[tuple[int, str, list[tuple[str, Any, Any]]]] = []
-    counts = False
-    for table in _tables(names, options):
-        for cell in (cell for cell in table.cells if not cell.waiting):
-            config = compose.composed_cell(table, cell, extra_dir=options.config_dir)
-            keys = _identity_difference(run.config, config)
-            where = f"{table.name}, cell {cell.index} ({cell.name})"
-            if not keys:
-                counts = True
-                print(f"counts for {where}, seed {run.seed}")
-            nearest.append((len(keys), where, keys))
-    if not counts and nearest:
-        _, where, keys = min(nearest, key=lambda entry: entry[0])
+    differences = {
+        f"{table.name}, cell {cell.index} ({cell.name})": difference(
+            identity(run.config), identity(compose.composed_cell(table, cell, extra_dir=options.config_dir))
+        )
+        for table in _tables(names, options)
+        for cell in table.cells
+        if not cell.waiting
+    }
+    for where in (where for where, keys in differences.items() if not keys):
+        print(f"counts for {where}, seed {run.seed}")
+    if differences and all(differences.values()):
+        where, keys = min(differences.items(), key=lambda entry: len(entry[1]))
         print(f"counts for no cell; the nearest is {where}, from which it differs in:")
         _print_difference(keys, "run", "cell")
-
-
-def _identity_difference(ours: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    return difference(identity(ours), identity(other))
 
 
 def _compare(one: runs.Run, other: runs.Run) -> None:
@@ -302,8 +304,6 @@ def _print_difference(keys: Sequence[tuple[str, Any, Any]], one: str, other: str
     if not keys:
         print("no key differs")
         return
-    from sam_repro.limits import shown
-
     _print_columns([("key", one, other), *((key, shown(a), shown(b)) for key, a, b in keys)])
 
 
