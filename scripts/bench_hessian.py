@@ -11,7 +11,6 @@ process, beside the formula (m + k + 4)·N numbers of Lanczos, m its products, k
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -206,13 +206,19 @@ def solved(curvature: Curvature, tolerance: float) -> Spectrum:
 def memory(model: nn.Module, batch: Batch, kind: str) -> tuple[int, int]:
     """Growth of the resident set in kB, and the products that were used."""
     used = 0
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = high_water()
     if kind == "gradient":
         Objective(model, F.cross_entropy)(*batch).gradient(params(model), False)
     else:
         with undisturbed(model):
             used = solved(Curvature(model, F.cross_entropy, [batch]), TOLERANCE).products
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, used
+    return high_water() - before, used
+
+
+def high_water() -> int:
+    """Highest resident set so far in kB; what getrusage says would include the parent's."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1])
 
 
 def peak_memory(kind: str, quick: bool) -> tuple[int, int]:
