@@ -314,7 +314,9 @@ def _arguments(argv: list[str]) -> Namespace:
     except ArgumentError as error:
         raise UserError(f"{error}; --help shows how it is written; {SPELLING}") from None
     if unknown:
-        raise UserError(f"{unknown[0]}: no such option; {SPELLING}")
+        apart = "=" in unknown[0] and not unknown[0].startswith("-")
+        remedy = "options such as -m stand before all settings, or behind" if apart else f"no such option; {SPELLING}"
+        raise UserError(f"{unknown[0]}: {remedy}")
     for option in ("config_name", "config_path", "experimental_rerun"):
         if getattr(arguments, option):
             name = option.replace("_", "-")

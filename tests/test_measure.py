@@ -229,7 +229,8 @@ def test_a_finished_run_is_measured_and_not_trained_again(run: Path) -> None:
 
 
 def test_a_sweep_over_measures_trains_once(tmp_path: Path) -> None:
-    said = trained(tmp_path, "-m", "sharpness=average_case,lambda_max", "sharpness.examples=40", "name=sweep")
+    said = command(train, tmp_path, "-m", *SETTINGS, "sharpness=average_case,lambda_max", "sharpness.examples=40")
+    assert said.code == 0, said
     assert said.out.count("result     ") == 1
     assert said.out.count("measured   ") == 1
     assert result(tmp_path)["sharpness"].keys() == {"average_case"}

@@ -142,7 +142,8 @@ def test_one_line_says_where_each_run_goes_and_why(sweep):
     assert dead.startswith("wandb: offline (Failed to get resume status for run dead: ")
     assert dead.endswith(f"; upload with {upload}")
     assert killed_start == following == f"wandb: offline; upload with {upload}"
-    assert killed == f"wandb: off (Connection lost); the run goes on; what was saved uploads with {upload}"
+    assert killed.startswith("wandb: off (")  # wandb's own reason is one of two, as its service dies
+    assert killed.endswith(f"); the run goes on; what was saved uploads with {upload}")
 
 
 def test_the_printed_command_finds_every_start(sweep):

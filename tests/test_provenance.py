@@ -154,6 +154,7 @@ def test_environment_is_plain_and_says_nothing_of_a_gpu_on_the_cpu():
 
 
 def test_environment_follows_the_switches(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # runs of this process may have left it on
     before = provenance.environment(CPU)
     assert not before["deterministic_algorithms"]
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
