@@ -261,7 +261,8 @@ def _announce(config: Config, folder: Path, trainer: Trainer, done: int) -> None
     if recipe := choices.get("experiment"):
         origin = config["origin"]
         cell = f", cell {origin['cell']} of {origin['table']}" if "cell" in origin else ""
-        print(f"recipe     {recipe}{cell}; not stated by the paper: {', '.join(config['assumed']) or 'nothing'}")
+        assumed = f"; not stated by the paper: {', '.join(config['assumed'])}" if config["assumed"] else ""
+        print(f"recipe     {recipe}{cell}{assumed}")
     unusual = {key: config[key] for key, neutral in NEUTRAL.items() if config.get(key, neutral) != neutral}
     if unusual:
         print(f"unusual    {', '.join(f'{key}={limits.shown(value)}' for key, value in unusual.items())}")
