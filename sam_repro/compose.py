@@ -414,11 +414,23 @@ def _cells(arguments: Namespace, overrides: list[Override]) -> list[Config]:
     with _explained(arguments):
         lines = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
         configs = [composed(line, arguments.config_dir) for line in lines]
+    _refuse_side_by_side(overrides, configs)
     if any("rho" in config["optimizer"] for config in configs):
         for rule in sorted({config["choices"]["optimizer"] for config in configs if _has_foreign_rho(config)}):
             print(f"{rule} has no rho: the sweep's is dropped there, and cells that are then equal are one")
         configs = [without_foreign_rho(config) for config in configs]
     return list({home(checked(config)): config for config in configs}.values())
+
+
+def _refuse_side_by_side(overrides: Sequence[Override], configs: Sequence[Config]) -> None:
+    """Cells that differ in their sharpness alone are one run: its measures are taken one after the other."""
+    launcher = [o.value() for o in overrides if o.key_or_group == "hydra/launcher" and o.value() != "basic"]
+    measures = {str(config["sharpness"]) for config in configs}
+    if launcher and len(measures) > 1:
+        raise UserError(
+            f"hydra/launcher = {launcher[0]}: measures of one run cannot be taken side by side; leave the launcher "
+            "out, or train with one and take the others with python -m sam_repro.measure -m"
+        )
 
 
 def _has_foreign_rho(config: Config) -> bool:

@@ -72,9 +72,11 @@ class Graph:
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
             own, left = generator.graphsafe_get_state(), iter(self._states)
             turn = seeding(objective, by=lambda *_: generator.graphsafe_set_state(next(left)))
-            with turn, torch.cuda.graph(self._graph, pool=pool):
-                self._numbers = update()
-            generator.graphsafe_set_state(own)
+            try:
+                with turn, torch.cuda.graph(self._graph, pool=pool):
+                    self._numbers = update()
+            finally:
+                generator.graphsafe_set_state(own)
 
     def replay(self, seeds: list[int]) -> Numbers:
         """Do the step.

@@ -55,7 +55,7 @@ class Gauge:
             return {}
         try:
             values = self._measured("last", Notes()).values
-        except Unmeasurable as error:
+        except (Unmeasurable, torch.OutOfMemoryError) as error:
             print(f"sharpness  {self.asked.name}: {error}")
             return {}
         return {f"sharpness/{self.asked.name}/{key}": value for key, value in values.items()}
@@ -75,8 +75,8 @@ class Gauge:
         model.load_state_dict(weights[which] or {})
         try:
             measurement = self.kept(which)
-        except (Unmeasurable, torch.OutOfMemoryError) as error:
-            print(f"sharpness  {self.asked.name}: {error}")
+        except Exception as error:  # whatever a measure does, a trained run is not lost to it
+            print(f"sharpness  {self.asked.name}: {str(error) or type(error).__name__}")
             return {}
         finally:
             model.load_state_dict(before)
@@ -87,7 +87,9 @@ class Gauge:
 
         What is done in pieces is kept beside the result until it is complete.
         """
-        partial = self._folder / f".{self.asked.name}-{which}-{_digest(self.asked.settings)}.partial.json"
+        partial = (
+            self._folder / f".{self.asked.name.replace('/', '.')}-{which}-{_digest(self.asked.settings)}.partial.json"
+        )
         identity = {"settings": self.asked.settings, "weights_sha256": self._sha256()}
         measurement = self._measured(
             which, _notes(partial, identity, _Progress(self.asked.name, self.config["progress"] == "silent"))
@@ -151,7 +153,8 @@ def measure_finished(asked: Asked, config: Config) -> Path:
         Failure: if there is no such value.
         Busy: if another process is working in the run's home.
     """
-    config = build.with_numerics(config)
+    plain = {"precision": "fp32", "compile": False, "graph": False}  # whatever the run was trained with
+    config = build.with_numerics(config | plain)
     build.set_numerics(config)
     measure = build.make_measure(asked.settings)
     data = build.make_data(config)

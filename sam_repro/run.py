@@ -101,12 +101,14 @@ def run(config: Config, overrides: list[str]) -> Result:
         gauge.during,
     )
     with _writable(folder), locked(folder):
-        if config["resume"] and (done := finished(folder)):
-            return done
-        if not config["resume"] and folder.exists():
-            print(f"aside      {set_aside(folder)}")
-        folder.mkdir(parents=True, exist_ok=True)
-        return _train(config, overrides, folder, trainer, gauge)
+        done = finished(folder) if config["resume"] else None  # by another process, while this one got ready
+        if done is None:
+            if not config["resume"] and folder.exists():
+                print(f"aside      {set_aside(folder)}")
+            folder.mkdir(parents=True, exist_ok=True)
+            return _train(config, overrides, folder, trainer, gauge)
+    _complete(config, folder, done)
+    return done
 
 
 def finished(folder: Path) -> Result | None:
@@ -181,6 +183,8 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer,
         with _told(folder, trainer):
             trainer.run(watch)
             watch.saving()
+            if gauge.measure is not None:
+                trainer.save()  # measuring may take long, and may be stopped
             result = _finish(config, overrides, folder, trainer, gauge)
         watch.mirror.summary({"final": result["metrics"]["test"][config["report"]]})
         mirrored(watch.mirror, result["sharpness"], folder)

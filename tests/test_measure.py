@@ -209,6 +209,35 @@ def test_a_run_whose_sharpness_cannot_be_had_is_finished(tmp_path: Path, monkeyp
     assert result(tmp_path)["sharpness"] == {}
 
 
+def test_a_measure_that_breaks_loses_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no(*arguments: Any) -> None:
+        raise ZeroDivisionError("in a measure of one's own")
+
+    monkeypatch.setattr(LambdaMax, "__call__", no)
+    said = trained(tmp_path)
+    assert "sharpness  lambda_max: in a measure of one's own\n" in said.out
+    assert result(tmp_path)["sharpness"] == {}
+
+
+def test_what_is_stopped_while_it_measures_has_been_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LambdaMax, "__call__", stop)
+        assert command(train, tmp_path, *SETTINGS).code == 130
+    said = trained(tmp_path)
+    assert "resumed    after 9 of 9 steps" in said.out
+    assert result(tmp_path)["sharpness"].keys() == {"lambda_max"}
+
+
+def test_measures_of_one_run_are_not_taken_side_by_side(tmp_path: Path) -> None:
+    said = command(train, tmp_path, "-m", *SETTINGS, "sharpness=lambda_max,average_case", "hydra/launcher=joblib")
+    assert said.code == 2
+    assert "measures of one run cannot be taken side by side" in said.err
+    assert not list(tmp_path.iterdir())
+
+
 # asked for later
 
 

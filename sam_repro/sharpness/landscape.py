@@ -12,7 +12,7 @@ from torch import Tensor
 from sam_repro import limits
 from sam_repro.sharpness.curvature import Curvature
 from sam_repro.sharpness.measure import OnSample, Subject
-from sam_repro.sharpness.measurement import Measurement
+from sam_repro.sharpness.measurement import Measurement, Unmeasurable
 from sam_repro.sharpness.notes import Notes
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def _filter_normalised(curvature: Curvature, weights: list[Tensor], direction: T
             continue
         lengths = (torch.linalg.vector_norm(x, dim=across, keepdim=True) for x in (w, d))
         pieces.append(d * (next(lengths) / next(lengths)))
+    if not any(piece.any() for piece in pieces):
+        raise Unmeasurable("there is nowhere to go: weights of one dimension stand still, and zeros have no length")
     return curvature.flat(pieces)
 
 

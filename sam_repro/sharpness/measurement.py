@@ -77,4 +77,4 @@ class Measurement:
     @property
     def stem(self) -> str:
         """The name of its files: measure, checkpoint, digest."""
-        return f"{self.measure}-{self.protocol['checkpoint']}-{self.digest}"
+        return f"{self.measure.replace('/', '.')}-{self.protocol['checkpoint']}-{self.digest}"

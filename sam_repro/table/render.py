@@ -96,6 +96,10 @@ def notes(report: Report) -> list[str]:
             "of a sharpness."
         )
     said.append("± is half of the 95 % t-interval over the seeds.")
+    measured = {
+        m for m in (*report.table.metrics, *(c.metric for c in report.table.claims)) if m.startswith("sharpness/")
+    }
+    said += [f"{metric}, measured with {asked}." for metric in sorted(measured) if (asked := report.asked(metric))]
     said += [f"suspect, {claim.row}: {claim.suspect}." for claim in report.table.claims if claim.suspect]
     said += [f"assumed: {key}: {why}." for key, why in report.assumed.items()]
     return said

@@ -139,8 +139,8 @@ class Report:
             Line(
                 row,
                 label(numerics),
-                tuple(statistic.estimate(_values(group, metric)) for metric in self.table.metrics),
-                (*([mark] if mark else []), *_mixed(group), *_lacking(group, self.table.metrics)),
+                tuple(statistic.estimate(self._values(group, metric)) for metric in self.table.metrics),
+                (*([mark] if mark else []), *_mixed(group), *self._lacking(group, self.table.metrics)),
             )
             for numerics, group in _by_numerics(runs).items()
         ]
@@ -166,9 +166,9 @@ class Report:
             return [Judged(claim, reading, Line(claim.row), f"waiting: {waiting[0]}" if all(waiting) else DASH)]
         rows = []
         for numerics, runs, marks, incomplete in picked:
-            values = _values(runs, claim.metric, claim.epoch)
+            values = self._values(runs, claim.metric, claim.epoch)
             word, delta = statistic.verdict(claim, values)
-            kept = (*marks, *_mixed(runs), *_lacking(runs, (claim.metric,), claim.epoch))
+            kept = (*marks, *_mixed(runs), *self._lacking(runs, (claim.metric,), claim.epoch))
             line = Line(claim.row, label(numerics), (statistic.estimate(values),), kept)
             rows.append(Judged(claim, reading, line, "incomplete" if incomplete else word, delta))
         return rows
@@ -184,7 +184,7 @@ class Report:
             best = next(iter(by_cell))
             marks: tuple[str, ...] = ()
             if pick.by is not None:
-                best = _best(by_cell, claim.metric, pick.by)
+                best = self._best(by_cell, claim.metric, pick.by)
                 marks = (f"{best}: best of {len(by_cell)} of {len(pick.cells)} cells by {pick.by}",)
             chosen.append((numerics, by_cell[best], marks, len(by_cell) < len(pick.cells)))
         return chosen
@@ -201,7 +201,7 @@ class Report:
         for numerics, by_name in picked.items():
             if len(by_name) < len(claim.readings):
                 continue
-            seeds = {name: _by_seed(runs, claim.metric, claim.epoch) for name, runs in by_name.items()}
+            seeds = {name: self._by_seed(runs, claim.metric, claim.epoch) for name, runs in by_name.items()}
             shared = sorted(set.intersection(*(set(values) for values in seeds.values())))
             found = [formula.value(claim.derived, {name: of[seed] for name, of in seeds.items()}) for seed in shared]
             values = [value for value in found if value is not None]
@@ -217,7 +217,7 @@ class Report:
         printed = self._printed_difference(effect)
         rows = []
         for numerics in ours.keys() & twin.keys():
-            pair = [_by_seed(group[numerics], effect.metric) for group in (ours, twin)]
+            pair = [self._by_seed(group[numerics], effect.metric) for group in (ours, twin)]
             rows.append((effect, label(numerics), statistic.paired(*pair), printed))
         return sorted(rows, key=lambda row: row[1]) or [(effect, "", None, printed)]
 
@@ -240,7 +240,7 @@ class Report:
         curve: dict[str, Line] = {}
         for cell in cells:
             numerics = whole[0] if whole else next(iter(groups[cell.name]), ())
-            ours = statistic.estimate(_values(groups[cell.name].get(numerics, []), search.metric))
+            ours = statistic.estimate(self._values(groups[cell.name].get(numerics, []), search.metric))
             curve[cell.name] = Line(cell.name, label(numerics), (ours,))
         estimates = {name: line.estimates[0] for name, line in curve.items()}
         chosen = None
@@ -254,6 +254,44 @@ class Report:
         """Whether every cell has every seed of the table in these numerics."""
         wanted = set(self.table.seeds)
         return all(wanted <= {run.seed for run in by_numerics.get(numerics, [])} for by_numerics in groups)
+
+    def _best(self, by_cell: Mapping[str, Sequence[Run]], metric: str, by: str) -> str:
+        """The cell with the best mean of the split that chooses; of equal ones the first."""
+        judge = f"{by}/{metric.partition('/')[2]}"
+        estimates = {name: statistic.estimate(self._values(runs, judge)) for name, runs in by_cell.items()}
+        return min(by_cell, key=lambda name: _badness(estimates[name], judge))
+
+    def _values(self, runs: Sequence[Run], metric: str, epoch: float | None = None) -> list[float]:
+        return list(self._by_seed(runs, metric, epoch).values())
+
+    def _by_seed(self, runs: Sequence[Run], metric: str, epoch: float | None = None) -> dict[int, float]:
+        """The values by seed; a sharpness as the whole table has it, and within one protocol."""
+        if not metric.startswith("sharpness/") or epoch is not None:
+            found = {run.seed: run.value(metric, epoch) for run in runs}
+            return {seed: value for seed, value in found.items() if value is not None}
+        asked = self.asked(metric)
+        measured = {
+            run.seed: {protocol.done: v for protocol, v in run.by_protocol(metric).items() if protocol.asked == asked}
+            for run in runs
+        }
+        done = _most_common(protocol for values in measured.values() for protocol in values)
+        return {seed: values[done] for seed, values in measured.items() if done in values}
+
+    def asked(self, metric: str) -> str:
+        """The settings of a sharpness that most of the table's runs were measured with; empty where none was."""
+        if metric not in self._asked:
+            runs = [run for name in self.configs for run in [*self._runs(name), *self.found.cut(self.configs[name])]]
+            self._asked[metric] = _most_common(protocol.asked for run in runs for protocol in run.by_protocol(metric))
+        return self._asked[metric]
+
+    @cached_property
+    def _asked(self) -> dict[str, str]:
+        return {}
+
+    def _lacking(self, runs: Sequence[Run], metrics: Sequence[str], epoch: float | None = None) -> tuple[str, ...]:
+        """What is to be said of metrics that not all of the runs have: a mean of a part of the seeds must be seen."""
+        counts = {metric: len(self._by_seed(runs, metric, epoch)) for metric in metrics}
+        return tuple(f"{metric}: of {n} of {len(runs)} runs" for metric, n in counts.items() if n < len(runs))
 
 
 def difference(ours: Config, other: Config) -> list[tuple[str, Any, Any]]:
@@ -270,36 +308,15 @@ def _by_numerics(runs: Iterable[Run]) -> dict[Numerics, list[Run]]:
     return groups
 
 
-def _by_seed(runs: Sequence[Run], metric: str, epoch: float | None = None) -> dict[int, float]:
-    """The values by seed; a sharpness of one protocol alone, the one that most of the runs have."""
-    if metric.startswith("sharpness/") and epoch is None:
-        measured = {run.seed: run.by_protocol(metric) for run in runs}
-        counts = Counter(protocol for values in measured.values() for protocol in values)
-        chosen = min(counts, key=lambda protocol: (-counts[protocol], protocol), default="")
-        return {seed: values[chosen] for seed, values in measured.items() if chosen in values}
-    found = {run.seed: run.value(metric, epoch) for run in runs}
-    return {seed: value for seed, value in found.items() if value is not None}
-
-
-def _values(runs: Sequence[Run], metric: str, epoch: float | None = None) -> list[float]:
-    return list(_by_seed(runs, metric, epoch).values())
-
-
 def _mixed(runs: Sequence[Run]) -> tuple[str, ...]:
     digests = {run.sources for run in runs}
     return (f"of {len(digests)} versions of the sources",) if len(digests) > 1 else ()
 
 
-def _lacking(runs: Sequence[Run], metrics: Sequence[str], epoch: float | None = None) -> tuple[str, ...]:
-    """What is to be said of metrics that not all of the runs have: a mean of a part of the seeds must be seen."""
-    counts = {metric: len(_by_seed(runs, metric, epoch)) for metric in metrics}
-    return tuple(f"{metric}: of {n} of {len(runs)} runs" for metric, n in counts.items() if n < len(runs))
-
-
-def _best(by_cell: Mapping[str, Sequence[Run]], metric: str, by: str) -> str:
-    """The cell with the best mean of the split that chooses; of equal ones the first."""
-    judge = f"{by}/{metric.partition('/')[2]}"
-    return min(by_cell, key=lambda name: _badness(statistic.estimate(_values(by_cell[name], judge)), judge))
+def _most_common(texts: Iterable[str]) -> str:
+    """The text that comes most often, of equal ones the first in the alphabet; empty of none."""
+    counts = Counter(texts)
+    return min(counts, key=lambda text: (-counts[text], text), default="")
 
 
 def _badness(ours: Estimate | None, metric: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sam_repro.home import cell_hash, identity, is_locked, numerics
 from sam_repro.record import read_metrics
@@ -17,12 +17,31 @@ BUDGET = ("epochs", "max_steps")
 """Keys that say how long a cell is trained: a run that differs from it in these alone is a cut budget."""
 
 
+class Protocol(NamedTuple):
+    """How a sharpness was measured, as texts to compare.
+
+    Args:
+        asked: the settings and the checkpoint: what a whole table has in common.
+        done: all that its protocol says but the weights and the way there: what the runs of a cell have in common.
+    """
+
+    asked: str
+    done: str
+
+
 @dataclass(frozen=True)
 class Run:
-    """A finished run, from its `result.json`."""
+    """A finished run, from its `result.json`.
+
+    Args:
+        folder: its home.
+        result: the content of `result.json`.
+        copies: other homes with the same weights, whose measurements are its own too.
+    """
 
     folder: Path
     result: dict[str, Any]
+    copies: tuple[Path, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -74,13 +93,13 @@ class Run:
             return next(iter(self.by_protocol(metric).values()), None)
         return _at(self._part(part), rest.split("/"))
 
-    def by_protocol(self, metric: str) -> dict[str, float]:
+    def by_protocol(self, metric: str) -> dict[Protocol, float]:
         """What it measured as sharpness/<measure>/<value>, by the protocol; what was measured in training is first."""
-        _, measure, value = metric.split("/", 2)
-        found: dict[str, float] = {}
+        measure, _, value = metric.removeprefix("sharpness/").rpartition("/")
+        found: dict[Protocol, float] = {}
         for measurement in self.measurements:
             if measurement["measure"] == measure and (number := _at(measurement["values"], [value])) is not None:
-                found.setdefault(_protocol(measurement), number)
+                found.setdefault(_protocol(measurement["protocol"]), number)
         return found
 
     def leaves(self, part: str) -> list[str]:
@@ -104,7 +123,8 @@ class Run:
     def measurements(self) -> list[dict[str, Any]]:
         """Sharpness, each measurement with its protocol: of the result, then what was measured later."""
         own = [measured | {"measure": name} for name, measured in self.result["sharpness"].items()]
-        return own + [json.loads(file.read_text()) for file in sorted(self.folder.glob("sharpness/*.json"))]
+        later = [_measurement(file) for folder in (self.folder, *self.copies) for file in measurement_files(folder)]
+        return own + [measurement for measurement in later if measurement is not None]
 
 
 @dataclass(frozen=True)
@@ -154,23 +174,26 @@ def find(roots: Iterable[Path]) -> Found:
         roots: folders, such as outputs; in each, what lies below `runs` comes before `evidence`.
     """
     found = Found()
-    seen: dict[tuple[Any, ...], Run] = {}
+    seen: dict[tuple[Any, ...], list[Run]] = {}
     for folder in (folder for root in roots for folder in _homes(root)):
         try:
             if (folder / "result.json").exists():
                 run = _finished(folder)
-                problem = record_problem(run)
-                first = seen.setdefault((run.cell_hash, run.seed, run.numerics), run)
-                if first is run:
-                    found.runs.append(run)
-                    found.problems += [] if problem is None else [problem]
-                elif first.result["weights_sha256"] != run.result["weights_sha256"]:
-                    found.problems.append(f"{folder}: not counted, for {first.folder} is of the same cell and seed")
+                problems = _problems(run)
+                seen.setdefault((run.cell_hash, run.seed, run.numerics), []).append(run)
+                found.problems += problems
             else:
                 found.unfinished.append(_unfinished(folder))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
             found.problems.append(f"{folder}: damaged, not counted ({reason})")
+    for first, *others in seen.values():
+        same = [run for run in others if run.result["weights_sha256"] == first.result["weights_sha256"]]
+        found.runs.append(Run(first.folder, first.result, tuple(run.folder for run in same)))
+        different = (run for run in others if run not in same)
+        found.problems += [
+            f"{run.folder}: not counted, for {first.folder} is of the same cell and seed" for run in different
+        ]
     return found
 
 
@@ -199,6 +222,11 @@ def record_problem(run: Run) -> str | None:
     except (ValueError, KeyError, TypeError, OSError):
         return f"{path}: damaged or cut; what the result holds counts, what only the record holds does not"
     return None if step == steps - 1 else f"{path}: cut: it ends after {step + 1} of {steps} steps"
+
+
+def measurement_files(folder: Path) -> list[Path]:
+    """The measurements beside the result of a run; what begins with a dot is not complete."""
+    return sorted(file for file in folder.glob("sharpness/*.json") if not file.name.startswith("."))
 
 
 def label(numerics: Sequence[tuple[str, Any]]) -> str:
@@ -251,10 +279,26 @@ def _homes(root: Path) -> Iterator[Path]:
                 yield folder
 
 
-def _protocol(measurement: dict[str, Any]) -> str:
-    """How a sharpness was measured; of what two runs have not in common, that is the weights and the way there."""
-    kept = {key: value for key, value in measurement["protocol"].items() if key not in ("weights_sha256", "outcome")}
-    return json.dumps(kept, sort_keys=True)
+def _problems(run: Run) -> list[str]:
+    """What is wrong beside a result that is whole."""
+    damaged = [file for file in measurement_files(run.folder) if _measurement(file) is None]
+    problem = record_problem(run)
+    return ([] if problem is None else [problem]) + [f"{file}: damaged, not counted" for file in damaged]
+
+
+def _measurement(file: Path) -> dict[str, Any] | None:
+    """What a file of a measurement says; None where it is damaged."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        return content if {"measure", "values", "protocol"} <= content.keys() else None
+    except (ValueError, AttributeError, OSError):
+        return None
+
+
+def _protocol(protocol: dict[str, Any]) -> Protocol:
+    asked = {"checkpoint": protocol.get("checkpoint"), **protocol.get("settings", {})}
+    done = {key: value for key, value in protocol.items() if key not in ("weights_sha256", "outcome")}
+    return Protocol(*(json.dumps(part, sort_keys=True) for part in (asked, done)))
 
 
 def _is_smaller(config: dict[str, Any], whole: dict[str, Any]) -> bool:

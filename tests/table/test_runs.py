@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from sam_repro.table import runs
+from sam_repro.table import render, runs
 
 
 @pytest.fixture
@@ -153,6 +153,47 @@ def test_sharpness_of_the_result_and_what_was_measured_later(lab):
     assert run.value("sharpness/lambda_max/lambda_max") == 3.5
     assert run.value("sharpness/luong2024/mean_positive") == 7.0
     assert run.value("sharpness/hessian/trace") is None
+
+
+def test_sharpness_asked_for_in_two_ways_is_not_compared_across_cells(lab):
+    """One cell measured on 256 examples, the other on 8: there is no difference to tell."""
+    lab.tabled("effects: [{name: e, cell: sam 0.1, twin: sgd, equal: epochs, metric: sharpness/m/v}]\n")
+    lab.table = dataclasses.replace(lab.table, metrics=("sharpness/m/v",))
+
+    def measured(value, **settings):
+        return {"m": {"values": {"v": value}, "protocol": {"checkpoint": "last", "settings": settings}}}
+
+    lab.run("sam 0.1", 0, sharpness=measured(3.0, examples=256))
+    lab.run("sam 0.1", 1, sharpness=measured(4.0, examples=256))
+    lab.run("sgd", 0, sharpness=measured(1.0, examples=8))
+    report = lab.report()
+    ((_, _, difference, _),) = report.effects
+    assert difference is None
+    (line,) = [line for line in report.cells if line.row == "sgd"]
+    assert (line.estimates, line.marks) == ((None,), ("sharpness/m/v: of 0 of 1 runs",))
+    assert "sharpness/m/v, measured with" in render.markdown(report)
+    lab.run("sgd", 0, sharpness=measured(1.0, examples=256))
+    ((_, _, difference, _),) = lab.report().effects
+    assert difference.mean == 2.0
+
+
+def test_measurements_that_are_incomplete_or_damaged_hide_no_run(lab, two):
+    (two[0] / "sharpness").mkdir()
+    (two[0] / "sharpness/.m-last.partial.json").write_text("{}")
+    (two[0] / "sharpness/m-last-1.json").write_text('{"measure": "m"}')
+    (two[0] / "sharpness/m-last-2.json").write_text("{")
+    found = lab.report().found
+    assert [run.seed for run in found.runs] == [0, 1]
+    assert found.problems == [f"{two[0]}/sharpness/m-last-{i}.json: damaged, not counted" for i in (1, 2)]
+
+
+def test_a_copy_of_a_run_brings_its_measurements(lab, two):
+    copy = lab.outputs / "evidence/mine/runs/cell/seed=0"
+    shutil.copytree(two[0], copy)
+    (copy / "sharpness").mkdir()
+    content = {"measure": "own/m", "values": {"v": 7.0}, "protocol": {}}
+    (copy / "sharpness/own.m-last-0.json").write_text(json.dumps(content))
+    assert lab.report().found.runs[0].value("sharpness/own/m/v") == 7.0
 
 
 def test_the_weights_that_report_names(lab):
