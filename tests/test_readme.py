@@ -23,7 +23,7 @@ def block(language, containing):
 
 def train(folder, *arguments):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(OUTSIDE)])}
-    command = [sys.executable, "-m", "sam_repro.train", *arguments, "wandb=disabled"]
+    command = [sys.executable, "-m", "sam_repro.train", *arguments, "wandb=disabled", "sharpness=none"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -47,7 +47,7 @@ def test_an_edited_rule_outside_is_noticed(tmp_path):
     (tmp_path / "mine.py").write_text((OUTSIDE / "mine.py").read_text())
     arguments = ["--config-dir", str(OUTSIDE / "configs"), "optimizer=usam", "max_steps=1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "sam_repro.train", *arguments, "wandb=disabled"]
+    command = [sys.executable, "-m", "sam_repro.train", *arguments, "wandb=disabled", "sharpness=none"]
 
     def said():
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout

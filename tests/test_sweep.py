@@ -17,7 +17,16 @@ from sam_repro import train
 from sam_repro.compose import composed
 from sam_repro.sweep import table
 
-SWEEP = ["-m", "optimizer=sgd,sam", "rho=0.02,0.05", "seed=0,1", "epochs=1", "wandb=disabled", "progress=silent"]
+SWEEP = [
+    "-m",
+    "optimizer=sgd,sam",
+    "rho=0.02,0.05",
+    "seed=0,1",
+    "epochs=1",
+    "wandb=disabled",
+    "sharpness=none",
+    "progress=silent",
+]
 
 
 class Sweep(NamedTuple):
@@ -133,7 +142,16 @@ def test_again_only_what_is_missing_runs(sweep: Sweep, tmp_path: Path) -> None:
 
 
 def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path: Path) -> None:
-    settings = ["-m", "optimizer=sgd", "lr=1e30,0.1", "seed=0,1", "epochs=1", "wandb=disabled", "progress=silent"]
+    settings = [
+        "-m",
+        "optimizer=sgd",
+        "lr=1e30,0.1",
+        "seed=0,1",
+        "epochs=1",
+        "wandb=disabled",
+        "sharpness=none",
+        "progress=silent",
+    ]
     failing = command(tmp_path, settings)
     assert failing.code == 1
     header, broken, whole = failing.rows
@@ -156,7 +174,7 @@ def test_table_of_what_is_there(sweep: Sweep, tmp_path: Path, monkeypatch: pytes
     """One seed has no interval, a missing run is named, and so is a damaged result."""
     shutil.copytree(sweep.folder / "outputs", tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
-    common = ["epochs=1", "wandb=disabled", "optimizer=sgd"]
+    common = ["epochs=1", "wandb=disabled", "sharpness=none", "optimizer=sgd"]
     cells = [composed([*common, f"seed={seed}"]) for seed in (0, 1, 2)]
     values = errors(sweep, optimizer="sgd")
 
@@ -178,7 +196,9 @@ def test_table_of_what_is_there(sweep: Sweep, tmp_path: Path, monkeypatch: pytes
 
 
 def test_names_and_numerics_are_not_pooled(tmp_path: Path) -> None:
-    swept = command(tmp_path, ["-m", "name=a,b", "channels_last=true,false", "max_steps=1", "wandb=disabled"])
+    swept = command(
+        tmp_path, ["-m", "name=a,b", "channels_last=true,false", "max_steps=1", "wandb=disabled", "sharpness=none"]
+    )
     assert len(swept.results) == 4
     header, *rows = swept.rows
     assert {"name", "channels_last", "done"} <= set(header)
@@ -187,7 +207,15 @@ def test_names_and_numerics_are_not_pooled(tmp_path: Path) -> None:
 
 
 def test_equal_cells_run_once_also_anew(tmp_path: Path) -> None:
-    cells = ["-m", "optimizer=sgd,sam", "rho=0.02,0.05", "max_steps=1", "wandb=disabled", "resume=false"]
+    cells = [
+        "-m",
+        "optimizer=sgd,sam",
+        "rho=0.02,0.05",
+        "max_steps=1",
+        "wandb=disabled",
+        "sharpness=none",
+        "resume=false",
+    ]
     anew = command(tmp_path, cells)
     assert anew.code == 0
     assert len(anew.results) == 3

@@ -281,7 +281,8 @@ class Report:
         """The settings of a sharpness that most of the table's runs were measured with; empty where none was."""
         if metric not in self._asked:
             runs = [run for name in self.configs for run in [*self._runs(name), *self.found.cut(self.configs[name])]]
-            self._asked[metric] = _most_common(protocol.asked for run in runs for protocol in run.by_protocol(metric))
+            first = (next(iter(run.by_protocol(metric)), None) for run in runs)  # in training, or else the first later
+            self._asked[metric] = _most_common(protocol.asked for protocol in first if protocol is not None)
         return self._asked[metric]
 
     @cached_property

@@ -19,7 +19,7 @@ from sam_repro import train
 from sam_repro.table import __main__ as door
 
 CONFIGS = Path(__file__).parents[1] / "data/configs"
-QUIET = ["wandb=disabled", "progress=silent", "record_every=null"]
+QUIET = ["wandb=disabled", "sharpness=none", "progress=silent", "record_every=null"]
 SWEEP = ["-m", "--config-dir", str(CONFIGS), "table=tiny", "cell=0,1", "seed=0,1", *QUIET]
 
 
