@@ -179,9 +179,8 @@ def find(roots: Iterable[Path]) -> Found:
         try:
             if (folder / "result.json").exists():
                 run = _finished(folder)
-                problems = _problems(run)
+                record_problem(run)  # raises where the result does not say how many steps it has
                 seen.setdefault((run.cell_hash, run.seed, run.numerics), []).append(run)
-                found.problems += problems
             else:
                 found.unfinished.append(_unfinished(folder))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -190,6 +189,7 @@ def find(roots: Iterable[Path]) -> Found:
     for first, *others in seen.values():
         same = [run for run in others if run.result["weights_sha256"] == first.result["weights_sha256"]]
         found.runs.append(Run(first.folder, first.result, tuple(run.folder for run in same)))
+        found.problems += _problems(first)
         different = (run for run in others if run not in same)
         found.problems += [
             f"{run.folder}: not counted, for {first.folder} is of the same cell and seed" for run in different

@@ -171,7 +171,7 @@ def test_sharpness_asked_for_in_two_ways_is_not_compared_across_cells(lab):
     assert difference is None
     (line,) = [line for line in report.cells if line.row == "sgd"]
     assert (line.estimates, line.marks) == ((None,), ("sharpness/m/v: of 0 of 1 runs",))
-    assert "sharpness/m/v, measured with" in render.markdown(report)
+    assert "sharpness/m/v with checkpoint last, examples 256." in render.markdown(report)
     lab.run("sgd", 0, sharpness=measured(1.0, examples=256))
     ((_, _, difference, _),) = lab.report().effects
     assert difference.mean == 2.0
