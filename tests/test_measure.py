@@ -1,7 +1,5 @@
 """Sharpness of real runs: during training, at its end, and asked for later by the door `sam_repro.measure`."""
 
-import contextlib
-import io
 import json
 import math
 import os
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from called import Said, command
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
@@ -28,39 +27,19 @@ SETTINGS = ["wandb=disabled", "progress=silent", "epochs=3", "lr=0.5", "dataset.
 SMALL = ["sharpness.examples=40", "sharpness.batch_size=40", "sharpness.max_products=8", "sharpness.tolerance=0.1"]
 
 
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def command(door: Any, folder: Path, *words: str) -> Said:
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(sys, "argv", ["sam_repro", *words])
-        with pytest.raises(SystemExit) as end:
-            door.main()
-    return Said(int(end.value.code or 0), out.getvalue(), err.getvalue())
-
-
 def home(folder: Path) -> Path:
     (found,) = folder.glob("outputs/runs/*/*/seed=*[0-9]")
     return found.relative_to(folder)
 
 
 def trained(folder: Path, *words: str) -> Said:
-    said = command(train, folder, *SETTINGS, *words)
+    said = command(train.main, folder, *SETTINGS, *words)
     assert said.code == 0, said
     return said
 
 
 def measured(folder: Path, *words: str, **more: Any) -> Said:
-    return command(measure, folder, f"run={home(folder)}", *words, "wandb=disabled", *more)
+    return command(measure.main, folder, f"run={home(folder)}", *words, "wandb=disabled", *more)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -225,14 +204,14 @@ def test_what_is_stopped_while_it_measures_has_been_trained(tmp_path: Path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(LambdaMax, "__call__", stop)
-        assert command(train, tmp_path, *SETTINGS).code == 130
+        assert command(train.main, tmp_path, *SETTINGS).code == 130
     said = trained(tmp_path)
     assert "resumed    after 9 of 9 steps" in said.out
     assert result(tmp_path)["sharpness"].keys() == {"lambda_max"}
 
 
 def test_measures_of_one_run_are_not_taken_side_by_side(tmp_path: Path) -> None:
-    said = command(train, tmp_path, "-m", *SETTINGS, "sharpness=lambda_max,average_case", "hydra/launcher=joblib")
+    said = command(train.main, tmp_path, "-m", *SETTINGS, "sharpness=lambda_max,average_case", "hydra/launcher=joblib")
     assert said.code == 2
     assert "measures of one run cannot be taken side by side" in said.err
     assert not list(tmp_path.iterdir())
@@ -258,7 +237,7 @@ def test_a_finished_run_is_measured_and_not_trained_again(run: Path) -> None:
 
 
 def test_a_sweep_over_measures_trains_once(tmp_path: Path) -> None:
-    said = command(train, tmp_path, "-m", *SETTINGS, "sharpness=average_case,lambda_max", "sharpness.examples=40")
+    said = command(train.main, tmp_path, "-m", *SETTINGS, "sharpness=average_case,lambda_max", "sharpness.examples=40")
     assert said.code == 0, said
     assert said.out.count("result     ") == 1
     assert said.out.count("measured   ") == 1
@@ -365,11 +344,11 @@ def test_several_runs_and_measures(run: Path) -> None:
     other = own.with_name("seed=1")
     shutil.copytree(run / own, run / other)
     words = ["sharpness=average_case,m_sharpness", "sharpness.examples=40", "wandb=disabled"]
-    said = command(measure, run, "-m", f"run={own},{other}", *words)
+    said = command(measure.main, run, "-m", f"run={own},{other}", *words)
     assert said.code == 0, said
     assert said.out.count("measured   ") == 4
     (run / other / "model.safetensors").write_bytes(b"x")
-    said = command(measure, run, "-m", f"run={other},{own}", *words, "sharpness.seed=1")
+    said = command(measure.main, run, "-m", f"run={other},{own}", *words, "sharpness.seed=1")
     assert said.code == 1
     assert said.err.count("model.safetensors: damaged") == 2
     assert said.out.count("measured   ") == 2
@@ -513,7 +492,7 @@ TRAINING = {
 
 @pytest.mark.parametrize("line", TRAINING)
 def test_training_refuses_what_could_not_be_measured(tmp_path: Path, line: str) -> None:
-    said = command(train, tmp_path, *line.split())
+    said = command(train.main, tmp_path, *line.split())
     assert said.code == 2
     assert TRAINING[line] in said.err
     assert not list(tmp_path.iterdir())

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import os
 import pty
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from called import Said, command
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -37,14 +37,6 @@ NOISY = [f"label_noise.rate={RATE}", f"label_noise.seed={NOISE_SEED}"]
 HELD_OUT = [f"dataset.validation.count={COUNT}", "dataset.validation.seed=7"]
 
 
-class Said(NamedTuple):
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
 class Run(NamedTuple):
     """A finished run."""
 
@@ -62,23 +54,8 @@ class Run(NamedTuple):
         return [row for row in rows if row["kind"] == kind]
 
 
-def command(folder: Path, *settings: str) -> Said:
-    """`python -m sam_repro.train` in a folder."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(sys, "argv", ["sam_repro.train", *settings])
-        with pytest.raises(SystemExit) as end:
-            train.main()
-    return Said(end.value.code, out.getvalue(), err.getvalue())
-
-
 def finished(folder: Path, *settings: str) -> Run:
-    said = command(folder, *SETTINGS, *settings)
+    said = command(train.main, folder, *SETTINGS, *settings)
     assert said.code == 0, said
     (home,) = folder.glob("outputs/runs/*/*/seed=*[0-9]")
     return Run(folder, home, said, [*SETTINGS, *settings])
@@ -202,7 +179,7 @@ def test_run_file(run: Run) -> None:
         assert content[key] == result[key]
     (start,) = content["starts"]
     assert start["step"] == 0
-    assert start["argv"] == ["sam_repro.train", *run.settings]
+    assert start["argv"] == ["sam_repro", *run.settings]
     assert start["environment"] == result["environment"]
     assert start["sources_sha256"] == result["sources_sha256"]
     assert content["threads"] == start["environment"]["cpu_threads"]
@@ -360,7 +337,7 @@ def test_the_same_command_again_touches_nothing(run: Run) -> None:
         return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in run.home.iterdir()}
 
     before = files()
-    said = command(run.folder, *run.settings)
+    said = command(train.main, run.folder, *run.settings)
     assert said.code == 0
     assert said.out.startswith(f"done       {run.home.relative_to(run.folder)}\n")
     error = run.result["metrics"]["test"]["last"]["error_pct"]
@@ -474,7 +451,7 @@ def test_two_cells_of_one_process_are_two_wandb_runs(tmp_path: Path) -> None:
 
 
 def test_a_network_that_overflows_after_the_last_step(tmp_path: Path) -> None:
-    said = command(tmp_path, *SETTINGS, "optimizer=sgd", "lr=1e38", "batch_size=1000", "epochs=1")
+    said = command(train.main, tmp_path, *SETTINGS, "optimizer=sgd", "lr=1e38", "batch_size=1000", "epochs=1")
     assert said.code == 1
     assert len(said.err.splitlines()) == 1
     assert "the evaluation of step 0 is not finite" in said.err

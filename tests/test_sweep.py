@@ -1,16 +1,14 @@
 """A sweep in one process: its cells, its table against scipy, and that it is safe to repeat."""
 
-import contextlib
-import io
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from called import command
 from scipy import stats
 
 from sam_repro import train
@@ -50,23 +48,13 @@ class Sweep(NamedTuple):
         return sorted(self.folder.glob("outputs/runs/*/*/seed=*/result.json"))
 
 
-def command(folder: Path, settings: list[str]) -> Sweep:
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(sys, "argv", ["sam_repro.train", *settings])
-        with pytest.raises(SystemExit) as end:
-            train.main()
-    return Sweep(folder, end.value.code, out.getvalue(), err.getvalue())
+def swept(folder: Path, settings: list[str]) -> Sweep:
+    return Sweep(folder, *command(train.main, folder, *settings))
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    return command(tmp_path_factory.mktemp("sweep"), SWEEP)
+    return swept(tmp_path_factory.mktemp("sweep"), SWEEP)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -117,7 +105,7 @@ def files(sweep: Sweep) -> dict[Path, tuple[bytes, int]]:
 
 def test_again_all_is_done_and_nothing_is_touched(sweep: Sweep) -> None:
     before = files(sweep)
-    again = command(sweep.folder, SWEEP)
+    again = swept(sweep.folder, SWEEP)
     assert again.code == 0
     assert again.rows == sweep.rows
     assert len(re.findall(r"^done +outputs/runs/", again.out, flags=re.MULTILINE)) == 6
@@ -131,7 +119,7 @@ def test_again_only_what_is_missing_runs(sweep: Sweep, tmp_path: Path) -> None:
     lost = copied.results[3].parent
     shutil.rmtree(lost)
     kept = files(copied)
-    more = command(tmp_path, SWEEP)
+    more = swept(tmp_path, SWEEP)
     assert more.code == 0
     assert more.rows == sweep.rows
     assert [line for line in more.out.splitlines() if line.startswith("home")] == [
@@ -152,7 +140,7 @@ def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path: Path) -> Non
         "sharpness=none",
         "progress=silent",
     ]
-    failing = command(tmp_path, settings)
+    failing = swept(tmp_path, settings)
     assert failing.code == 1
     header, broken, whole = failing.rows
     assert header == ["lr", "done", "test error %", "state"]
@@ -164,7 +152,7 @@ def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path: Path) -> Non
     assert len(failing.results) == 2
     assert len(failing.err.splitlines()) == 2
     assert "Traceback" not in failing.err
-    again = command(tmp_path, settings)
+    again = swept(tmp_path, settings)
     assert again.code == 1
     assert again.rows == failing.rows
     assert again.out.count("home  ") == 2, "the cells that failed are tried again, the others not"
@@ -196,11 +184,11 @@ def test_table_of_what_is_there(sweep: Sweep, tmp_path: Path, monkeypatch: pytes
 
 
 def test_names_and_numerics_are_not_pooled(tmp_path: Path) -> None:
-    swept = command(
+    both = swept(
         tmp_path, ["-m", "name=a,b", "channels_last=true,false", "max_steps=1", "wandb=disabled", "sharpness=none"]
     )
-    assert len(swept.results) == 4
-    header, *rows = swept.rows
+    assert len(both.results) == 4
+    header, *rows = both.rows
     assert {"name", "channels_last", "done"} <= set(header)
     assert len(rows) == 4
     assert {row[header.index("done")] for row in rows} == {"1/1"}
@@ -216,7 +204,7 @@ def test_equal_cells_run_once_also_anew(tmp_path: Path) -> None:
         "sharpness=none",
         "resume=false",
     ]
-    anew = command(tmp_path, cells)
+    anew = swept(tmp_path, cells)
     assert anew.code == 0
     assert len(anew.results) == 3
     assert not list(tmp_path.glob("outputs/runs/*/*/*.aside-*"))

@@ -1,7 +1,6 @@
 """The door to tables, on runs of the digits: from nothing to table and picture, and every wrong word."""
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -11,9 +10,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from called import command
 
 from sam_repro import train
 from sam_repro.table import __main__ as door
@@ -21,28 +20,6 @@ from sam_repro.table import __main__ as door
 CONFIGS = Path(__file__).parents[1] / "data/configs"
 QUIET = ["wandb=disabled", "sharpness=none", "progress=silent", "record_every=null"]
 SWEEP = ["-m", "--config-dir", str(CONFIGS), "table=tiny", "cell=0,1", "seed=0,1", *QUIET]
-
-
-class Said(NamedTuple):
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
-def command(main, folder, *words):
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(sys, "argv", ["sam_repro", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
-    return Said(end.value.code, out.getvalue(), err.getvalue())
 
 
 def table(folder, *words):

@@ -1,0 +1,33 @@
+"""A door's command, called in this process as the interpreter would call it."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+
+class Said(NamedTuple):
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command(main: Callable[[], None], folder: Path, *words: str) -> Said:
+    """Call `main` in a folder with these words on its command line."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["sam_repro", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+    return Said(int(end.value.code or 0), out.getvalue(), err.getvalue())
