@@ -1,6 +1,6 @@
 """All benchmarks, one after the other, each in a process of its own; their JSON lines end in one folder.
 
-    python scripts/bench_all.py [--quick] [--gpu] [--data /work/data]
+    python scripts/bench_all.py [--quick] [--gpu] [--data DIR]
 
 On a GPU the order is that of a first visit: ceilings, steps, whole epochs, then the rest. What follows the options is
 handed on to every script.

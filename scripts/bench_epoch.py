@@ -1,6 +1,6 @@
 """Whole epochs: the trainer against bare steps, against plain and good loops from public parts, and part by part.
 
-    python scripts/bench_epoch.py [--quick] [--gpu] [--data /work/data]
+    python scripts/bench_epoch.py [--quick] [--gpu] [--data DIR]
 
 Epochs are shortened (the table says to how many images): the ratios do not depend on their length, since everything in
 them is per image or per step but for one evaluation, which is shortened alike. CIFAR-100 if --data names its folder,

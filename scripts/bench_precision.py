@@ -1,6 +1,6 @@
 """What bfloat16 does to SAM: the perturbation, the rise of the loss, and the part of the gradient that SAM adds.
 
-    python scripts/bench_precision.py [--quick] [--gpu] [--data /work/data]
+    python scripts/bench_precision.py [--quick] [--gpu] [--data DIR]
 
 A network is trained for some steps; at its weights, gradients in float32 and under bfloat16 autocast are compared on
 batches that it has not seen: g, g_s, and g_s - g, whose cosine must be at least 0.99.
