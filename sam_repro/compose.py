@@ -219,7 +219,7 @@ def intact(path: Path, remedy: str = "resume=false sets this home aside and runs
         raise UserError(f"{path}: damaged ({reason}); {remedy}") from error
 
 
-def partly(argv: list[str], keys: Collection[str]) -> list[tuple[dict[str, Any], list[str]]]:
+def partly(argv: list[str], keys: Collection[str]) -> list[tuple[Config, list[str]]]:
     """Check a command line on which only these keys and groups may stand.
 
     Returns:

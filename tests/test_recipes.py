@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+from sam_repro.build import declared_cost
 from sam_repro.compose import cell_hash, checked, composed, composed_cell, read_table, tables
 from sam_repro.home import home, identity
 from sam_repro.schema import flat
@@ -158,6 +159,16 @@ def test_a_table_wants_no_run_twice(name):
         key = str(sorted((leaves | {"optimizer._target_": rule}).items()))
         assert key not in seen, (cell, seen.get(key))
         seen[key] = cell
+
+
+@pytest.mark.parametrize("name", [name for name in tables() if read_table(name).effects])
+def test_the_two_of_an_effect_have_in_common_what_it_says(name):
+    for effect in read_table(name).effects:
+        pair = [cells(name)[end] for end in (effect.cell, effect.twin)]
+        if "epochs" in effect.equal:
+            assert pair[0]["epochs"] == pair[1]["epochs"], effect.name
+        if "passes" in effect.equal:
+            assert declared_cost(pair[0]) == declared_cost(pair[1]), effect.name
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sam_repro import limits
 from sam_repro.sharpness.curvature import Curvature
 from sam_repro.sharpness.density import density
-from sam_repro.sharpness.lanczos import Spectrum, quadrature, top
-from sam_repro.sharpness.measure import OnSample, Subject, named
+from sam_repro.sharpness.lanczos import Spectrum, quadrature
+from sam_repro.sharpness.measure import ByLanczos, Subject, named
 from sam_repro.sharpness.measurement import Measurement
 from sam_repro.sharpness.notes import Notes
 from sam_repro.sharpness.trace import hutchpp
@@ -21,12 +21,10 @@ POINTS = 400  # of the density's grid
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hessian(OnSample):
+class Hessian(ByLanczos):
     """λ_1 ≥ … ≥ λ_5, λ_max/λ_5, trace and spectral density of ∇²L, L the mean loss of a sample.
 
     Args:
-        tolerance: relative residual at which an eigenvalue has converged, default 1e-3.
-        max_products: budget of Hessian products for the eigenvalues, default 400.
         trace_products: products for the trace (Hutch++), ≥ 6; default 60.
         probes: random vectors for the density (stochastic Lanczos quadrature), ≥ 2; default 4.
         steps: Lanczos steps for each of them, default 50; so many vectors of memory.
@@ -36,8 +34,6 @@ class Hessian(OnSample):
     `trace_se` and `density_se` are standard errors over the random vectors.
     """
 
-    tolerance: float = 1e-3
-    max_products: int = 400
     trace_products: int = 60
     probes: int = 4
     steps: int = 50
@@ -45,8 +41,6 @@ class Hessian(OnSample):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        limits.number("tolerance", self.tolerance, above=0)
-        limits.integer("max_products", self.max_products, low=1)
         limits.integer("trace_products", self.trace_products, low=6)
         limits.integer("probes", self.probes, low=2)
         limits.integer("steps", self.steps, low=2)
@@ -56,7 +50,7 @@ class Hessian(OnSample):
         """Measure `lambda_1` … `lambda_5`, `lambda_max_over_lambda_5`, `trace`, `trace_se`, and the density."""
         pieces = 2 + self.probes
         with self.curvature(subject) as curvature:
-            spectrum = Spectrum(**notes.piece("eigenvalues", pieces, lambda: vars(self._top(curvature))))
+            spectrum = Spectrum(**notes.piece("eigenvalues", pieces, lambda: vars(self.top(curvature, COUNT))))
             trace, error = notes.piece(
                 "trace", pieces, lambda: hutchpp(curvature.hvp, self.signs(curvature), self.trace_products)
             )
@@ -66,7 +60,14 @@ class Hessian(OnSample):
                 notes.piece(f"probe {i}", pieces, partial(self._probe, curvature, start))
                 for i, start in enumerate(starts)
             ]
-            protocol = self._protocol(subject, curvature, spectrum)
+            protocol = self.solved(
+                subject,
+                curvature,
+                spectrum,
+                trace=f"Hutch++ with {self.trace_products} products",
+                density=f"stochastic Lanczos quadrature, {self.probes} vectors of {self.steps} steps",
+                width=self.width,
+            )
         x, p, p_error = density(probes, POINTS, self.width)
         arrays = {"eigenvalue": x.tolist(), "density": p.tolist(), "density_se": p_error.tolist()}
         values = named(spectrum, [f"lambda_{i + 1}" for i in range(COUNT)])
@@ -75,27 +76,9 @@ class Hessian(OnSample):
         values |= {"trace": trace, "trace_se": error}
         return Measurement("hessian", values, protocol, arrays, lambda figure: _draw(figure, arrays))
 
-    def _top(self, curvature: Curvature) -> Spectrum:
-        random = self.gaussian(curvature)
-        return top(curvature.hvp, random, COUNT, tolerance=self.tolerance, max_products=self.max_products)
-
     def _probe(self, curvature: Curvature, start: Any) -> list[list[float]]:
         nodes, weights = quadrature(curvature.hvp, start, self.steps)
         return [nodes.tolist(), weights.tolist()]
-
-    def _protocol(self, subject: Subject, curvature: Curvature, spectrum: Spectrum) -> dict[str, Any]:
-        return self.protocol(
-            subject,
-            curvature,
-            solver="lanczos",
-            order="algebraic",
-            tolerance=self.tolerance,
-            max_products=self.max_products,
-            trace=f"Hutch++ with {self.trace_products} products",
-            density=f"stochastic Lanczos quadrature, {self.probes} vectors of {self.steps} steps",
-            width=self.width,
-            outcome=spectrum.outcome(),
-        )
 
 
 def _draw(figure: "Figure", arrays: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from sam_repro import limits
 from sam_repro.oracle import Criterion
 from sam_repro.sharpness.curvature import MODES, Batch, Curvature, undisturbed
-from sam_repro.sharpness.lanczos import Spectrum
+from sam_repro.sharpness.lanczos import Spectrum, top
 from sam_repro.sharpness.measurement import Measurement, Unmeasurable
 from sam_repro.sharpness.notes import Notes
 
@@ -139,6 +139,42 @@ class OnSample(Measure):
         """Draws vectors [N] of independent signs, the same on every device."""
         draws = generator(self.seed, "cpu")
         return lambda: torch.randint(2, (curvature.size,), generator=draws).mul_(2).sub_(1).to(curvature.params[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByLanczos(OnSample):
+    """A measure of the algebraically largest eigenvalues of the Hessian of the mean loss of a sample (abstract).
+
+    Args:
+        tolerance: relative residual ‖Hv − λv‖/|λ| at which an eigenvalue has converged, default 1e-3.
+        max_products: budget of Hessian products over the sample, default 400; memory grows by a vector with each.
+    """
+
+    tolerance: float = 1e-3
+    max_products: int = 400
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        limits.number("tolerance", self.tolerance, above=0)
+        limits.integer("max_products", self.max_products, low=1)
+
+    def top(self, curvature: Curvature, count: int) -> Spectrum:
+        """The `count` largest, from the top."""
+        random = self.gaussian(curvature)
+        return top(curvature.hvp, random, count, tolerance=self.tolerance, max_products=self.max_products)
+
+    def solved(self, subject: Subject, curvature: Curvature, spectrum: Spectrum, **own: Any) -> dict[str, Any]:
+        """The protocol, with how the eigenvalues were had."""
+        return self.protocol(
+            subject,
+            curvature,
+            solver="lanczos",
+            order="algebraic",
+            tolerance=self.tolerance,
+            max_products=self.max_products,
+            outcome=spectrum.outcome(),
+            **own,
+        )
 
 
 def chosen(model: nn.Module, pattern: str | None) -> list[Tensor]:

@@ -26,7 +26,7 @@ class Section(NamedTuple):
 
 def sections(report: Report) -> list[Section]:
     """The parts that the table has, in order."""
-    parts = [_claims(report), _cells(report), _effects(report), _search(report), _literature(report)]
+    parts = [_claims(report), _cells(report), _effects(report), _search(report)]
     return [part for part in parts if part.rows]
 
 
@@ -190,14 +190,6 @@ def _search(report: Report) -> Section:
             rows.append((choice.per, str(value), shown(ours), str(ours.n if ours else 0), word, printed, line.numerics))
     title = f"Search of {search.over} by {search.metric}"
     return Section(title, (search.per or "", search.over, search.metric, "n", "ours", "paper", "numerics"), rows)
-
-
-def _literature(report: Report) -> Section:
-    rows = report.table.literature
-    header = tuple(dict.fromkeys(key for row in rows for key in row))
-    return Section(
-        "From the literature, not run", header, [tuple(str(row.get(key, DASH)) for key in header) for row in rows]
-    )
 
 
 def _rows(part: Section) -> list[str]:

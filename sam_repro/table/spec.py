@@ -150,7 +150,6 @@ class Table:
         effects: in order.
         search: a search over the cells, or None.
         plot: or None.
-        literature: rows that are shown and never run: of name and printed value.
         notes: lines below the table.
     """
 
@@ -166,7 +165,6 @@ class Table:
     effects: tuple[Effect, ...]
     search: Search | None
     plot: Plot | None
-    literature: tuple[Fields, ...]
     notes: tuple[str, ...]
 
     def cell(self, which: int | str) -> Cell:
@@ -216,7 +214,6 @@ _TABLE = (
     "effects",
     "search",
     "plot",
-    "literature",
     "notes",
 )
 EQUAL = ("epochs", "passes", "epochs and passes")
@@ -248,7 +245,6 @@ def _table(name: str, content: Fields) -> Table:
         effects=effects,
         search=_search(content["search"], cells) if "search" in content else None,
         plot=_plot(content["plot"], metrics, cells) if "plot" in content else None,
-        literature=tuple(_mapping(row, "literature") for row in _list(content.get("literature", []), "literature")),
         notes=tuple(_text(note, "notes") for note in _list(content.get("notes", []), "notes")),
     )
 

@@ -84,6 +84,7 @@ def test_a_longer_run_and_a_run_of_another_cell_are_no_cut_budget(lab):
     lab.runs("sgd", [10.0, 11.0])
     lab.runs("sgd twice", [9.0, 10.0])
     lab.run("sgd twice", 0, 8.0, own=("epochs=80",))
+    lab.run("sgd", 1, 8.0, own=("epochs=80", "max_steps=100"))  # of a longer schedule
     assert not any("cut budget" in mark for line in lab.report().cells for mark in line.marks)
 
 

@@ -77,7 +77,7 @@ def test_links_are_followed_and_not_in_circles(lab, two, tmp_path):
     (tmp_path / "linked/runs").symlink_to(lab.outputs)
     (lab.outputs / "back").symlink_to(tmp_path / "linked")
     report = lab.report(tmp_path / "linked")
-    assert [run.seed for run in report.found.runs] == [0, 1]
+    assert [(run.seed, run.copies) for run in report.found.runs] == [(0, ()), (1, ())]
     assert not report.found.problems
 
 

@@ -107,7 +107,6 @@ claims:
         ("seeds: [0, 0]", "seeds: must be a list of different ones"),
         ("title: [a]", "title = [a]: must be a text"),
         ("notes: one note", "notes: must be a list"),
-        ("literature: [hello]", "literature: must be a mapping"),
         ("set: [lr]", "set: must be a mapping"),
         ("set: {seed: 5}", "set: seed: a cell has none"),
         ("claims: [{row: r, cell: sgd, metric: test/loss}]", "a claim is of a percentage or a sharpness"),
