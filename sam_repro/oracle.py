@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -296,13 +297,14 @@ class Oracle:
         places = {p: i for i, p in enumerate(params)}
         names = {name: places[p] for name, p in model.named_parameters() if p in places}
         try:
-            with self.objective.region(self.inputs.device, move_statistics=False), warnings.catch_warnings():
+            with (
+                self.objective.region(self.inputs.device, move_statistics=False),
+                forward_ad.dual_level(),
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its use of torch.jit
-                outputs, jv, *_ = torch.func.jvp(
-                    lambda weights: torch.func.functional_call(model, weights, (self.inputs,)),
-                    ({name: params[i] for name, i in names.items()},),
-                    ({name: v[i] for name, i in names.items()},),
-                )
+                weights = {name: forward_ad.make_dual(params[i], v[i]) for name, i in names.items()}
+                outputs, jv = forward_ad.unpack_dual(torch.func.functional_call(model, weights, (self.inputs,)))
                 return outputs, jv
         except NotImplementedError:
             reseed(self.noise, self.inputs.device)

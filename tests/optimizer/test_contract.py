@@ -453,3 +453,17 @@ def test_channels_last_with_a_fused_base_equals_contiguous(make_rule: MakeRule) 
             rule.step(objective(images.contiguous(memory_format=layout), labels), m=4)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(*weights, rtol=1e-10, atol=1e-12)
+
+
+def test_under_bfloat16_every_rule_gives_nearly_its_gradient(make_rule: MakeRule) -> None:
+    gradients = []
+    for autocast in (None, torch.bfloat16):
+        rest = network(torch.float32)
+        model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1), rest)
+        rule = make_rule(base(model))
+        if rule.rho is not None:
+            rule.rho.fill_(0.01)  # further away rounding alone moves g_s
+        rule.backward(Objective(model, F.cross_entropy, autocast=autocast)(*batch(0, torch.float32)))
+        gradients.append(torch.cat([p.grad.flatten() for p in rule.params if p.grad is not None]))
+    full, half = gradients
+    assert torch.linalg.vector_norm(half - full) < 0.05 * torch.linalg.vector_norm(full)
