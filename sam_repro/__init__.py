@@ -15,7 +15,7 @@ def load(run: str | Path) -> "Loaded":
 
     Returns:
         The network in eval mode on the CPU, with the weights that the run reports; its resolved configuration; the
-        content of its `result.json`.
+        content of its `result.json`, whose errors were measured in the precision of the run (`config["precision"]`).
 
     Raises:
         UserError: if the run is not finished or its files are damaged.

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +50,7 @@ def with_numerics(config: Config) -> Config:
         raise UserError(f"device = {device}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
     precision = config["precision"]
     if precision == "auto":
-        precision = "fp32" if device == "cpu" else "bf16"
+        precision = "bf16" if _multiplies_bfloat16(device) else "fp32"
     if precision == "tf32" and device == "cpu":
         raise UserError("precision = tf32: is for CUDA; on the CPU choose fp32 or bf16")
     if config["graph"] and device == "cpu":
@@ -58,6 +58,16 @@ def with_numerics(config: Config) -> Config:
     if config["compile"] and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError("compile = true: needs a C++ compiler, g++ or what CXX names; leave compile out")
     return config | {"device": device, "precision": precision}
+
+
+def _multiplies_bfloat16(device: str) -> bool:
+    """Whether bfloat16 is the device's own, and not emulated, which is slower than float32."""
+    if device != "cpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: Mapping[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # older than torch 2.12 may not know
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def set_numerics(config: Config) -> None:

@@ -5,6 +5,7 @@ Every reduction is accumulated in float64: in float32 a sum over two million ele
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
@@ -23,8 +24,19 @@ def norms(a: Sequence[Tensor]) -> list[Tensor]:
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Inner product ⟨a, b⟩ over all tensors, a float64 0-dim tensor on their device."""
-    return torch.stack(dots(a, b)).sum()
+    """Inner product ⟨a, b⟩ over all tensors, a float64 0-dim tensor on their device.
+
+    Memory: two copies of a part of the vectors, 64 MiB at most beside the largest tensor.
+    """
+    pairs = list(zip(_pieces(a), _pieces(b), strict=True))
+    most = 2**16 if a[0].device.type == "cpu" else 2**22  # what fits the cache; what makes the launches few
+    ends = accumulate(x.numel() for x, _ in pairs)
+    groups = groupby(zip(ends, pairs, strict=True), key=lambda item: item[0] // most)
+    products = []
+    for _, group in groups:
+        xs, ys = zip(*(pair for _, pair in group), strict=True)
+        products.append(_row(xs, like=xs).mul_(_row(ys, like=xs)).sum())
+    return torch.stack(products).sum()
 
 
 def dots(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
@@ -47,6 +59,18 @@ def scaled(a: Sequence[Tensor], factor: Tensor) -> Vector:
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """The quotient, and 0 where the denominator is 0, without a branch on the host."""
     return torch.where(denominator > 0, numerator / denominator, 0.0)
+
+
+def _row(a: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor:
+    """The numbers of `a` in one row, in float64, each tensor in the order in which that of `like` lies in memory."""
+    sizes = [x.numel() for x in like]
+    row = torch.empty(sum(sizes), dtype=torch.float64, device=a[0].device)
+    places = []
+    for x, place in zip(like, row.split(sizes), strict=True):
+        dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+        places.append(place.as_strided(x.shape, x.stride()) if dense else place.view(x.shape))
+    torch._foreach_copy_(places, [x.detach() for x in a])
+    return row
 
 
 def _pieces(a: Sequence[Tensor]) -> list[Tensor]:

@@ -190,7 +190,7 @@ def test_the_two_of_an_effect_have_in_common_what_it_says(name):
             "cifar10 basic sgd, 400 epochs",
             ["experiment=foret2021/cifar", "optimizer=sgd", "epochs=400"],
         ),
-        ("digits/label_noise", "rho 0.2", ["label_noise.rate=0.4", "rho=0.2"]),
+        ("digits/label_noise", "rho 0.2", ["label_noise.rate=0.4", "precision=fp32", "rho=0.2"]),
     ],
 )
 def test_a_cell_typed_by_hand_is_the_cell(table, cell, typed):

@@ -35,6 +35,20 @@ def test_dot_of_two_million_numbers() -> None:
     assert dot(a, a).sqrt().item() == pytest.approx(norm(a).item(), rel=1e-11)
 
 
+def test_dot_whatever_the_order_in_memory() -> None:
+    """Pairs of tensors that lie differently, some of them with gaps, in groups of several and alone."""
+    torch.manual_seed(0)
+    image = torch.randn(6, 3, 5, 4)
+    a = [image, image.to(memory_format=torch.channels_last), image, torch.randn(7, 9).T, torch.randn(8, 2)[:, 0]]
+    b = [image.to(memory_format=torch.channels_last), image, image[:1].expand(6, 3, 5, 4), torch.randn(9, 7)]
+    b += [torch.randn(8, dtype=torch.float64)]
+    a, b = [*a, torch.tensor(2.0), torch.randn(300, 500)], [*b, torch.tensor(3.0), torch.randn(500, 300).T]
+    exact = math.fsum(math.fsum((x.double() * y.double()).flatten().tolist()) for x, y in zip(a, b, strict=True))
+    assert dot(a, b).item() == pytest.approx(exact, rel=1e-12)
+    assert dot(b, a).item() == pytest.approx(exact, rel=1e-12)
+    assert dot([nn.Parameter(image)], [image]).item() == pytest.approx(image.double().square().sum().item(), rel=1e-12)
+
+
 def test_tensor_by_tensor() -> None:
     a, b = large()
     assert [n.item() for n in norms(a)] == pytest.approx([math.sqrt(dot([x], [x]).item()) for x in a], rel=1e-11)

@@ -6,6 +6,7 @@ C3 to C6 for every rule, `test_traps.py` holds C7 in all its forms, and `tests/t
 """
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -17,8 +18,11 @@ from torch.utils._pytree import tree_leaves
 
 from sam_repro.architecture import resnet8, resnet18, resnet20, resnet56
 from sam_repro.diagnostics import Diagnostics
-from sam_repro.optimizer import SAM, SGD, Rule
+from sam_repro.optimizer import SAM, SGD, Rule, SAMMasked
 from sam_repro.oracle import Objective, Oracle, Term
+
+NO_KERNEL = ("aten.randn", "aten.empty", "prim.device")
+"""Gradients that stand in for a pass; memory; nothing."""
 
 
 class Dispatched(TorchDispatchMode):
@@ -72,6 +76,23 @@ def test_c2_the_same_few_whatever_the_network():
     assert step_less_passes(resnet20) == step_less_passes(resnet56)
 
 
+@pytest.mark.parametrize("phase", [0, 1])
+def test_c2_on_a_gpu_for_every_rule_with_its_diagnostics(make_rule, phase):
+    """Kernels beside the passes, on a pretended GPU: as many for a deeper network. A GPU waits for each launch."""
+    counts = []
+    for network in (resnet8, resnet20):
+        with FakeTensorMode():
+            rule, oracle = given(network, make_rule)
+            if isinstance(rule, SAMMasked):
+                pytest.skip("chooses tensor by tensor")
+            look = partial(Diagnostics(), 1, labels=oracle.targets, w=rule.params)
+            rule.backward(oracle)
+            rule.steps = phase
+            launched = counted(lambda rule=rule, oracle=oracle, look=look: rule.backward(oracle, observe=look))
+        counts.append({name: n for name, n in launched.items() if not name.startswith(NO_KERNEL)})
+    assert counts[0] == counts[1]
+
+
 class OneDevice(TorchDispatchMode):
     """Refuses operations in which a tensor of the host takes part."""
 
@@ -91,20 +112,25 @@ class Given(Oracle):
         return Term(vector, [True] * len(vector), outputs.mean(), outputs)
 
 
+def given(network, make_rule):
+    """A rule on a pretended GPU, and an oracle that answers without a pass; inside of a FakeTensorMode."""
+    with torch.device("cuda"):
+        model = network(num_classes=10, in_channels=3, image_size=8)
+        inputs, targets = torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
+    rule: Rule = make_rule(torch.optim.SGD(model.parameters(), lr=0.1))
+    if rule.products(0):
+        pytest.skip("Hessian products run passes of their own")
+    return rule, Given(Objective(model, cross_entropy), inputs, targets, noise=0, shared_noise=0)
+
+
 def test_c3_on_a_gpu_nothing_is_copied_to_the_host_or_from_it(make_rule):
     """On a pretended GPU, whose tensors have no content, so that a read raises. Diagnostics look at the elements."""
     with FakeTensorMode():
-        with torch.device("cuda"):
-            model = resnet8(num_classes=10, in_channels=3, image_size=8)
-            inputs, targets = torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
-        rule: Rule = make_rule(torch.optim.SGD(model.parameters(), lr=0.1))
-        if rule.products(0):
-            pytest.skip("Hessian products run passes of their own")
-        oracle = Given(Objective(model, cross_entropy), inputs, targets, noise=0, shared_noise=0)
-        looks = []
+        rule, oracle = given(resnet8, make_rule)
+        look, looks = partial(Diagnostics(), 0, labels=oracle.targets, w=rule.params), []
         with OneDevice():
             for rule.steps in range(2):
-                rule.backward(oracle, observe=lambda seen: looks.append(Diagnostics()(0, seen, targets, rule.params)))
+                rule.backward(oracle, observe=lambda seen: looks.append(look(seen)))
     assert len(looks) == 2
 
 

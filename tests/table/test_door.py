@@ -137,7 +137,7 @@ def test_two_starts_of_the_same_sweep_divide_its_cells(tmp_path):
     [
         ["--config-dir", str(CONFIGS), "table=tiny", "cell=1", "seed=1"],
         ["--config-dir", str(CONFIGS), "table=tiny", "cell=rho 0.1", "seed=1"],
-        ["label_noise.rate=0.4", "epochs=1", "rho=0.1", "seed=1"],
+        ["label_noise.rate=0.4", "precision=fp32", "epochs=1", "rho=0.1", "seed=1"],
         ["-m", "experiment=digits/label_noise", "epochs=1", "rho=0.1", "seed=1", "hydra/launcher=joblib"],
         ["-m", "--config-dir", str(CONFIGS), "table=tiny", "cell=1", "seed=1,0", "hydra/launcher=joblib"],
     ],
