@@ -31,7 +31,7 @@ def accuracy(seed: int, settings: list[str]) -> float:
 
 def main() -> None:
     bench = Bench("bench_accuracy", __doc__)
-    seeds = 2 if bench.quick else 12
+    seeds = 2 if bench.quick else 8 if bench.device.type == "cuda" else 12
     device = [f"device={bench.device.type}", *(["epochs=1"] if bench.quick else [])]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         pairs = [(accuracy(seed, FAST + device), accuracy(seed, PLAIN + device)) for seed in range(seeds)]

@@ -8,7 +8,11 @@ else random images of its shape. Every epoch starts from the same weights.
 """
 
 import copy
+import multiprocessing
+import os
+import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,12 +21,29 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from bench import Bench, Variant, ratio
-from bench_data import MEAN, STD, Images, kornia_batches, pil_loader
-from bench_step import DEFAULT, FAST, LR, OUR_SAM, PLAIN, RHO, SGD, NaiveSAM, PeerSAM, Preset, passed
+from bench_data import MEAN, STD, Images, kornia_batches, our_batches, pil_loader
+from bench_step import (
+    FAST,
+    FULL,
+    LR,
+    OUR_SAM,
+    PLAIN,
+    RHO,
+    SGD,
+    NaiveSAM,
+    Network,
+    PeerSAM,
+    Preset,
+    default,
+    ours,
+    passed,
+    task,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from sam_repro import graphs
 from sam_repro.architecture import resnet8, resnet18, resnet20
 from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Data, Split
@@ -99,6 +120,12 @@ class Setup:
         layout = torch.channels_last if preset.channels_last else torch.contiguous_format
         return copy.deepcopy(self.start).to(memory_format=layout)
 
+    @torch.no_grad()
+    def reset(self, model: nn.Module) -> None:
+        """Back to the start, in place."""
+        for own, start in zip(model.state_dict().values(), self.start.state_dict().values(), strict=True):
+            own.copy_(start)
+
     def trainer(
         self,
         preset: Preset = FAST,
@@ -126,13 +153,18 @@ class Setup:
         )
 
     def ours(self, name: str, *given: Any, **options: Any) -> Variant:
-        """An epoch of our trainer, made anew for each timing, with evaluation and record."""
-        made: list[Trainer] = []
+        """An epoch of our trainer, from the same weights in each timing, with evaluation and record."""
+        trainer = self.trainer(*given, **options)
 
         def prepare() -> None:
-            made[:] = [self.trainer(*given, **options)]
+            self.reset(trainer.model)
+            for state in trainer.rule.base.state.values():
+                state["momentum_buffer"].zero_()
+            trainer.rule.steps = 0
 
-        return Variant(name, lambda: made[0].run(Silent()), prepare=prepare)
+        # a graph is captured after some eager steps of its kind, of which an epoch may have few
+        warm_up = 1 + graphs.WARM_UP if options.get("graph") else 1
+        return Variant(name, lambda: trainer.run(Silent()), warm_up=warm_up, prepare=prepare)
 
     def plain_loop(self) -> Variant:
         """(a): DataLoader, PIL, naive SAM in float32, the loss read in every step, evaluation by a loader."""
@@ -144,9 +176,11 @@ class Setup:
         to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
         tests = DataLoader(Images(test.images.cpu(), to_tensor, pil=True), BATCH)
 
+        model = self.model(PLAIN)
+        optimizer = NaiveSAM(model)
+
         def epoch() -> None:
-            model = self.model(PLAIN)
-            optimizer = NaiveSAM(model)
+            model.train()
             for images, labels in loader:
                 images, labels = images.to(self.device), labels.to(self.device)
                 passed(model, images, labels, PLAIN).item()
@@ -158,7 +192,10 @@ class Setup:
                 outputs = torch.cat([model(images.to(self.device)) for images in tests])
             (outputs.argmax(dim=1) == test.labels).double().mean().item()
 
-        return Variant("(a) DataLoader, PIL, naive SAM, fp32 contiguous", epoch)
+        numbers = "tf32" if self.device.type == "cuda" else "fp32"
+        return Variant(
+            f"(a) DataLoader, PIL, naive SAM, {numbers} contiguous", epoch, prepare=lambda: self.reset(model)
+        )
 
     def good_loop(self, preset: Preset, compile: bool = False) -> Variant:
         """(b): resident data, kornia, pytorch-optimizer's SAM, fused base, metrics on the device."""
@@ -166,12 +203,14 @@ class Setup:
         augment, normalise = kornia_batches(train.images), Augmentation(MEAN, STD).normalise
         layout = torch.channels_last if preset.channels_last else torch.contiguous_format
 
+        model = self.model(preset)
+        forward = torch.compile(model, dynamic=False) if compile else model
+        optimizer = PeerSAM(
+            model.parameters(), torch.optim.SGD, rho=RHO, lr=LR, momentum=0.9, weight_decay=5e-4, fused=True
+        )
+
         def epoch() -> None:
-            model = self.model(preset)
-            forward = torch.compile(model, dynamic=False) if compile else model
-            optimizer = PeerSAM(
-                model.parameters(), torch.optim.SGD, rho=RHO, lr=LR, momentum=0.9, weight_decay=5e-4, fused=True
-            )
+            model.train()
             total = torch.zeros((), device=self.device)
             for rows in torch.randperm(len(train), device=self.device).split(BATCH):
                 with torch.no_grad():
@@ -188,58 +227,84 @@ class Setup:
             float(total), (outputs.argmax(dim=1) == test.labels).double().mean().item()
 
         words = ", compile" if compile else ""
-        return Variant(f"(b) resident, kornia, pytorch-optimizer SAM, {preset.name}{words}", epoch)
+        name = f"(b) resident, kornia, pytorch-optimizer SAM, {preset.name}{words}"
+        return Variant(name, epoch, prepare=lambda: self.reset(model))
 
 
 def loop_against_steps(bench: Bench, setup: Setup) -> None:
-    """S10: what the loop adds to its steps. No evaluation: the test set is one image."""
-    one = setup.data.test
-    short = Split(one.images[:1], one.labels[:1], one.clean_labels[:1])
+    """S10: what the loop adds to its steps; G9 and G10: augmentation and evaluation, as shares of an epoch."""
+    preset, test = default(setup.device), setup.data.test
+    short = Split(test.images[:1], test.labels[:1], test.clean_labels[:1])
     bare = Setup(lambda **_: setup.start, Data(setup.data.train, None, short, setup.data.num_classes), setup.device)
-    steps = len(bare.data.train) // BATCH
+    train, steps = bare.data.train, len(bare.data.train) // BATCH
     images = torch.randn(steps, BATCH, 3, 32, 32).to(setup.device)
-    batches = list(zip(images, bare.data.train.labels.view(steps, BATCH), strict=True))
-    made: list[Callable[[], None]] = []
-
-    def prepare() -> None:
-        trainer = bare.trainer(DEFAULT)
-
-        def run() -> None:
-            for batch in batches:
-                trainer.rule.step(trainer.objective(*batch))
-
-        made[:] = [run]
+    batches = list(zip(images, train.labels.view(steps, BATCH), strict=True))
+    trainer = bare.trainer(preset)
+    augment = our_batches(train.images, cutout=16)
+    order = torch.randperm(len(train)).to(setup.device).split(BATCH)
 
     variants = [
-        Variant("bare steps", lambda: made[0](), prepare=prepare),
-        bare.ours("trainer", DEFAULT),
-        bare.ours("trainer, diagnostics=loss", DEFAULT, diagnostics="loss"),
-        bare.ours("trainer, record_every=1", DEFAULT, record_every=1),
+        Variant("bare steps", lambda: [trainer.rule.step(trainer.objective(*batch)) for batch in batches]),
+        bare.ours("trainer", preset),
+        bare.ours("trainer, diagnostics=loss", preset, diagnostics="loss"),
+        bare.ours("trainer, record_every=1", preset, record_every=1),
+        setup.ours("trainer, evaluation", preset),
+        Variant("crop, flip and cutout alone", lambda: [augment(rows) for rows in order]),
     ]
-    seconds = bench.measure(f"loop against bare steps, {steps} steps, {DEFAULT.name}", variants, "epoch")
+    title = f"loop against bare steps, {steps} steps, {len(test)} test images, {preset.name}"
+    seconds = bench.measure(title, variants, "epoch")
     bench.target("S10", "epoch / (steps x bare step)", ratio(seconds, "trainer", "bare steps"), 1.05, 1.02)
+    evaluated, augmented = "trainer, evaluation", "crop, flip and cutout alone"
+    bench.target("G9", "augmentation / epoch", ratio(seconds, augmented, evaluated), 0.02, 0.01)
+    bench.target("G10", "epoch with evaluation / bare steps", ratio(seconds, evaluated, "bare steps"), 1.08, 1.05)
 
 
-def end_to_end(bench: Bench, setup: Setup, compile: bool) -> None:
+def end_to_end(bench: Bench, setup: Setup) -> None:
     """Against (a) and (b)."""
     images = f"{len(setup.data.train)} + {len(setup.data.test)} test images"
-    variants = [
-        setup.plain_loop(),
-        setup.good_loop(DEFAULT),
-        setup.good_loop(FAST),
-        setup.ours(f"ours, {DEFAULT.name}", DEFAULT),
-        setup.ours(f"ours, {FAST.name}", FAST),
-    ]
-    if compile:
-        variants += [setup.good_loop(FAST, compile=True), setup.ours("ours, compile", FAST, compile=True)]
+    presets = dict.fromkeys([FULL, FAST])
+    plain, good = setup.plain_loop(), {preset: setup.good_loop(preset) for preset in presets}
+    own = {preset: setup.ours(f"ours, {preset.name}", preset) for preset in presets}
+    faster = [{"compile": True}] if bench.compile else []
     if setup.device.type == "cuda":
-        variants += [setup.ours("ours, graph", FAST, graph=True)]
-        variants += [setup.ours("ours, compile, graph", FAST, compile=True, graph=True)] if compile else []
+        faster = [{"graph": True}, *faster, *({**option, "graph": True} for option in faster)]
+    fastest = [setup.ours(f"ours, {FAST.name}, {', '.join(option)}", FAST, **option) for option in faster]
+    compiled = [setup.good_loop(FAST, compile=True)] if bench.compile else []
+    variants = [plain, *good.values(), *own.values(), *compiled, *fastest]
     seconds = bench.measure(f"end to end, {images}", variants, "epoch")
-    for preset in (DEFAULT, FAST):
-        name = f"ours, {preset.name}"
-        for other in (variants[0], variants[1] if preset == DEFAULT else variants[2]):
-            bench.note(f"      {name} / {other.name}: {ratio(seconds, name, other.name):.3f}")
+    for one in (*own.values(), *fastest):
+        others = [plain, good[FULL] if one is own[FULL] else good[FAST], *(compiled if one in fastest else [])]
+        for other in others:
+            bench.note(f"      {one.name} / {other.name}: {ratio(seconds, one.name, other.name):.3f}")
+    bench.target("G6", "our default / (a)", ratio(seconds, own[default(setup.device)].name, plain.name), 1 / 4, 1 / 6)
+    if setup.device.type == "cuda":
+        whole = 50_000 / len(setup.data.train)
+        for one in (*own.values(), *fastest):
+            minutes = 200 * whole * statistics.median(seconds[one.name]) / 60
+            bench.note(f"      {one.name}: {minutes:.3g} min for 200 epochs of 50 000 images, by projection")
+
+
+def first_step(kind: str, network: Network, options: dict[str, Any]) -> float:
+    """Seconds from a network to its first steps in the fast setting, compilation and capture included."""
+    job = task(network, BATCH, torch.device(kind))
+    began = time.perf_counter()
+    _, step = ours(job, FAST, **options)
+    for _ in range(graphs.WARM_UP + 1):
+        loss = step()
+    float(loss)
+    return time.perf_counter() - began
+
+
+def warm_up(bench: Bench, network: Network) -> None:
+    """G12: with an empty cache of the compiler, and with what that left; each in a process of its own."""
+    options = {"compile": True} | ({"graph": True} if bench.device.type == "cuda" else {})
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        for words, limit, stretch in (("cold", 120, 60), ("cached", 30, 15)):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                seconds = pool.apply(first_step, (bench.device.type, network, options))
+            bench.target("G12", f"first steps, {', '.join(options)}, {words}, seconds", seconds, limit, stretch)
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
 
 
 def ablation(bench: Bench, setup: Setup) -> None:
@@ -253,7 +318,7 @@ def ablation(bench: Bench, setup: Setup) -> None:
         setup.ours("PIL image by image for the batch", augmentation=ByPIL()),
         setup.ours("numbers read in every step", record_every=1),
         setup.ours("diagnostics=loss for standard", diagnostics="loss"),
-        *([setup.ours("with compile", compile=True)] if bench.arguments.compile else []),
+        *([setup.ours("with compile", compile=True)] if bench.compile else []),
         *([setup.ours("with graph", graph=True)] if setup.device.type == "cuda" else []),
     ]
     bench.measure(f"ablation, {len(setup.data.train)} images", variants, "epoch")
@@ -275,14 +340,19 @@ def data(folder: Path | None, train: int, test: int) -> Data:
 
 
 def main() -> None:
-    bench = Bench("bench_epoch", __doc__, compile="also with a compiled forward")
+    bench = Bench("bench_epoch", __doc__)
     cuda = bench.device.type == "cuda"
     network = resnet18 if cuda else resnet8 if bench.quick else resnet20
-    length = (390, 78) if cuda else (2, 1) if bench.quick else (3, 1)
+    if cuda:
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32"
+    length = (98, 20) if cuda else (2, 1) if bench.quick else (5, 1)
     setup = Setup(network, data(bench.arguments.data, BATCH * length[0], BATCH * length[1]), bench.device)
     loop_against_steps(bench, setup)
-    end_to_end(bench, setup, bench.arguments.compile)
+    end_to_end(bench, setup)
     ablation(bench, setup)
+    if bench.compile:
+        warm_up(bench, network)
     bench.close()
 
 

@@ -122,7 +122,7 @@ def main() -> None:
         ]
         seconds = bench.measure(f"the optimizer's part, {name}, {tensors} tensors", variants, "step")
         bench.note(f"      {name}, operations: {', '.join(f'{step} {count}' for step, count in counts.items())}")
-        bench.target("C1", f"{name}, operations beside the passes", counts["our SAM"], 20, 12)
+        bench.target("C1", f"{name}, operations beside the passes", counts["our SAM"], 20, 12, counted=True)
         for other in ("naive SAM", "pytorch-optimizer SAM"):
             bench.target("S4", f"{name}, our SAM / {other}", ratio(seconds, "our SAM", other), 0.55, 0.4)
     bench.close()

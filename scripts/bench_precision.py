@@ -2,10 +2,12 @@
 
     python scripts/bench_precision.py [--quick] [--gpu] [--data DIR]
 
-A network is trained for some steps; at its weights, gradients in float32 and under bfloat16 autocast are compared on
-batches that it has not seen: g, g_s, and g_s - g, whose cosine must be at least 0.99.
+A network is trained, and early and late in it gradients in float32 and under bfloat16 autocast are compared on batches
+that it has not seen: g, g_s, and g_s - g, whose cosine should be at least 0.99.
 """
 
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -38,16 +40,18 @@ def cosine(a: Vector, b: Vector) -> float:
     return float(dot(a, b) / (norm(a) * norm(b)))
 
 
-def trained(network: nn.Module, train: Split, steps: int, device: torch.device) -> None:
-    """Plain steps under bfloat16."""
+def training(network: nn.Module, train: Split, device: torch.device) -> Iterator[None]:
+    """SAM steps under bfloat16, one for each turn."""
     objective = Objective(network, F.cross_entropy, autocast=torch.bfloat16)
     rule = SAM(SGD(network.parameters(), fused=True), rho=0.05)
     rule.base.param_groups[0]["lr"] = 0.1
     augmentation = Augmentation(MEAN, STD, pad=4, flip=True)
     generator = torch.Generator(device).manual_seed(0)
-    for rows in torch.randint(len(train), (steps, BATCH)).to(device):
+    while True:
+        rows = torch.randint(len(train), (BATCH,), generator=generator, device=device)
         images = augmentation(train.images.index_select(0, rows), generator)
         rule.step(objective(images, train.labels.index_select(0, rows)))
+        yield
 
 
 def seen(model: nn.Module, images: Tensor, labels: Tensor, epsilon: Vector, bf16: bool) -> Seen:
@@ -60,38 +64,47 @@ def seen(model: nn.Module, images: Tensor, labels: Tensor, epsilon: Vector, bf16
     return Seen(first.vector, second.vector, float(second.loss - first.loss))
 
 
+def compared(model: nn.Module, images: Tensor, labels: Tensor, rho: float) -> dict[str, float]:
+    """One batch in both precisions, at the same perturbation."""
+    w = list(model.parameters())
+    g = Objective(model, F.cross_entropy)(images, labels).gradient(w, update_statistics=False).vector
+    epsilon = scaled(g, rho / norm(g))
+    full, half = (seen(model, images, labels, epsilon, bf16) for bf16 in (False, True))
+    with torch.no_grad():  # what a bfloat16 kernel sees of the perturbation
+        moves = [(p + e).bfloat16().float() - p.bfloat16().float() for p, e in zip(w, epsilon, strict=True)]
+    added = [torch._foreach_sub(x.g_s, x.g) for x in (full, half)]
+    return {
+        "perturbation_length_ratio": float(norm(moves)) / rho,
+        "perturbation_cosine": cosine(moves, epsilon),
+        "along_g": float(dot(g, moves) / dot(g, epsilon)),
+        "rise_fp32": full.rise,
+        "rise_bf16": half.rise,
+        "g_cosine": cosine(full.g, half.g),
+        "g_s_cosine": cosine(full.g_s, half.g_s),
+        "g_s_minus_g_cosine": cosine(*added),
+    }
+
+
 def main() -> None:
     bench = Bench("bench_precision", __doc__)
-    network, steps = (resnet8, 10) if bench.quick else (resnet20, 150)
+    network, points = (resnet8, (10,)) if bench.quick else (resnet20, (20, 150, 600))
     given = data(bench.arguments.data, 512 if bench.quick else 20_000, 2 * BATCH).to(bench.device)
     torch.manual_seed(0)
     model = network(num_classes=100, in_channels=3, image_size=32).to(bench.device, memory_format=torch.channels_last)
-    trained(model, given.train, steps, bench.device)
-    w = list(model.parameters())
-    low = [p.detach().bfloat16().float() for p in w]
-    worst = 1.0
-    for rho in (0.05, 0.2):
-        for number, rows in enumerate(torch.arange(2 * BATCH).to(bench.device).split(BATCH)):
-            images, labels = Augmentation(MEAN, STD).normalise(given.test.images[rows]), given.test.labels[rows]
-            g = Objective(model, F.cross_entropy)(images, labels).gradient(w, update_statistics=False).vector
-            epsilon = scaled(g, rho / norm(g))
-            full, half = (seen(model, images, labels, epsilon, bf16) for bf16 in (False, True))
-            with torch.no_grad():  # what a bfloat16 kernel sees of the perturbation
-                moves = [(p + e).bfloat16().float() - q for p, e, q in zip(w, epsilon, low, strict=True)]
-            added = [torch._foreach_sub(x.g_s, x.g) for x in (full, half)]
-            figures = {
-                "perturbation_length_ratio": float(norm(moves)) / rho,
-                "perturbation_cosine": cosine(moves, epsilon),
-                "along_g": float(dot(g, moves) / dot(g, epsilon)),
-                "rise_fp32": full.rise,
-                "rise_bf16": half.rise,
-                "g_cosine": cosine(full.g, half.g),
-                "g_s_cosine": cosine(full.g_s, half.g_s),
-                "g_s_minus_g_cosine": cosine(*added),
-            }
-            worst = min(worst, figures["g_s_minus_g_cosine"])
-            bench.note(f"rho {rho}, batch {number}: " + ", ".join(f"{k} {v:.5g}" for k, v in figures.items()))
-            bench.say(rho=rho, batch=number, steps=steps, **figures)
+    steps = training(model, given.train, bench.device)
+    worst, done = 1.0, 0
+    for point in points:
+        for _ in itertools.islice(steps, point - done):
+            pass
+        done = point
+        for rho in (0.05, 0.2):
+            for number, rows in enumerate(torch.arange(2 * BATCH).to(bench.device).split(BATCH)):
+                images, labels = Augmentation(MEAN, STD).normalise(given.test.images[rows]), given.test.labels[rows]
+                figures = compared(model, images, labels, rho)
+                worst = min(worst, figures["g_s_minus_g_cosine"])
+                words = ", ".join(f"{name} {value:.5g}" for name, value in figures.items())
+                bench.note(f"after {point} steps, rho {rho}, batch {number}: {words}")
+                bench.say(rho=rho, batch=number, steps=point, **figures)
     bench.note(f"      smallest cosine of g_s - g: {worst:.5f} {'meets' if worst >= 0.99 else 'MISSES'} 0.99")
     bench.close()
 

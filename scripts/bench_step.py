@@ -10,6 +10,7 @@ import copy
 import itertools
 import json
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,9 +21,11 @@ from bench import Bench, Variant, agree, ratio
 from pytorch_optimizer import SAM as PeerSAM
 from torch import Tensor, nn
 
-from sam_repro import graphs
+from sam_repro import build, graphs
 from sam_repro.architecture import resnet8, resnet18, resnet20, resnet50, wrn28_10
+from sam_repro.compose import composed
 from sam_repro.optimizer import SAM, LookSAM, Rule
+from sam_repro.optimizer import SGD as OurSGD
 from sam_repro.oracle import Objective
 
 LR, MOMENTUM, DECAY, RHO = 0.01, 0.9, 5e-4, 0.05
@@ -44,7 +47,13 @@ class Preset(NamedTuple):
         return f"{'bf16' if self.bf16 else 'fp32'} {'channels_last' if self.channels_last else 'contiguous'}"
 
 
-PLAIN, DEFAULT, FAST = Preset(), Preset(channels_last=True), Preset(bf16=True, channels_last=True)
+PLAIN, FULL, FAST = Preset(), Preset(channels_last=True), Preset(bf16=True, channels_last=True)
+
+
+def default(device: torch.device) -> Preset:
+    """What a run gets on this machine that asks for nothing."""
+    config = build.with_numerics(composed([f"device={device.type}"]))
+    return Preset(config["precision"] == "bf16", config["channels_last"])
 
 
 class NaiveSAM:
@@ -181,8 +190,6 @@ def ours(
         made.steps += 1
         return numbers["loss"]
 
-    for _ in range(graphs.WARM_UP + 1 if graph else 0):  # captured before the clock starts
-        step()
     return model, step
 
 
@@ -199,31 +206,37 @@ def check(job: Task) -> None:
     reference = moved(naive(double, PLAIN))
     agree("pytorch-optimizer's SAM", moved(peer(double, PLAIN)), reference, 1e-6)
     agree("our SAM", moved(ours(double, PLAIN)), reference, 1e-6)
-    agree("our SAM, channels_last", moved(ours(double, DEFAULT)), reference, 1e-6)
+    agree("our SAM, channels_last", moved(ours(double, FULL)), reference, 1e-6)
     agree("our SAM, rho = 0", moved(ours(double, PLAIN, partial(SAM, rho=0.0))), moved(sgd(double, PLAIN)), 1e-12)
     agree("our SAM, bf16, channels_last", moved(ours(job, FAST)), reference, 0.3)
 
 
-def rows(job: Task, network: str, options: list[dict[str, Any]]) -> list[Variant]:
-    """The table: SGD first, to which the ratios are."""
+def rows(job: Task, network: str, options: list[dict[str, Any]], peers: bool) -> list[Variant]:
+    """The table, SGD first, to which the ratios are; with the peers also other settings and LookSAM."""
     made: list[Variant] = []
 
-    def add(name: str, preset: Preset, pair: tuple[nn.Module, Step], units: int = 1, **facts: Any) -> None:
+    def add(
+        name: str, preset: Preset, pair: tuple[nn.Module, Step], units: int = 1, warm_up: int = 1, **facts: Any
+    ) -> None:
         run = pair[1] if units == 1 else lambda: [pair[1]() for _ in range(units)]
         about = {"model": network, "batch": len(job.batches[0][1]), "preset": preset.name}
-        made.append(Variant(f"{name}, {preset.name}", run, units, facts=about | facts))
+        made.append(Variant(f"{name}, {preset.name}", run, units, warm_up, facts=about | facts))
 
-    for preset in (PLAIN, FAST):
+    for preset in (PLAIN, FAST) if peers else (FAST,):
         add("SGD", preset, sgd(job, preset))
-        add("2 x SGD", preset, sgd(job, preset, times=2))
         add("naive SAM", preset, naive(job, preset))
-        add("pytorch-optimizer SAM", preset, peer(job, preset))
+        if peers:
+            add("2 x SGD", preset, sgd(job, preset, times=2))
+            add("pytorch-optimizer SAM", preset, peer(job, preset))
         add("our SAM", preset, ours(job, preset))
-    add("our SAM", DEFAULT, ours(job, DEFAULT))
-    add("our LookSAM-5", FAST, ours(job, FAST, partial(LookSAM, rho=RHO)), units=5)
+    if peers:
+        add("our SAM", FULL, ours(job, FULL))
+        add("our LookSAM-5", FAST, ours(job, FAST, partial(LookSAM, rho=RHO)), units=5)
     for option in options:
-        words = " ".join(f"{key}={value}" for key, value in option.items())
-        add(f"our SAM {words}", FAST, ours(job, FAST, **option), **option)
+        words, warm_up = " ".join(f"{key}={value}" for key, value in option.items()), graphs.WARM_UP + 1
+        add(f"our SAM {words}", FAST, ours(job, FAST, **option), warm_up=warm_up, **option)
+        if "m" not in option:
+            add(f"our SGD {words}", FAST, ours(job, FAST, OurSGD, **option), warm_up=warm_up, **option)
     return made
 
 
@@ -238,28 +251,60 @@ def targets(bench: Bench, seconds: dict[str, list[float]], network: str) -> None
 
     for preset in (PLAIN, FAST):
         target("S3", named("our SAM", preset), named("2 x SGD", preset), 1.08, 1.02)
-    for preset in (DEFAULT, FAST):
-        target("S1", named("our SAM", preset), named("naive SAM", PLAIN), 0.55, 0.45)
-        target("S2", named("our SAM", preset), named("SGD", PLAIN), 1.1, 0.95)
+    usual = named("our SAM", default(bench.device))
+    target("S1", usual, named("naive SAM", PLAIN), 0.55, 0.45)
+    target("S2", usual, named("SGD", PLAIN), 1.1, 0.95)
     target("S9", named("our LookSAM-5", FAST), named("our SAM", FAST), 0.65, 0.62)
+    for preset in (PLAIN, FULL, FAST):
+        for other in ("naive SAM", "SGD"):
+            value = ratio(seconds, named("our SAM", preset), named(other, PLAIN))
+            bench.note(f"      {network}: {named('our SAM', preset)} / {named(other, PLAIN)}: {value:.3f}")
 
 
 def gpu_targets(bench: Bench, seconds: dict[str, list[float]], network: str, batch: int) -> None:
     """G1 to G5, G7 and G8 of a table, all as time over time; the rooflines are those of bench_roofline."""
-    eager, naive_sam, plain = (f"{step}, {FAST.name}" for step in ("our SAM", "naive SAM", "SGD"))
+    naive_sam = f"naive SAM, {FAST.name}"
     best = min((name for name in seconds if name.startswith("our SAM")), key=lambda name: min(seconds[name]))
     bench.note(f"      {network}: best of ours is {best}")
     bench.target("G5", f"{network}: {best} / {naive_sam}", ratio(seconds, best, naive_sam), 1 / 1.6, 1 / 2)
-    bench.target("G7", f"{network}: {eager} / {plain}", ratio(seconds, eager, plain), 2.05, 2.0)
-    for m in ("", "m=32 "):
-        graph, same = f"our SAM {m}graph=True, {FAST.name}", f"our SAM {m}, {FAST.name}".replace(" ,", ",")
-        bench.target("G8", f"{network}: {graph} / {same}", ratio(seconds, graph, same), 1 / 2, 1 / 3)
+    plain = f"our SAM, {FAST.name}"
+    bench.target("G7", f"{network}: {plain} / SGD", ratio(seconds, plain, f"SGD, {FAST.name}"), 2.05, 2.0)
+    for one in seconds:
+        other = one.replace("our SAM", "our SGD")
+        if one != other and other in seconds:
+            bench.target("G7", f"{network}: {one} / SGD", ratio(seconds, one, other), 2.05, 2.0)
+        eager = one.replace(" graph=True", "")
+        if one.startswith("our SAM") and one != eager:
+            limits = (1 / 1.8, 1 / 2.5) if "m=32" in one else (1 / 2, 1 / 3)
+            bench.target("G8", f"{network}: {one} / eager", ratio(seconds, one, eager), *limits)
     path = bench.arguments.out / "bench_roofline.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for line in lines:
         if (line.get("model"), line.get("batch")) == (network, batch):
             taken = statistics.median(seconds[best])
             bench.target("G1-4", f"{network}: step / roofline", taken / line["sam_step_seconds"], 1 / 0.45, 1 / 0.6)
+
+
+def on_the_host(bench: Bench, variants: list[Variant]) -> None:
+    """Of our steps on a GPU: kernels, the time that the host takes to ask for them, and whether it waits for one."""
+    for variant in variants:
+        if not variant.name.startswith("our SAM") or variant.units > 1:
+            continue
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            variant.run()
+            torch.cuda.synchronize()
+        kernels = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+        torch.cuda.set_sync_debug_mode("error")
+        began = time.perf_counter()
+        for _ in range(20):
+            variant.run()
+        asked = time.perf_counter() - began
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+        whole = time.perf_counter() - began
+        figures = f"{kernels} kernels, {asked / 20 * 1e3:.3g} ms of the host in {whole / 20 * 1e3:.3g} ms, no waiting"
+        bench.note(f"      {variant.facts['model']}, {variant.name}: {figures}")
+        bench.say(variant=variant.name, kernels=kernels, host_seconds=asked / 20, seconds=whole / 20, **variant.facts)
 
 
 def vit_small(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
@@ -270,29 +315,34 @@ def vit_small(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
 
 
 def main() -> None:
-    bench = Bench("bench_step", __doc__, compile="with a compiled forward (the first compilation takes a minute)")
-    compiled = [{"compile": True}] if bench.arguments.compile else []
+    bench = Bench("bench_step", __doc__)
+    compiled: list[dict[str, Any]] = [{"compile": True}] if bench.compile else []
     if bench.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        options = [{"m": 32}, {"graph": True}, {"m": 32, "graph": True}, *compiled]
-        options += [{"compile": True, "graph": True}] if compiled else []
+        graph: list[dict[str, Any]] = [{"graph": True}, *compiled]
+        graph += [{"compile": True, "graph": True}] if compiled else []
+        parts: list[dict[str, Any]] = [{"m": 32}, {"m": 32, "graph": True}]
         cases = [
-            ("ResNet-18", resnet18, 128, 32),
-            ("ResNet-18", resnet18, 256, 32),
-            ("ResNet-20", resnet20, 128, 32),
-            ("WRN-28-10", wrn28_10, 128, 32),
+            ("ResNet-18", resnet18, 128, 32, graph + parts),
+            ("ResNet-18", resnet18, 256, 32, graph + parts),
+            ("ResNet-20", resnet20, 128, 32, graph),
+            ("WRN-28-10", wrn28_10, 128, 32, graph),
         ]
-        cases += [] if bench.quick else [("ResNet-50", resnet50, 128, 224), ("ViT-S/16", vit_small, 128, 224)]
+        cases += (
+            [] if bench.quick else [("ResNet-50", resnet50, 128, 224, graph), ("ViT-S/16", vit_small, 128, 224, graph)]
+        )
     else:
-        options = compiled
-        cases = [("ResNet-20", resnet20, 16 if bench.quick else 128, 32)]
+        cases = [("ResNet-20", resnet20, 16 if bench.quick else 128, 32, compiled)]
     check(task(resnet8, 32, bench.device))
-    for network, make, batch, pixels in cases:
-        job = task(make, batch, bench.device, pixels)
-        seconds = bench.measure(f"steps, {network}, batch {batch}", rows(job, network, options), "step")
-        targets(bench, seconds, network)
+    for network, make, batch, pixels, options in cases:
+        job, first = task(make, batch, bench.device, pixels), (network, batch) == (cases[0][0], cases[0][2])
+        variants = rows(job, network, options, peers=first)
+        seconds = bench.measure(f"steps, {network}, batch {batch}", variants, "step")
+        if first:
+            targets(bench, seconds, network)
         if bench.device.type == "cuda":
             gpu_targets(bench, seconds, network, batch)
+            on_the_host(bench, variants)
     bench.close()
 
 
