@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_repro import build, checkpoint, evaluation, limits, provenance, record
-from sam_repro.asked import asked, measured, summary
+from sam_repro.asked import Asked, asked, measured, summary
 from sam_repro.compose import Failure, Stopped, UserError, intact
 from sam_repro.home import cell_hash, home, locked, set_aside
 from sam_repro.measuring import Gauge, measure_finished, mirrored
@@ -169,6 +169,7 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer,
     with intact(trainer.path):
         done = trainer.resume()
     before = _before(folder, done)
+    _refuse_two_protocols(before["starts"], gauge.asked, done)
     with intact(folder / "metrics.jsonl") as path:
         metrics = record.Metrics(path, resume_at=done)
     _begin(config, overrides, folder, before, done)
@@ -208,6 +209,20 @@ def _before(folder: Path, done: int) -> dict[str, Any]:
         return {key: written[key] for key in fresh}
 
 
+def _refuse_two_protocols(starts: list[dict[str, Any]], asked: Asked, done: int) -> None:
+    """Refuse to go on where the rows of a measure would be of two protocols."""
+    settings = asked.settings | {"measure": asked.name}
+    for then in (start["sharpness"] for start in starts if "sharpness" in start):
+        other = [key for key in settings if then.get(key) != settings[key]]
+        if done and asked.every and then.get("every") and then["measure"] == asked.name and other:
+            said = ", ".join(f"sharpness.{key} = {limits.shown(settings[key])}" for key in other)
+            begun = " ".join(f"sharpness.{key}={limits.shown(then[key])}" for key in other)
+            raise UserError(
+                f"{said}: the rows of {asked.name} so far are not of that protocol; choose {begun} to go on, "
+                "sharpness.every=null, or resume=false to begin anew"
+            )
+
+
 def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str, Any], done: int) -> None:
     """Write what starts here into `run.json`, and clear what an earlier start left.
 
@@ -224,6 +239,7 @@ def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str,
         "sources_sha256": provenance.digest(sources),
         "environment": provenance.environment(torch.device(config["device"])),
         "git": provenance.git(),
+        "sharpness": config["sharpness"] | {"measure": config["choices"]["sharpness"]},
     }
     run = {
         "schema": SCHEMA,

@@ -210,6 +210,28 @@ def test_what_is_stopped_while_it_measures_has_been_trained(tmp_path: Path, monk
     assert result(tmp_path)["sharpness"].keys() == {"lambda_max"}
 
 
+def test_the_rows_of_a_run_are_of_one_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_the_end, calls = 4, [0]
+    true = LambdaMax.__call__
+
+    def stop(*arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == at_the_end:
+            raise KeyboardInterrupt
+        return true(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LambdaMax, "__call__", stop)
+        assert command(train.main, tmp_path, *SETTINGS, *SMALL, "sharpness.every=1").code == 130
+    begun = files(tmp_path)
+    refused = command(train.main, tmp_path, *SETTINGS, *SMALL, "sharpness.every=1", "sharpness.examples=60")
+    assert refused.code == 2
+    assert "sharpness.examples = 60: the rows of lambda_max so far are not of that protocol" in refused.err
+    assert "choose sharpness.examples=40" in refused.err
+    assert files(tmp_path) == begun
+    assert "resumed    after 9 of 9 steps" in trained(tmp_path, *SMALL, "sharpness.every=2").out
+
+
 def test_measures_of_one_run_are_not_taken_side_by_side(tmp_path: Path) -> None:
     said = command(train.main, tmp_path, "-m", *SETTINGS, "sharpness=lambda_max,average_case", "hydra/launcher=joblib")
     assert said.code == 2
