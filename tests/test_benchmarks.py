@@ -1,6 +1,7 @@
 """The benchmarks: what they share, and that the cheapest of them run. No time is judged here."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,14 +93,15 @@ def test_what_computes_something_else_is_not_timed(bench: ModuleType) -> None:
         bench.agree("nan", [x * torch.nan for x in ones], ones, 1e-6)
 
 
-@pytest.mark.parametrize("script", ["bench_optim", "bench_roofline"])
+@pytest.mark.parametrize("script", ["bench_data", "bench_optim", "bench_roofline"])
 def test_the_cheapest_run(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / f"{script}.jsonl").exists()
     if script == "bench_optim":
-        assert "C1" in done.stdout
+        assert re.search(r"^C1 .* meets 20", done.stdout, re.MULTILINE)
+        assert re.search(r"^S4 .* is not for this run\)$", done.stdout, re.MULTILINE)
 
 
 def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
