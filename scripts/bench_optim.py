@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bench import Bench, Variant, agree, ratio
+from bench import Bench, Variant, agree
+from bench import ratio as of
 from bench_step import DECAY, LR, MOMENTUM, RHO, SGD, NaiveSAM
 from pytorch_optimizer import SAM as PeerSAM
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sam_repro.architecture import resnet8, resnet18, resnet20, resnet56
 from sam_repro.optimizer import SAM
 from sam_repro.oracle import Objective, Oracle, Term
-from sam_repro.vectors import Vector
+from sam_repro.vectors import Vector, ratio, scaled
 
 Step = Callable[[], Any]
 
@@ -34,11 +35,19 @@ class Given(Oracle):
         return Term(first if update_statistics else second, [True] * len(first), self.targets)
 
 
-def ours(model: nn.Module, first: Vector, second: Vector) -> Step:
+class Float32SAM(SAM):
+    """Our rule with a norm in float32: what the accuracy of float64 costs."""
+
+    def ascent(self, g: Vector, w: Vector) -> Vector:
+        """ε."""
+        return scaled(g, ratio(self.rho, torch.linalg.vector_norm(torch.stack(torch._foreach_norm(g, 2)))))
+
+
+def ours(model: nn.Module, first: Vector, second: Vector, rule: type[SAM] = SAM) -> Step:
     """Our rule on the fused base."""
-    rule = SAM(SGD(model.parameters(), fused=True), rho=RHO)
+    made = rule(SGD(model.parameters(), fused=True), rho=RHO)
     oracle = Given(Objective(model, lambda *_: None), (first, second), torch.zeros(1), noise=0, shared_noise=0)
-    return lambda: rule.step(oracle)
+    return lambda: made.step(oracle)
 
 
 def naive(model: nn.Module, first: Vector, second: Vector) -> Step:
@@ -92,6 +101,7 @@ STEPS: dict[str, Callable[..., Step]] = {
     "pytorch-optimizer SAM": peer,
     "pytorch-optimizer SAM, foreach": lambda *given: peer(*given, foreach=True),
     "our SAM": ours,
+    "our SAM, float32 norm": lambda *given: ours(*given, rule=Float32SAM),
     "SGD, a loop": lambda *given: base(*given, foreach=False),
     "SGD, foreach": lambda *given: base(*given, foreach=True),
     "SGD, fused": lambda *given: base(*given, fused=True),
@@ -124,7 +134,9 @@ def main() -> None:
         bench.note(f"      {name}, operations: {', '.join(f'{step} {count}' for step, count in counts.items())}")
         bench.target("C1", f"{name}, operations beside the passes", counts["our SAM"], 20, 12, counted=True)
         for other in ("naive SAM", "pytorch-optimizer SAM"):
-            bench.target("S4", f"{name}, our SAM / {other}", ratio(seconds, "our SAM", other), 0.55, 0.4)
+            bench.target("S4", f"{name}, our SAM / {other}", of(seconds, "our SAM", other), 0.55, 0.4)
+            with_float32 = of(seconds, "our SAM, float32 norm", other)
+            bench.note(f"      {name}, our SAM with a float32 norm / {other}: {with_float32:.3f}")
     bench.close()
 
 
