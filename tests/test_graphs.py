@@ -5,7 +5,7 @@ tape: it records the operations of a step, and a replay does them again on the s
 a step would have to take from Python anew each time is frozen on it as in a graph, and shows in the result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,17 +164,19 @@ def trainer(
     )
 
 
-def assert_replay_is_eager(folder: Path, device: str, resume_at: int | None = None, **settings: Any) -> None:
+def assert_replay_is_eager(
+    folder: Path, device: str, resume_at: int | None = None, graphs: bool = True, **settings: Any
+) -> None:
     """Weights, statistics and rows of a run with graphs, whole or taken up, are those of the eager run, bitwise."""
     eager, graph = Listener(), Listener(resume_at or 10**9)
     expected = trainer(folder / "eager", device=device, **settings)
     expected.run(eager)
-    ours = trainer(folder, device=device, graph=True, **settings)
+    ours = trainer(folder, device=device, graph=graphs, **settings)
     if resume_at is not None:
         with pytest.raises(InterruptedError):
             ours.run(graph)
         ours.save()
-        ours = trainer(folder, device=device, graph=True, **settings)
+        ours = trainer(folder, device=device, graph=graphs, **settings)
         assert ours.resume() == resume_at
         graph.stop = 10**9
     ours.run(graph)
@@ -263,11 +265,20 @@ def test_graphs_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("resume_at", [None, 14])
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_cuda_graphs_are_the_eager_steps(
-    tmp_path: Path, settings: dict[str, Any], resume_at: int | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, settings: dict[str, Any], resume_at: int | None, deterministic: None
 ) -> None:
+    assert_replay_is_eager(tmp_path, "cuda", resume_at, **settings)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_an_eager_run_is_taken_up(tmp_path: Path, device: str, deterministic: None) -> None:
+    """What the tests above compare with."""
+    assert_replay_is_eager(tmp_path, device, resume_at=14, graphs=False)
+
+
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    try:
-        assert_replay_is_eager(tmp_path, "cuda", resume_at, **settings)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(False)
