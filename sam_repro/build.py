@@ -64,9 +64,8 @@ def _multiplies_bfloat16(device: str) -> bool:
     """Whether bfloat16 is the device's own, and not emulated, which is slower than float32."""
     if device != "cpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: Mapping[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # older than torch 2.12 may not know
+    # torch 2.11, the oldest that is allowed, may not have it
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

@@ -216,7 +216,7 @@ def _refuse_two_protocols(starts: list[dict[str, Any]], asked: Asked, done: int)
         other = [key for key in settings if then.get(key) != settings[key]]
         if done and asked.every and then.get("every") and then["measure"] == asked.name and other:
             said = ", ".join(f"sharpness.{key} = {limits.shown(settings[key])}" for key in other)
-            begun = " ".join(f"sharpness.{key}={limits.shown(then[key])}" for key in other)
+            begun = " ".join(f"sharpness.{key}={limits.shown(then.get(key))}" for key in other)
             raise UserError(
                 f"{said}: the rows of {asked.name} so far are not of that protocol; choose {begun} to go on, "
                 "sharpness.every=null, or resume=false to begin anew"

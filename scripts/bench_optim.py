@@ -11,17 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bench import Bench, Variant, agree
-from bench import ratio as of
+from bench import Bench, Variant, agree, ratio
 from bench_step import DECAY, LR, MOMENTUM, RHO, SGD, NaiveSAM
 from pytorch_optimizer import SAM as PeerSAM
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sam_repro import vectors
 from sam_repro.architecture import resnet8, resnet18, resnet20, resnet56
 from sam_repro.optimizer import SAM
 from sam_repro.oracle import Objective, Oracle, Term
-from sam_repro.vectors import Vector, ratio, scaled
+from sam_repro.vectors import Vector
 
 Step = Callable[[], Any]
 
@@ -40,7 +40,9 @@ class Float32SAM(SAM):
 
     def ascent(self, g: Vector, w: Vector) -> Vector:
         """ε."""
-        return scaled(g, ratio(self.rho, torch.linalg.vector_norm(torch.stack(torch._foreach_norm(g, 2)))))
+        return vectors.scaled(
+            g, vectors.ratio(self.rho, torch.linalg.vector_norm(torch.stack(torch._foreach_norm(g, 2))))
+        )
 
 
 def ours(model: nn.Module, first: Vector, second: Vector, rule: type[SAM] = SAM) -> Step:
@@ -134,8 +136,8 @@ def main() -> None:
         bench.note(f"      {name}, operations: {', '.join(f'{step} {count}' for step, count in counts.items())}")
         bench.target("C1", f"{name}, operations beside the passes", counts["our SAM"], 20, 12, counted=True)
         for other in ("naive SAM", "pytorch-optimizer SAM"):
-            bench.target("S4", f"{name}, our SAM / {other}", of(seconds, "our SAM", other), 0.55, 0.4)
-            with_float32 = of(seconds, "our SAM, float32 norm", other)
+            bench.target("S4", f"{name}, our SAM / {other}", ratio(seconds, "our SAM", other), 0.55, 0.4)
+            with_float32 = ratio(seconds, "our SAM, float32 norm", other)
             bench.note(f"      {name}, our SAM with a float32 norm / {other}: {with_float32:.3f}")
     bench.close()
 
