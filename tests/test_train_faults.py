@@ -354,7 +354,7 @@ DAMAGES = {
     "checkpoint.pt cut": ("checkpoint.pt", half),
     "checkpoint.pt garbage": ("checkpoint.pt", lambda file: file.write_bytes(b"garbage" * 1000)),
     "checkpoint.pt another": ("checkpoint.pt", lambda file: torch.save({"model": {}}, file)),
-    "checkpoint.pt unsafe": ("checkpoint.pt", lambda file: torch.save(Path("x"), file)),
+    "checkpoint.pt unsafe": ("checkpoint.pt", lambda file: torch.save(torch.load(file) | {"more": Path("x")}, file)),
     "run.json cut": ("run.json", half),
     "checkpoint.pt with other bytes": ("checkpoint.pt", other_bytes),
     "run.json another": ("run.json", lambda file: file.write_text("{}")),
