@@ -389,6 +389,11 @@ def test_a_broken_tail_of_the_record_is_cut(door, undisturbed, folder, tail):
     assert_goes_on(door, folder, undisturbed, AT)
 
 
+def test_what_a_kill_left_half_written_is_cleared(door, undisturbed, folder):
+    (home(folder) / "failed.json.tmp").write_text('{"err')
+    assert_goes_on(door, folder, undisturbed, AT)
+
+
 @pytest.fixture
 def changed_source(door: Door) -> Iterator[str]:
     """A source that has changed since: its name in the package."""
