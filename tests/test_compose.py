@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import ConfigKeyError
 
 from sam_repro import compose
-from sam_repro.compose import Failure, Stopped, UserError, checked, composed, guarded, without_foreign_rho
+from sam_repro.compose import Failure, Stopped, UserError, checked, composed, guarded, intact, without_foreign_rho
 from sam_repro.home import Busy, cell_hash
 from sam_repro.schema import flat
 
@@ -45,6 +45,7 @@ def test_rho_is_the_rules_own_unless_the_command_line_gives_one():
     assert [composed([f"optimizer={name}"])["rho"] for name in ("sam", "asam", "sgd")] == [0.05, 0.5, None]
     given = composed(["rho=0.2", "optimizer=asam"])
     assert given["rho"] == given["optimizer"]["rho"] == 0.2
+    assert composed(["rho_follows=lr"])["origin"] == composed([])["origin"] != composed(["rho=0.05"])["origin"]
 
 
 def test_augmentation_takes_the_sizes_of_the_data_set():
@@ -67,6 +68,7 @@ def test_values_have_the_types_of_the_schema():
     assert (config["lr"], type(config["lr"])) == (1.0, float)
     assert type(config["weight_decay"]) is type(config["label_noise"]["rate"]) is float
     assert config["name"] == "2026"
+    assert composed(["optimizer.p=inf"])["optimizer"]["p"] == "inf"  # JSON has no number for it
 
 
 def test_composing_leaves_no_trace():
@@ -104,6 +106,19 @@ def test_checked_tells_every_finding():
     assert checked(composed([])) == composed([])
     with pytest.raises(UserError, match=r"^epochs = 0: must be an integer >= 1\nlr = -1: must be a finite number > 0$"):
         checked(composed([]) | {"epochs": 0, "lr": -1})
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("no\nJSON"), r"^file: damaged \(no\); remedy$"),
+        (KeyError("steps"), r"^file: damaged \(no 'steps'\); remedy$"),
+        (UserError("what to change"), "^what to change$"),
+    ],
+)
+def test_what_cannot_be_read_back_is_damaged_and_a_message_stays_as_it_is(error, said):
+    with pytest.raises(UserError, match=said), intact(Path("file"), "remedy"):
+        raise error
 
 
 @pytest.mark.parametrize(

@@ -63,14 +63,16 @@ class Tape:
     def __init__(self, update: Callable[[], graphs.Numbers], objective: Objective, seedings: int, *_: Any) -> None:
         Tape.made += 1
         self.tape: list[Callable[[], Any]] = []
-        self.seedings, self.fresh, reseed = seedings, True, objective.reseed
+        self.seedings, self.turns, self.fresh, reseed = seedings, 0, True, objective.reseed
 
         def turn(noise: int, device: torch.device) -> None:
+            self.turns += 1
             reseed(noise, device)
             self.tape.append(lambda: torch.default_generator.manual_seed(next(self.seeds)))
 
         with graphs.seeding(objective, by=turn), Recorder(self.tape):
             self.numbers = update()
+        assert self.turns == seedings
 
     def replay(self, seeds: list[int]) -> graphs.Numbers:
         assert len(seeds) == self.seedings
@@ -191,7 +193,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"m": 3, "rule": RULES["looksam"]},
     {"clip_norm": 0.1, "rho_follows": "lr", "rho_warmup_epochs": 1.0},
     {"same_noise": False},
-    {"diagnostics": Diagnostics("loss"), "record_every": 1},
+    {"diagnostics": Diagnostics("loss", every=2), "record_every": 1},
     {"drop_last": True},
 ]
 
@@ -229,6 +231,7 @@ def test_a_read_by_the_host_cannot_be_recorded() -> None:
     ("settings", "said"),
     [
         ({"rule": partial(SGDHess, rho=0.1)}, "Hessian products"),
+        ({"rule": partial(SGDHess, rho=0.1, curvature="hutchinson_abs", period=4)}, "Hessian products"),
         ({"fused": False}, "fused"),
         ({"base": partial(torch.optim.AdamW, fused=True)}, "capturable"),
         ({"diagnostics": Diagnostics("drift")}, "drift"),

@@ -139,6 +139,23 @@ def test_a_rename_comes_between_the_syncs_of_file_and_directory(tmp_path, monkey
     assert done == ["6 bytes", "rename", "directory"]
 
 
+def test_rows_are_synced_when_it_is_asked_for_and_at_the_end(tmp_path, monkeypatch):
+    path, synced, fsync = tmp_path / "metrics.jsonl", [], os.fsync
+    metrics = record.Metrics(path)
+
+    def spied_fsync(descriptor):
+        assert os.path.samestat(os.fstat(descriptor), path.stat())
+        synced.append(record.read_metrics(path))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spied_fsync)
+    metrics.append({"step": 0})
+    metrics.sync()
+    metrics.append({"step": 1})
+    metrics.close()
+    assert synced == [[{"step": 0}], [{"step": 0}, {"step": 1}]]
+
+
 def rows_of(steps):
     """Rows as the loop makes them: one a step, and after every third the row of an epoch with the same step."""
     rows = []

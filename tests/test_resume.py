@@ -162,8 +162,10 @@ def test_killed_while_writing(server: Server, uninterrupted: Any, tmp_path: Path
 def test_killed_after_the_result_is_written_is_done(server: Server, uninterrupted: Any, tmp_path: Path) -> None:
     fault = {"file": "result.json", "moment": "after replace"}
     assert server.start(tmp_path, SETTINGS, fault) == -signal.SIGKILL
-    before = outcome(tmp_path)
+    before, checkpoint = outcome(tmp_path), home(tmp_path) / "checkpoint.pt"
+    assert checkpoint.exists()
     assert server.start(tmp_path, SETTINGS) == 0
+    assert not checkpoint.exists()
     assert len(starts(tmp_path)) == 1
     assert outcome(tmp_path) == before == uninterrupted(SETTINGS)
 
@@ -203,9 +205,12 @@ def test_stopped_by_a_signal(server: Server, uninterrupted: Any, tmp_path: Path,
 
 
 def test_signal_while_a_checkpoint_is_written(server: Server, uninterrupted: Any, tmp_path: Path) -> None:
+    wandb = set()
     for nth, moment in enumerate(MOMENTS[1:], start=1):
         fault = {"file": "checkpoint.pt", "moment": moment, "nth": nth, "number": signal.SIGTERM}
         assert server.start(tmp_path, SETTINGS, fault) == 143
+        wandb.add(json.loads((home(tmp_path) / "run.json").read_text())["wandb_id"])
+    assert len(wandb) == 1
     assert server.start(tmp_path, SETTINGS) == 0
     assert starts(tmp_path) == [0, 1, 3, 6]
     assert outcome(tmp_path) == uninterrupted(SETTINGS)

@@ -230,7 +230,7 @@ def test_peak_is_the_lowest_test_error_also_where_it_is_not_the_last(tmp_path: P
 
 
 def test_cost_is_what_a_hook_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for optimizer in ("sgd", "sam"):
+    for optimizer, size in (("sgd", 64), ("sam", 64), ("looksam", 50)):  # whose steps differ, in equal batches
         counts = {"examples": 0}
         make_model = build.make_model
 
@@ -244,10 +244,11 @@ def test_cost_is_what_a_hook_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
         with monkeypatch.context() as patch:
             patch.setattr(build, "make_model", counted)
-            run = finished(tmp_path, f"optimizer={optimizer}", "epochs=2", "m=16", f"name={optimizer}")
+            settings = [f"optimizer={optimizer}", f"name={optimizer}", f"batch_size={size}", "epochs=2", "m=16"]
+            run = finished(tmp_path, *settings)
         cost = run.result["cost"]
-        assert cost["steps"] == 32
-        assert cost["passes"] == 32 * counts["examples"] / 2000
+        assert cost["steps"] == 2 * -(-1000 // size)
+        assert cost["passes"] == cost["steps"] * counts["examples"] / 2000
         assert cost["products"] == 0
         assert cost["examples_per_second"] == pytest.approx(2000 / cost["seconds"])
         os.rename(tmp_path / "outputs", tmp_path / optimizer)
@@ -258,6 +259,21 @@ def test_a_run_that_max_steps_cuts_says_so(tmp_path: Path, limit: str, epoch: fl
     result = finished(tmp_path, limit, "optimizer=sgd").result
     assert result["cut_budget"] is cut
     assert result["metrics"]["test"]["last"]["epoch"] == epoch
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, make_data = [*SETTINGS, "optimizer=sgd", "max_steps=1"], build.make_data
+
+    def late(config: dict[str, Any]) -> Any:
+        other = [sys.executable, "-m", "sam_repro.train", *settings]
+        subprocess.run(other, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+        return make_data(config)
+
+    monkeypatch.setattr(build, "make_data", late)
+    said = command(train.main, tmp_path, *settings)
+    assert said.code == 0
+    assert said.out.startswith("done ")
+    assert len(json.loads((home_of(tmp_path) / "run.json").read_text())["starts"]) == 1
 
 
 # the weights

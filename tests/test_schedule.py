@@ -106,6 +106,8 @@ def test_factor_is_a_function_of_the_step(make: Callable[..., Schedule], per: st
         (lambda: Cosine(final=1.5), "schedule.final = 1.5"),
         (lambda: MultiStep([0.5, 1.0], 0.1), r"schedule.milestones\[1\] = 1.0"),
         (lambda: MultiStep([], 0.1), r"schedule.milestones = \[\]"),
+        (lambda: MultiStep([0.6, 0.3], 0.1), r"schedule.milestones = \[0.6, 0.3\]: must be rising"),
+        (lambda: MultiStep([0.5, 0.5], 0.1), r"schedule.milestones = \[0.5, 0.5\]: must be rising"),
         (lambda: MultiStep([0.5], 0.0), "schedule.gamma = 0.0"),
         (lambda: MultiStep([0.5], 1.5), "schedule.gamma = 1.5"),
     ],

@@ -354,7 +354,7 @@ DAMAGES = {
     "checkpoint.pt cut": ("checkpoint.pt", half),
     "checkpoint.pt garbage": ("checkpoint.pt", lambda file: file.write_bytes(b"garbage" * 1000)),
     "checkpoint.pt another": ("checkpoint.pt", lambda file: torch.save({"model": {}}, file)),
-    "checkpoint.pt unsafe": ("checkpoint.pt", lambda file: torch.save(Path("x"), file)),
+    "checkpoint.pt unsafe": ("checkpoint.pt", lambda file: torch.save(torch.load(file) | {"more": Path("x")}, file)),
     "run.json cut": ("run.json", half),
     "checkpoint.pt with other bytes": ("checkpoint.pt", other_bytes),
     "run.json another": ("run.json", lambda file: file.write_text("{}")),
@@ -386,6 +386,11 @@ def test_a_damaged_home_is_set_aside(door, undisturbed, folder):
 def test_a_broken_tail_of_the_record_is_cut(door, undisturbed, folder, tail):
     with (home(folder) / "metrics.jsonl").open("a") as file:
         file.write(tail)
+    assert_goes_on(door, folder, undisturbed, AT)
+
+
+def test_what_a_kill_left_half_written_is_cleared(door, undisturbed, folder):
+    (home(folder) / "failed.json.tmp").write_text('{"err')
     assert_goes_on(door, folder, undisturbed, AT)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,7 +23,7 @@ from sam_repro.optimizer import SAM, SGD, Rule, parameter_groups
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Constant, Cosine
 from sam_repro.seeds import derived
-from sam_repro.trainer import Mean, NonFinite, Plan, Trainer
+from sam_repro.trainer import Interrupted, Mean, NonFinite, Plan, Trainer, caught_signals
 
 EXAMPLES, BATCH, EPOCHS, CLASSES = 22, 5, 3, 3
 STEPS = EPOCHS * 5  # the last batch of an epoch has 2 examples
@@ -48,7 +49,8 @@ class Net(nn.Module):
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.norm = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)
+        # statistics that follow quickly: else in eval mode every unit is dead, and no image makes a difference
+        self.conv, self.norm = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3, momentum=0.5)
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(48, CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -253,9 +255,11 @@ def test_clipping_is_that_of_torch_on_the_averaged_final_gradient(
         for p, g in zip(parameters, total, strict=True):
             p.grad = g
         length = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+        torch.optim.SGD(parameters, lr=LR, momentum=MOMENTUM, weight_decay=DECAY).step()
         assert (length > clip_norm) == (clip_norm < 1)
         for p, q in zip(ours.parameters(), parameters, strict=True):
             torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=1e-6)
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
         norm = torch.cat([p.grad.flatten() for p in ours.parameters()]).norm().item()
         assert norm == pytest.approx(min(clip_norm, length.item()), rel=1e-12)
 
@@ -337,12 +341,44 @@ def test_evaluation_changes_no_bit_of_the_training(tmp_path: Path) -> None:
     assert not any("validation/error_pct" in row for row in without.epochs())
 
 
-def test_augmented_validation_is_augmented(tmp_path: Path) -> None:
-    plain, augmented = Listener(), Listener()
-    final(tmp_path, plain, data=dataset(validation=9))
-    final(tmp_path, augmented, data=augmented_validation())
-    assert numbers(plain.rows, "test") == numbers(augmented.rows, "test")
-    assert numbers(plain.rows, "validation") != numbers(augmented.rows, "validation")
+class Draws(Flat):
+    """Notes the images that it is trained on, and noise that it draws there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[bytes, bytes]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append((images.numpy().tobytes(), torch.rand(1).numpy().tobytes()))
+        return super().forward(images)
+
+
+def test_every_step_of_every_seed_draws_anew(tmp_path: Path) -> None:
+    """On one image many times over, so that the batches differ in nothing but the draws."""
+    image = split(1, 0).images.repeat(EXAMPLES, 1, 1, 1)
+    labels = torch.zeros(EXAMPLES, dtype=torch.long)
+    data = Data(Split(image, labels, labels), None, split(11, 1), num_classes=CLASSES)
+    seen = []
+    for seed in (3, 4):
+        model = Draws()
+        trainer(tmp_path, model, data=data, augmentation=Augmentation([MEAN], [STD], pad=3), seed=seed).run(Listener())
+        seen += model.seen
+    for draws in zip(*seen, strict=True):
+        assert len(set(draws)) == len(draws) == 2 * STEPS
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_validation_draws_anew_after_each_epoch_if_it_is_augmented(tmp_path: Path, augmented: bool) -> None:
+    """At a learning rate of 0, where nothing moves but the draws."""
+    rows = []
+    for seed in (3, 4):
+        listener, data = Listener(), augmented_validation() if augmented else dataset(validation=9)
+        parts = random_parts(model=Flat(), data=data, lr=0.0, seed=seed)
+        trainer(tmp_path, **parts).run(listener)
+        rows += listener.epochs()
+    assert len({row["validation/loss"] for row in rows}) == (2 * EPOCHS if augmented else 1)
+    assert len({row["test/loss"] for row in rows}) == 1
 
 
 class Died(Exception):
@@ -402,7 +438,7 @@ def test_checkpoint_loads_with_the_default_of_torch(tmp_path: Path) -> None:
 def test_best_epoch_is_the_first_of_the_lowest_validation_error(tmp_path: Path) -> None:
     listener, snapshots = Listener(), {}
     model = Net().double()
-    trained = trainer(tmp_path, model, data=dataset(validation=6), epochs=12, seed=7)  # falls, rises and has ties
+    trained = trainer(tmp_path, model, data=dataset(validation=6), epochs=12, seed=13)  # falls, rises and has ties
 
     def keep(row: dict[str, Any]) -> None:
         listener.rows.append(row)
@@ -422,6 +458,9 @@ def test_best_epoch_is_the_first_of_the_lowest_validation_error(tmp_path: Path) 
     assert scores["validation"]["error_pct"] == min(errors)
     assert scores["test"]["error_pct"] == listener.epochs()[best - 1]["test/error_pct"]
     assert_bitwise(trained.best_weights, snapshots[best])
+    tests = [row["test/error_pct"] for row in listener.epochs()]
+    assert tests.count(min(tests)) > 1
+    assert trained.scores["peak"]["epoch"] == tests.index(min(tests)) + 1
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "second pass", "update"])
@@ -526,15 +565,65 @@ def test_clock_counts_training_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     trained.run(listener)
     assert trained.clock.seconds == 16
     assert [row["seconds"] for row in listener.epochs()] == [10, 16]
-    again = trainer(tmp_path, Net(), sam, data=dataset(validation=7))
-    again.resume()
-    again.model.register_forward_pre_hook(pass_time)
-    again.run(Listener())
+
+    def die(done: int) -> None:
+        if done == 13:
+            raise Died
+
+    for listener, end in ((Listener(die), pytest.raises(Died)), (Listener(), nullcontext())):
+        again = trainer(tmp_path, Net(), sam, data=dataset(validation=7), checkpoint_every=0)
+        again.resume()
+        again.model.register_forward_pre_hook(pass_time)
+        with end:
+            again.run(listener)
     assert again.clock.seconds == 2 * STEPS
 
 
+def test_checkpoints_come_every_so_many_seconds_and_are_told_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("sam_repro.trainer.time.monotonic", lambda: now[0])
+
+    def pass_time(done: int) -> None:
+        now[0] += 1.0
+
+    def on_disk() -> int:
+        return checkpoint.read(trained.path)["rule"]["steps"] if trained.path.exists() else 0
+
+    told, listener = [], Listener(pass_time)
+    listener.saving = lambda: told.append((on_disk(), trained.step))
+    trained = trainer(tmp_path, checkpoint_every=4)
+    trained.run(listener)
+    assert told == [(0, 4), (4, 8), (8, 12)]
+    assert on_disk() == 12
+
+
+def test_the_first_signal_stops_a_run_after_its_step(tmp_path: Path) -> None:
+    def send(done: int) -> None:
+        if done == 7:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+
+    trained = trainer(tmp_path)
+    with pytest.raises(Interrupted) as stop:
+        trained.run(Listener(send))
+    assert (stop.value.signal, stop.value.steps) == (signal.SIGINT, 7)
+    assert checkpoint.read(trained.path)["rule"]["steps"] == 7
+
+
+def test_a_second_sigint_interrupts_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with caught_signals() as caught:
+        signal.raise_signal(signal.SIGINT)
+        assert caught == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
 def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> None:
-    loop = trainer(tmp_path, rule=sam, schedule=Cosine(), rho_follows="lr", rho_warmup_epochs=1.0, record_every=1)
+    loop = trainer(tmp_path, rule=sam, schedule=Cosine(), rho_follows="lr", rho_warmup_epochs=1.6, record_every=1)
     listener = Listener()
     loop.run(listener)
     per_epoch = loop.plan.steps_per_epoch(len(loop.data.train))
@@ -542,7 +631,7 @@ def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> No
     assert len(rows) == EPOCHS * per_epoch
     for row in rows:
         factor = Cosine().factor(row["step"], per_epoch, EPOCHS)
-        rising = min(1.0, (row["step"] + 1) / per_epoch)
+        rising = min(1.0, (row["step"] + 1) / (1.6 * per_epoch))
         assert row["rho"] == pytest.approx(RHO * factor * rising, rel=1e-12)
 
 

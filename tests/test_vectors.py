@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sam_repro.vectors import dot, dots, moved, norm, norms, ratio, scaled
+from sam_repro.vectors import dot, dots, moved, norm, norms, rademacher, ratio, scaled
 
 
 def large() -> tuple[list[Tensor], list[Tensor]]:
@@ -78,6 +78,24 @@ def test_scaled_keeps_type_and_layout() -> None:
         assert y.dtype == x.dtype
         assert y.stride() == x.stride()
         assert torch.equal(y, 3 * x)
+
+
+def test_a_factor_out_of_range_is_the_largest_number() -> None:
+    for y in scaled([torch.tensor([0.0, 1e-40])], torch.tensor([1e300], dtype=torch.float64)):
+        assert y.tolist() == [0.0, pytest.approx(1e-40 * torch.finfo(torch.float32).max, rel=1e-4)]
+
+
+def test_signs_are_those_of_the_shapes_and_the_generator() -> None:
+    like = [torch.zeros(20, 3, 5, 5), torch.zeros(500)]
+    other = [like[0].double().to(memory_format=torch.channels_last), like[1].double()]
+    first, again = (rademacher(x, torch.Generator().manual_seed(0)) for x in (like, other))
+    for x, y, z in zip(first, again, other, strict=True):
+        assert torch.equal(x.double(), y)
+        assert (y.dtype, y.stride()) == (z.dtype, z.stride())
+    signs = torch.cat([x.flatten() for x in first])
+    assert set(signs.tolist()) == {-1.0, 1.0}
+    assert abs(signs.mean()) < 4 / math.sqrt(len(signs))  # four standard deviations
+    assert not torch.equal(first[0], rademacher(like, torch.Generator().manual_seed(1))[0])
 
 
 def test_ratio() -> None:
