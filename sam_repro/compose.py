@@ -395,10 +395,18 @@ def _groups(extra_dir: str | None) -> dict[str, list[str]]:
 
 
 def _roots(extra_dir: str | None) -> list[Path]:
-    """The folders with options: the user's own before ours."""
-    if extra_dir and not Path(extra_dir).is_dir():
+    """The folders with options: ours, and the user's own, which has no name of ours: Hydra would not look at it."""
+    if not extra_dir:
+        return [config_dir()]
+    if not Path(extra_dir).is_dir():
         raise UserError(f"--config-dir {extra_dir}: no such folder")
-    return [*([Path(extra_dir)] if extra_dir else []), config_dir()]
+    if taken := _files(Path(extra_dir)) & _files(config_dir()):
+        raise UserError(f"{Path(extra_dir) / min(taken)}: sam_repro has an option of this name; give it another one")
+    return [config_dir(), Path(extra_dir)]
+
+
+def _files(root: Path) -> set[str]:
+    return {file.relative_to(root).as_posix() for file in root.glob("**/*.yaml")}
 
 
 def _nearest(word: str, known: Iterable[str], node: str = "") -> str:

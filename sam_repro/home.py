@@ -3,10 +3,11 @@
 import fcntl
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sam_repro.schema import APART, BOOKKEEPING, NEUTRAL, NUMERICS, flat
 
@@ -43,11 +44,19 @@ def locked(folder: Path) -> Iterator[None]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(_lock(folder), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"{folder}: another process is running this; wait for it, or change the seed or a key") from None
+        if not _taken(file):
+            time.sleep(0.1)  # `is_locked` of another process may have held it for an instant
+            if not _taken(file):
+                raise Busy(f"{folder}: another process is running this; wait for it, or change the seed or a key")
         yield
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_locked(folder: Path) -> bool:

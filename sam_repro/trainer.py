@@ -270,7 +270,7 @@ class Trainer:
         length = norm(gradient)
         if self.plan.clip_norm is not None:
             factor = ratio(torch.full_like(length, self.plan.clip_norm), length).clamp(max=1.0)
-            torch._foreach_mul_(gradient, torch.where(length > 0, factor, 1.0).to(gradient[0].dtype))
+            torch._foreach_mul_(gradient, factor.to(gradient[0].dtype))
         bad = ~(torch.isfinite(length) & torch.isfinite(loss))
         self._bad_step.copy_(torch.where(bad & (self._bad_step < 0), self._now, self._bad_step))
 
@@ -421,7 +421,7 @@ class Clock:
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """Inside the block SIGINT and SIGTERM are only noted, in the list; a second SIGINT interrupts at once."""
+    """Inside the block SIGINT and SIGTERM are only noted, in the list; a SIGINT after that interrupts at once."""
     caught: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

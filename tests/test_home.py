@@ -1,8 +1,10 @@
 """What makes a cell, what makes a home, and that only one process works in it."""
 
+import fcntl
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,15 @@ def test_homes_set_aside_are_all_kept(tmp_path):
         assert set_aside(folder) == tmp_path / f"seed=0.aside-{number}"
         assert not folder.exists()
     assert [(tmp_path / f"seed=0.aside-{n}" / "result.json").read_text() for n in (1, 2, 3)] == ["1", "2", "3"]
+
+
+def test_a_look_at_the_lock_keeps_nobody_out(tmp_path, monkeypatch):
+    """`is_locked` holds it for an instant, which ends here when the other one waits."""
+    folder = tmp_path / "home"
+    with locked(folder):
+        (file,) = tmp_path.iterdir()
+    with file.open() as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        monkeypatch.setattr(time, "sleep", lambda _: look.close())
+        with locked(folder):
+            assert look.closed

@@ -372,6 +372,18 @@ def test_an_option_of_ones_own_that_is_wrong(light, tmp_path, option, mode):
     assert not answer.torch
 
 
+def test_an_option_of_ones_own_with_a_name_of_ours(light, tmp_path):
+    """Hydra would take ours and say nothing."""
+    for name in ("optimizer/sam.yaml", "optimizer/mine.yaml"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text("# @package _global_\nrho: 0.9\n")
+    (tmp_path / "work").mkdir()
+    answer = light(f"--config-dir {tmp_path}/mine optimizer=sam", tmp_path / "work")
+    assert_refused(
+        answer, tmp_path / "work", f"{tmp_path}/mine/optimizer/sam.yaml: sam_repro has an option of this name"
+    )
+
+
 def test_all_findings_in_one_message(light, tmp_path):
     answer = light("'lr=${seed}' 'epochs=${seed}'", tmp_path)
     assert answer.code == 2
