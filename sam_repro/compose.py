@@ -36,6 +36,9 @@ SPELLING = "settings are written key=value, such as rho=0.1"
 FIXED = ("hydra.mode", "hydra.searchpath", "hydra.sweeper.params", "hydra/sweeper")
 OPTIONAL = ("experiment", "table")
 """Groups of which none may be chosen."""
+ADDED = "++"
+"""How Hydra marks a setting whose key may be missing; nobody types it, for `_checked_overrides` refuses it."""
+NOT_THERE = re.compile(r"Could not override '([^']+)'")
 
 Config = dict[str, Any]
 
@@ -102,7 +105,8 @@ def launch(task: Callable[[Config, list[str]], int]) -> list[Config]:
         sweep = runtime.mode == RunMode.MULTIRUN
 
         def action() -> int:
-            given: Any = OmegaConf.to_container(runtime.overrides.task)  # as written: ${…} is not resolved
+            written: Any = OmegaConf.to_container(runtime.overrides.task)  # as written: ${…} is not resolved
+            given = [override.removeprefix(ADDED) for override in written]
             with _explained(arguments):
                 resolved, given = _own(_resolved(config, runtime.runtime.choices), given, arguments.config_dir)
             if sweep and _has_foreign_rho(resolved):
@@ -120,6 +124,9 @@ def launch(task: Callable[[Config, list[str]], int]) -> list[Config]:
 
     if arguments.cfg and not arguments.multirun and (line := _of_the_cell(arguments, overrides)):
         sys.argv[1:] = [word for word in sys.argv[1:] if word not in arguments.overrides] + line
+    else:
+        framed = dict(zip(arguments.overrides, _frame(arguments.overrides), strict=True))
+        sys.argv[1:] = [framed.get(word, word) for word in sys.argv[1:]]
     sys.path.insert(0, os.getcwd())  # for a _target_ in the working directory; `python -m` does it, a script does not
     # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guarded`.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -132,7 +139,7 @@ def composed(overrides: list[str], extra_dir: str | None = None) -> Config:
     """The resolved configuration of a command line, as plain values, with the options chosen under `choices`."""
     search = [f"hydra.searchpath=[file://{Path(extra_dir).absolute()}]"] if extra_dir else []
     with _hydra_apart(), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = hydra.compose("config", overrides + search, return_hydra_config=True)
+        config = hydra.compose("config", _frame(overrides) + search, return_hydra_config=True)
     return _own(_resolved(config, config.hydra.runtime.choices), overrides, extra_dir)[0]
 
 
@@ -148,6 +155,8 @@ def composed_cell(table: spec.Table, cell: spec.Cell, own: Sequence[str] = (), e
     try:
         config = composed(cell_overrides(table, cell, own), extra_dir)
     except (HydraException, OmegaConfBaseException) as error:
+        if missing := NOT_THERE.search(str(error)):
+            raise UserError(f"{where}: {_no_such_key(missing[1], composed_cell(table, cell, (), extra_dir))}") from None
         raise UserError(f"{where}: {_one_line(error)}") from None
     origin = config["origin"] | {"table": table.name, "cell": cell.name}
     if "rho" in table.overrides(cell) and not any(override.startswith("rho=") for override in own):
@@ -395,14 +404,14 @@ def _groups(extra_dir: str | None) -> dict[str, list[str]]:
 
 
 def _roots(extra_dir: str | None) -> list[Path]:
-    """The folders with options: ours, and the user's own, which has no name of ours: Hydra would not look at it."""
+    """The folders with options: the user's own, which has no name of ours, for Hydra would not look at it, and ours."""
     if not extra_dir:
         return [config_dir()]
     if not Path(extra_dir).is_dir():
         raise UserError(f"--config-dir {extra_dir}: no such folder")
     if taken := _files(Path(extra_dir)) & _files(config_dir()):
         raise UserError(f"{Path(extra_dir) / min(taken)}: sam_repro has an option of this name; give it another one")
-    return [config_dir(), Path(extra_dir)]
+    return [Path(extra_dir), config_dir()]
 
 
 def _files(root: Path) -> set[str]:
@@ -466,25 +475,35 @@ def _explained(arguments: Namespace) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
-        if missing := re.search(r"Could not override '([^']+)'", str(error)):
-            key = key or missing[1]
-            node, dot, word = key.rpartition(".")
-            siblings = _siblings(node + dot, arguments)
-            raise UserError(f"{key}: no such key{_nearest(word, siblings, node + dot)}") from None
+        if missing := NOT_THERE.search(str(error)):
+            groups = {*_groups(arguments.config_dir)} - {"table"}
+            chosen = [line for line in arguments.overrides if line.split("=")[0] in groups and "," not in line]
+            raise UserError(_no_such_key(key or missing[1], composed(chosen, arguments.config_dir))) from None
         told = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
         told = told.partition(" Config search path:")[0]
         remedy = "; ${…} may name the keys that --cfg job shows" if "nterpolation" in told else ""
         raise UserError(f"{key}: {told}{remedy}" if key else f"{told}{remedy}") from None
 
 
-def _siblings(node: str, arguments: Namespace) -> list[str]:
-    """The keys of a node, with the groups that were chosen."""
-    groups = _groups(arguments.config_dir)
-    chosen = [line for line in arguments.overrides if line.split("=")[0] in {*groups} - {"table"} and "," not in line]
-    leaves = [
-        leaf.removeprefix(node) for leaf in schema.flat(composed(chosen, arguments.config_dir)) if leaf.startswith(node)
+def _no_such_key(key: str, config: Config) -> str:
+    """What to say of a key that the configuration has not."""
+    node, dot, word = key.rpartition(".")
+    leaves = [leaf.removeprefix(node + dot) for leaf in schema.flat(config) if leaf.startswith(node + dot)]
+    known = [leaf for leaf in leaves if not leaf.endswith(("_target_", "_partial_"))]
+    return f"{key}: no such key{_nearest(word, known, node + dot)}"
+
+
+def _frame(line: Sequence[str]) -> list[str]:
+    """The line as Hydra composes it: where it names a table, every key of a group may stand on it.
+
+    What comes of such a line is thrown away, for the cell says which options there are: `_own` composes it.
+    """
+    if not any(override.startswith("table=") for override in line):
+        return list(line)
+    return [
+        ADDED + override if "." in override.partition("=")[0] and not override.startswith("hydra.") else override
+        for override in line
     ]
-    return [leaf for leaf in leaves if not leaf.endswith(("_target_", "_partial_"))]
 
 
 def _one_line(error: Exception) -> str:

@@ -308,7 +308,12 @@ def test_wrong_words_are_refused_in_a_line_and_nothing_is_written(tmp_path, word
         (["table=null", "cell=0"], "table = null: no such option"),
         (["--cfg", "job", "table=tiny", "cell=3"], "cell = 3 (later) of tiny waits for something"),
         (["--cfg", "job", "table=tiny"], "table = tiny: which cell?"),
-        (["table=tiny", "cell=0", "optimizer.alpha=1"], "optimizer.alpha: no such key"),
+        (
+            ["table=tiny", "cell=0", "optimizer.alpha=1"],
+            "cell = 0 (rho 0) of tiny: optimizer.alpha: no such key; there are",
+        ),
+        (["table=tiny", "cell=0", "optimizer.perturbs=all"], "no such key; did you mean optimizer.perturb?"),
+        (["table=tiny", "cell=0", "++optimizer.alpha=1"], "++optimizer.alpha"),
         (["table=tiny", "cell=3"], "cell = 3 (later) of tiny waits for something"),
         (["table=tinny", "cell=0"], "table = tinny: no such option; did you mean tiny?"),
         (["cell=0"], "cell = 0: of which table? Write table=name cell=0"),
@@ -324,6 +329,23 @@ def test_a_cell_that_is_none_is_refused_before_anything_is_written(tmp_path, lin
     assert ended.code == 2
     assert told in ended.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", [["cell=0"], ["-m", "cell=0,1", "hydra/launcher=joblib"]])
+def test_a_key_that_only_the_rule_of_the_cell_has(tmp_path, line):
+    (tmp_path / "mine/table").mkdir(parents=True)
+    cells = [f"{{name: {rule}, set: {{optimizer: {rule}, max_steps: 1}}}}" for rule in ("looksam", "look_layersam")]
+    text = f"title: mine\nseeds: [0]\nmetrics: [test/error_pct]\ncells: [{', '.join(cells)}]\n"
+    (tmp_path / "mine/table/mine.yaml").write_text(text)
+    words = ["--config-dir", "mine", *line, "table=mine", "optimizer.alpha=0.25", *QUIET]
+    subprocess.run([sys.executable, "-m", "sam_repro.train", *words], cwd=tmp_path, check=True, capture_output=True)
+    results = [json.loads((home / "result.json").read_text()) for home in homes(tmp_path)]
+    assert len(results) == 1 + ("cell=0,1" in line)
+    for result in results:
+        assert result["config"]["optimizer"]["alpha"] == 0.25
+        assert "optimizer.alpha=0.25" in result["overrides"]
+    by_hand = ["optimizer=looksam", "max_steps=1", "optimizer.alpha=0.25", *QUIET]
+    assert "done       " in command(train.main, tmp_path, *by_hand).out
 
 
 def test_what_is_shown_of_a_cell_is_what_would_run(tmp_path):
