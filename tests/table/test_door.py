@@ -41,6 +41,16 @@ def copy(done, tmp_path):
     return tmp_path / "copy"
 
 
+def trained(folder, *words):
+    """What the command says; with joblib in a process of its own, which it forks."""
+    if "hydra/launcher=joblib" in words:
+        line = [sys.executable, "-m", "sam_repro.train", *words, *QUIET]
+        return subprocess.run(line, cwd=folder, capture_output=True, text=True, check=True).stdout
+    ended = command(train.main, folder, *words, *QUIET)
+    assert ended.code == 0, ended.err
+    return ended.out
+
+
 def homes(folder):
     return sorted(path.parent for path in folder.glob("outputs/runs/main/*/seed=*/result.json"))
 
@@ -144,18 +154,7 @@ def test_two_starts_of_the_same_sweep_divide_its_cells(tmp_path):
 )
 def test_every_way_to_a_cell_finds_its_run(copy, line):
     before = {home: (home / "result.json").read_bytes() for home in homes(copy)}
-    if "hydra/launcher=joblib" in line:
-        out = subprocess.run(
-            [sys.executable, "-m", "sam_repro.train", *line, *QUIET],
-            cwd=copy,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    else:
-        ended = command(train.main, copy, *line, *QUIET)
-        assert ended.code == 0, ended.err
-        out = ended.out
+    out = trained(copy, *line)
     assert "done       outputs/runs/main/digits-digits_cnn-none-sam-rho=0.1-" in out
     assert {home: (home / "result.json").read_bytes() for home in homes(copy)} == before
 
@@ -337,15 +336,13 @@ def test_a_key_that_only_the_rule_of_the_cell_has(tmp_path, line):
     cells = [f"{{name: {rule}, set: {{optimizer: {rule}, max_steps: 1}}}}" for rule in ("looksam", "look_layersam")]
     text = f"title: mine\nseeds: [0]\nmetrics: [test/error_pct]\ncells: [{', '.join(cells)}]\n"
     (tmp_path / "mine/table/mine.yaml").write_text(text)
-    words = ["--config-dir", "mine", *line, "table=mine", "optimizer.alpha=0.25", *QUIET]
-    subprocess.run([sys.executable, "-m", "sam_repro.train", *words], cwd=tmp_path, check=True, capture_output=True)
+    trained(tmp_path, "--config-dir", "mine", *line, "table=mine", "optimizer.alpha=0.25")
     results = [json.loads((home / "result.json").read_text()) for home in homes(tmp_path)]
     assert len(results) == 1 + ("cell=0,1" in line)
     for result in results:
         assert result["config"]["optimizer"]["alpha"] == 0.25
         assert "optimizer.alpha=0.25" in result["overrides"]
-    by_hand = ["optimizer=looksam", "max_steps=1", "optimizer.alpha=0.25", *QUIET]
-    assert "done       " in command(train.main, tmp_path, *by_hand).out
+    assert "done       " in trained(tmp_path, "optimizer=looksam", "max_steps=1", "optimizer.alpha=0.25")
 
 
 def test_what_is_shown_of_a_cell_is_what_would_run(tmp_path):
