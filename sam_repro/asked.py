@@ -1,5 +1,6 @@
 """What is to be measured of a run, and whether it has been: known without torch."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,11 @@ class Asked:
     every: int | None
     checkpoint: str
     result: Config
+
+    @property
+    def protocol(self) -> str:
+        """What tells the rows of one protocol from those of another: 8 hex digits of the settings."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def is_nothing(self) -> bool:

@@ -49,8 +49,8 @@ class Gauge:
     augmentation: Augmentation
     folder: Path
 
-    def during(self, epoch: float) -> dict[str, float]:
-        """What the row of an epoch holds: the values, where `sharpness.every` says so."""
+    def during(self, epoch: float) -> dict[str, Any]:
+        """What the row of an epoch holds: the values and their protocol, where `sharpness.every` says so."""
         if self.measure is None or self.asked.every is None or epoch % self.asked.every != 0:
             return {}
         try:
@@ -58,7 +58,8 @@ class Gauge:
         except (Unmeasurable, torch.OutOfMemoryError) as error:
             print(f"sharpness  {self.asked.name}: {error}")
             return {}
-        return {f"sharpness/{self.asked.name}/{key}": value for key, value in values.items()}
+        told = values | {"protocol": self.asked.protocol}
+        return {f"sharpness/{self.asked.name}/{key}": value for key, value in told.items()}
 
     def at_the_end(self, weights: dict[str, dict[str, Tensor] | None]) -> dict[str, Any]:
         """The node `sharpness` of a result; a run with a value that cannot be had is finished without it.

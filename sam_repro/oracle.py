@@ -305,7 +305,7 @@ class Oracle:
                 warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its use of torch.jit
                 weights = {name: forward_ad.make_dual(params[i], v[i]) for name, i in names.items()}
                 outputs, jv = forward_ad.unpack_dual(torch.func.functional_call(model, weights, (self.inputs,)))
-                return outputs, jv
+                return outputs, torch.zeros_like(outputs) if jv is None else jv
         except NotImplementedError:
             reseed(self.noise, self.inputs.device)
             outputs = self._outputs()

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,9 @@ def weights_sha256(weights: "Mapping[str, torch.Tensor]") -> str:
 
 
 def _own_file(module: str) -> Path | None:
-    """The file of a module that neither this package nor an installed one has."""
+    """The file of a module that is none of this package, an installed one or Python's own."""
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return None
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):

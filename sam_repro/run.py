@@ -169,10 +169,10 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer,
     with intact(trainer.path):
         done = trainer.resume()
     before = _before(folder, done)
-    _refuse_two_protocols(before["starts"], gauge.asked, done)
     with intact(folder / "metrics.jsonl") as path:
         metrics = record.Metrics(path, resume_at=done)
     _begin(config, overrides, folder, before, done)
+    _tell_of_two_protocols(folder / "metrics.jsonl", gauge.asked, done)
     _announce(config, folder, trainer, done)
     watch = _Watch(
         metrics,
@@ -201,26 +201,28 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer,
 
 def _before(folder: Path, done: int) -> dict[str, Any]:
     """What the starts before this one left in `run.json`, and what the first one begins with."""
-    fresh = {"wandb_id": uuid.uuid4().hex[:12], "threads": torch.get_num_threads(), "sources": {}, "starts": []}
+    fresh = {
+        "wandb_id": uuid.uuid4().hex[:12],
+        "threads": torch.get_num_threads(),
+        "sources": {},
+        "protocols": {},
+        "starts": [],
+    }
     if not done and not (folder / "run.json").exists():
         return fresh
     with intact(folder / "run.json") as path:
-        written = json.loads(path.read_text())
+        written = {"protocols": {}} | json.loads(path.read_text())  # a run begun before there were any has none
         return {key: written[key] for key in fresh}
 
 
-def _refuse_two_protocols(starts: list[dict[str, Any]], asked: Asked, done: int) -> None:
-    """Refuse to go on where the rows of a measure would be of two protocols."""
-    settings = asked.settings | {"measure": asked.name}
-    for then in (start["sharpness"] for start in starts if "sharpness" in start):
-        other = [key for key in settings if then.get(key) != settings[key]]
-        if done and asked.every and then.get("every") and then["measure"] == asked.name and other:
-            said = ", ".join(f"sharpness.{key} = {limits.shown(settings[key])}" for key in other)
-            begun = " ".join(f"sharpness.{key}={limits.shown(then.get(key))}" for key in other)
-            raise UserError(
-                f"{said}: the rows of {asked.name} so far are not of that protocol; choose {begun} to go on, "
-                "sharpness.every=null, or resume=false to begin anew"
-            )
+def _tell_of_two_protocols(rows: Path, asked: Asked, done: int) -> None:
+    """Say so where the rows of a measure will be of more than one protocol."""
+    if not done or asked.every is None:
+        return
+    key = f"sharpness/{asked.name}/protocol"
+    others = {row[key] for row in record.read_metrics(rows) if row["step"] < done and key in row} - {asked.protocol}
+    if others:
+        print(f"protocol   {key} of the rows so far: {', '.join(sorted(others))}; from here on {asked.protocol}")
 
 
 def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str, Any], done: int) -> None:
@@ -239,8 +241,8 @@ def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str,
         "sources_sha256": provenance.digest(sources),
         "environment": provenance.environment(torch.device(config["device"])),
         "git": provenance.git(),
-        "sharpness": config["sharpness"] | {"measure": config["choices"]["sharpness"]},
     }
+    wanted = asked(config, folder)
     run = {
         "schema": SCHEMA,
         "config": config,
@@ -249,6 +251,7 @@ def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str,
         "wandb_id": before["wandb_id"],
         "threads": before["threads"],
         "sources": sources,
+        "protocols": before["protocols"] | ({} if wanted.every is None else {wanted.protocol: wanted.settings}),
         "starts": [*before["starts"], start],
     }
     record.write_json(folder / "run.json", run)

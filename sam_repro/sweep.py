@@ -24,8 +24,8 @@ def table(cells: list[Config]) -> tuple[str, bool]:
     """
     columns = _varying(cells)
     groups: dict[Path, list[Config]] = {}
-    for cell in cells:
-        groups.setdefault(home(with_numerics(cell)).parent, []).append(cell)
+    for folder, cell in {home(with_numerics(cell)): cell for cell in cells}.items():  # auto may be another cell's bf16
+        groups.setdefault(folder.parent, []).append(cell)
     rows = [[*columns, "done", "test error %", "state"]]
     complete = True
     for group in groups.values():

@@ -5,6 +5,7 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -210,26 +211,26 @@ def test_what_is_stopped_while_it_measures_has_been_trained(tmp_path: Path, monk
     assert result(tmp_path)["sharpness"].keys() == {"lambda_max"}
 
 
-def test_the_rows_of_a_run_are_of_one_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_the_end, calls = 4, [0]
-    true = LambdaMax.__call__
+def test_the_rows_of_a_run_say_of_which_protocol_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch, calls, true = 2, [0], LambdaMax.__call__
 
     def stop(*arguments: Any) -> Any:
         calls[0] += 1
-        if calls[0] == at_the_end:
-            raise KeyboardInterrupt
+        if calls[0] == epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
         return true(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(LambdaMax, "__call__", stop)
-        assert command(train.main, tmp_path, *SETTINGS, *SMALL, "sharpness.every=1").code == 130
-    begun = files(tmp_path)
-    refused = command(train.main, tmp_path, *SETTINGS, *SMALL, "sharpness.every=1", "sharpness.examples=60")
-    assert refused.code == 2
-    assert "sharpness.examples = 60: the rows of lambda_max so far are not of that protocol" in refused.err
-    assert "choose sharpness.examples=40" in refused.err
-    assert files(tmp_path) == begun
-    assert "resumed    after 9 of 9 steps" in trained(tmp_path, *SMALL, "sharpness.every=2").out
+        assert command(train.main, tmp_path, *SETTINGS, *SMALL, "sharpness.every=1").code == 143
+    said = trained(tmp_path, *SMALL, "sharpness.every=1", "sharpness.seed=9")
+    key = "sharpness/lambda_max/protocol"
+    rows = [json.loads(line) for line in (tmp_path / home(tmp_path) / "metrics.jsonl").read_text().splitlines()]
+    first, second, third = [row[key] for row in rows if key in row]
+    assert first == second != third
+    assert f"protocol   {key} of the rows so far: {first}; from here on {third}" in said.out
+    protocols = json.loads((tmp_path / home(tmp_path) / "run.json").read_text())["protocols"]
+    assert (protocols[first]["seed"], protocols[third]["seed"]) == (0, 9)
 
 
 def test_measures_of_one_run_are_not_taken_side_by_side(tmp_path: Path) -> None:

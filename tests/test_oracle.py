@@ -452,3 +452,12 @@ def test_statistics_copy_and_load() -> None:
     assert [value.data_ptr() for value in statistics.values] == addresses
     without = Statistics(nn.Linear(2, 2))
     without.load(without.copy())
+
+
+def test_products_over_weights_that_the_outputs_do_not_depend_on_are_zero() -> None:
+    model = nn.ModuleDict({"used": network(), "unused": nn.Linear(5, 3)})
+    model.forward = model["used"].forward
+    params = list(model["unused"].parameters())
+    oracle, v = Objective(model, F.cross_entropy)(*data()), random_like(params)
+    for product in (oracle.hvp(params, v), oracle.ggn_vp(params, v), oracle.gradient(params).vector):
+        assert not flat(product).any()

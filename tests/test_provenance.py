@@ -297,3 +297,8 @@ def test_git_that_hangs_or_is_absent_says_nothing(checkout, tmp_path, monkeypatc
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert provenance.git() == {"commit": None, "dirty": None}
     assert provenance.git_diff() is None
+
+
+def test_pythons_own_modules_are_no_sources():
+    """They differ from one Python to the next, and `sharpness=none` builds a type of theirs."""
+    assert provenance.sources(["types.NoneType", "collections.abc.Mapping"]) == provenance.sources()

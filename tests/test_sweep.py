@@ -12,6 +12,7 @@ from called import command
 from scipy import stats
 
 from sam_repro import train
+from sam_repro.build import with_numerics
 from sam_repro.compose import composed
 from sam_repro.sweep import table
 
@@ -192,6 +193,15 @@ def test_names_and_numerics_are_not_pooled(tmp_path: Path) -> None:
     assert {"name", "channels_last", "done"} <= set(header)
     assert len(rows) == 4
     assert {row[header.index("done")] for row in rows} == {"1/1"}
+
+
+def test_what_auto_became_is_one_cell_with_it(tmp_path: Path) -> None:
+    became = with_numerics(composed([]))["precision"]
+    common = ["max_steps=1", "wandb=disabled", "sharpness=none"]
+    both = swept(tmp_path, ["-m", f"precision=auto,{became}", "seed=0,1", *common])
+    assert len(both.results) == 2
+    (_, row) = both.rows
+    assert row[1] == "2/2"
 
 
 def test_equal_cells_run_once_also_anew(tmp_path: Path) -> None:
