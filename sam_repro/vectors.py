@@ -24,7 +24,7 @@ def norms(a: Sequence[Tensor]) -> list[Tensor]:
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Inner product ⟨a, b⟩ over all tensors, a float64 0-dim tensor on their device.
+    """Inner product ⟨a, b⟩ over all tensors, a float64 0-dim tensor on their device; autograd does not see it.
 
     Memory: two copies of a part of the vectors, 64 MiB at most beside the largest tensor.
     """

@@ -51,22 +51,11 @@ class Bench:
     """One script: its arguments, its tables, its file of JSON lines."""
 
     def __init__(self, name: str, description: str) -> None:
-        parser = argparse.ArgumentParser(description=description.splitlines()[0])
-        parser.add_argument("--quick", action="store_true", help="sizes and rounds that show only that it runs")
-        parser.add_argument("--gpu", action="store_true", help="on the GPU, with CUDA events")
-        parser.add_argument(
-            "--compile", action="store_true", help="also compiled variants: minutes on a CPU; with --gpu on"
-        )
-        parser.add_argument("--rounds", type=int, help="default 7, with --quick 2")
-        parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench", help="folder of the JSON lines")
-        parser.add_argument("--data", type=Path, help="folder of the data sets; default random images")
-        self.arguments = parser.parse_args()
+        self.arguments = arguments(description)
         self.quick: bool = self.arguments.quick
         self.compile: bool = self.arguments.compile or (self.arguments.gpu and not self.quick)
         self.device = torch.device("cuda" if self.arguments.gpu else "cpu")
         self.rounds: int = self.arguments.rounds or (2 if self.quick else 7)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            parser.error("--gpu: this machine has no CUDA device")
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self.name, self._lines, self._targets = name, [], []
@@ -114,7 +103,7 @@ class Bench:
     def close(self) -> None:
         """Write the lines, and print the targets last."""
         self.arguments.out.mkdir(parents=True, exist_ok=True)
-        path = self.arguments.out / f"{self.name}.jsonl"
+        path = self.arguments.out / f"{self.name}{'-quick' if self.quick else ''}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
         print(f"\n{json.dumps(self._lines[0])}")
         print("\n".join(self._targets))
@@ -175,6 +164,29 @@ class Bench:
                 peak_memory_bytes=self._peak.get(row.name),
                 **row.facts,
             )
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """What stands on the command line, the same for every script; what cannot be is refused at once."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="sizes and rounds that show only that it runs")
+    parser.add_argument("--gpu", action="store_true", help="on the GPU, with CUDA events")
+    parser.add_argument(
+        "--compile", action="store_true", help="also compiled variants, where a script has some; --gpu has them"
+    )
+    parser.add_argument("--rounds", type=int, help="at least 1, default 7, with --quick 2")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench", help="folder of the JSON lines")
+    parser.add_argument(
+        "--data", type=Path, help="folder of the data sets, where a script uses some; default random images"
+    )
+    given = parser.parse_args()
+    if given.rounds is not None and given.rounds < 1:
+        parser.error(f"--rounds {given.rounds}: must be at least 1")
+    if given.data is not None and not given.data.is_dir():
+        parser.error(f"--data {given.data}: no such folder")
+    if given.gpu and not torch.cuda.is_available():
+        parser.error("--gpu: this machine has no CUDA device")
+    return given
 
 
 def ratio(seconds: Mapping[str, list[float]], one: str, other: str) -> float:

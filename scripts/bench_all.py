@@ -11,15 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+from bench import arguments
+
 ORDER = ("roofline", "step", "epoch", "optim", "data", "precision", "hessian", "parallel", "accuracy")
 
 
 def main() -> None:
-    folder, failed = Path(__file__).parent, []
+    arguments(__doc__)
+    failed = []
     for name in ORDER:
-        script = folder / f"bench_{name}.py"
-        if not script.exists():
-            continue
+        script = Path(__file__).parent / f"bench_{name}.py"
         print(f"\n=== {script.name} {' '.join(sys.argv[1:])}", flush=True)
         began = time.monotonic()
         code = subprocess.run([sys.executable, script, *sys.argv[1:]], check=False).returncode

@@ -46,7 +46,7 @@ from torchvision import transforms
 from sam_repro import graphs
 from sam_repro.architecture import resnet8, resnet18, resnet20
 from sam_repro.augmentation import Augmentation
-from sam_repro.dataset import Data, Split
+from sam_repro.dataset import Data, DataError, Split
 from sam_repro.dataset.downloads import cifar100
 from sam_repro.diagnostics import Diagnostics
 from sam_repro.optimizer import Rule, TwoPass
@@ -330,7 +330,10 @@ def data(folder: Path | None, train: int, test: int) -> Data:
         images = torch.randint(256, (train + test, 3, 32, 32), dtype=torch.uint8)
         labels = torch.randint(100, (train + test,))
     else:
-        given = cifar100(data_dir=str(folder), download=False)
+        try:
+            given = cifar100(data_dir=str(folder), download=False)
+        except DataError as error:
+            raise SystemExit(str(error)) from None
         images = torch.cat([given.train_images[:train], given.test_images[:test]])
         labels = torch.cat([given.train_labels[:train], given.test_labels[:test]])
     training, testing = (

@@ -54,7 +54,7 @@ def main() -> None:
         for processes in (1, 2) if bench.quick else (1, 2, 4):
             rate = together(processes, kind, batch, seconds, graph)
             alone = alone or rate
-            words = f"{processes} processes{', graph' if graph else ''}"
+            words = f"{processes} process{'es' if processes > 1 else ''}{', graph' if graph else ''}"
             bench.note(f"{words}: {rate:.4g} images/s together, {rate / alone:.2f} of one alone")
             bench.say(processes=processes, graph=graph, images_per_second=rate, ratio=rate / alone)
     bench.close()

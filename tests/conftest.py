@@ -18,3 +18,9 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Without a GPU what asks for one is skipped, also where it was chosen."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")

@@ -98,7 +98,7 @@ def test_the_cheapest_run(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / f"{script}.jsonl").exists()
+    assert (tmp_path / f"{script}-quick.jsonl").exists()
     if script == "bench_optim":
         assert re.search(r"^C1 .* meets 20", done.stdout, re.MULTILINE)
         assert re.search(r"^S4 .* is not for this run\)$", done.stdout, re.MULTILINE)
