@@ -330,7 +330,7 @@ def test_a_cell_that_is_none_is_refused_before_anything_is_written(tmp_path, lin
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("line", [["cell=0"], ["-m", "cell=0,1", "hydra/launcher=joblib"]])
+@pytest.mark.parametrize("line", [["cell=0"], ["-m", "cell=0,1"]])
 def test_a_key_that_only_the_rule_of_the_cell_has(tmp_path, line):
     (tmp_path / "mine/table").mkdir(parents=True)
     cells = [f"{{name: {rule}, set: {{optimizer: {rule}, max_steps: 1}}}}" for rule in ("looksam", "look_layersam")]
