@@ -58,10 +58,14 @@ class Bench:
         self.rounds: int = self.arguments.rounds or (2 if self.quick else 7)
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        self.name, self._lines, self._targets = name, [], []
+        self.name, self._targets = name, []
+        self._path: Path = self.arguments.out.absolute() / f"{name}{'-quick' if self.quick else ''}.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("")
         self._peak: dict[str, int] = {}
         self._warm_up: dict[str, float] = {}
-        self.say(**run_facts(self.device), quick=self.quick)
+        self._facts = run_facts(self.device) | {"quick": self.quick}
+        self.say(**self._facts)
 
     def measure(self, title: str, variants: Sequence[Variant], unit: str) -> dict[str, list[float]]:
         """Seconds per unit of each variant in each round; prints the table."""
@@ -97,15 +101,13 @@ class Bench:
         self.say(note=text)
 
     def say(self, **line: Any) -> None:
-        """Keep a JSON line."""
-        self._lines.append({"script": self.name} | line)
+        """Write a JSON line, at once, for a script may be stopped."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"script": self.name} | line) + "\n")
 
     def close(self) -> None:
-        """Write the lines, and print the targets last."""
-        self.arguments.out.mkdir(parents=True, exist_ok=True)
-        path = self.arguments.out / f"{self.name}{'-quick' if self.quick else ''}.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
-        print(f"\n{json.dumps(self._lines[0])}")
+        """Print where this ran, and the targets last."""
+        print(f"\n{json.dumps(self._facts)}")
         print("\n".join(self._targets))
 
     def _repeats(self, row: Variant) -> int:

@@ -2,8 +2,8 @@
 
     python scripts/bench_all.py [--quick] [--gpu] [--data DIR]
 
-On a GPU the order is that of a first visit: ceilings, steps, whole epochs, then the rest. What follows the options is
-handed on to every script.
+On a GPU the order is that of a first visit: ceilings, steps, whole epochs, then the rest; after nine minutes it ends.
+The options are handed on to every script.
 """
 
 import subprocess
@@ -16,14 +16,23 @@ from bench import arguments
 ORDER = ("roofline", "step", "epoch", "optim", "data", "precision", "hessian", "parallel", "accuracy")
 
 
+GPU_SECONDS = 530
+"""A GPU is lent for ten minutes: what does not fit is stopped, and can be asked for by itself."""
+
+
 def main() -> None:
-    arguments(__doc__)
+    end = time.monotonic() + GPU_SECONDS if arguments(__doc__).gpu else None
     failed = []
     for name in ORDER:
         script = Path(__file__).parent / f"bench_{name}.py"
         print(f"\n=== {script.name} {' '.join(sys.argv[1:])}", flush=True)
         began = time.monotonic()
-        code = subprocess.run([sys.executable, script, *sys.argv[1:]], check=False).returncode
+        left = None if end is None else max(end - began, 1)
+        try:
+            code = subprocess.run([sys.executable, script, *sys.argv[1:]], check=False, timeout=left).returncode
+        except subprocess.TimeoutExpired:
+            print("stopped: the time on the GPU is over; what was measured is in its JSON lines")
+            code = 1
         print(f"--- {time.monotonic() - began:.0f} s", flush=True)
         failed += [script.name] if code else []
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
