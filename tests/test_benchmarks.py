@@ -93,7 +93,7 @@ def test_what_computes_something_else_is_not_timed(bench: ModuleType) -> None:
         bench.agree("nan", [x * torch.nan for x in ones], ones, 1e-6)
 
 
-@pytest.mark.parametrize("script", ["bench_data", "bench_optim", "bench_roofline"])
+@pytest.mark.parametrize("script", ["bench_optim", "bench_roofline"])
 def test_the_cheapest_run(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
