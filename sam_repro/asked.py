@@ -33,8 +33,8 @@ class Asked:
     result: Config
 
     @property
-    def protocol(self) -> str:
-        """What tells the rows of one protocol from those of another: 8 hex digits of the settings."""
+    def settings_id(self) -> str:
+        """8 hex digits of the settings: tells the rows of one protocol, and its pieces, from those of another."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
 
     @property

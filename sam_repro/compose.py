@@ -156,7 +156,8 @@ def composed_cell(table: spec.Table, cell: spec.Cell, own: Sequence[str] = (), e
         config = composed(cell_overrides(table, cell, own), extra_dir)
     except (HydraException, OmegaConfBaseException) as error:
         if missing := NOT_THERE.search(str(error)):
-            raise UserError(f"{where}: {_no_such_key(missing[1], composed_cell(table, cell, (), extra_dir))}") from None
+            line = cell_overrides(table, cell, own)
+            raise UserError(f"{where}: {_no_such_key(missing[1], line, extra_dir)}") from None
         raise UserError(f"{where}: {_one_line(error)}") from None
     origin = config["origin"] | {"table": table.name, "cell": cell.name}
     if "rho" in table.overrides(cell) and not any(override.startswith("rho=") for override in own):
@@ -476,18 +477,19 @@ def _explained(arguments: Namespace) -> Iterator[None]:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
         if missing := NOT_THERE.search(str(error)):
-            groups = {*_groups(arguments.config_dir)} - {"table"}
-            chosen = [line for line in arguments.overrides if line.split("=")[0] in groups and "," not in line]
-            raise UserError(_no_such_key(key or missing[1], composed(chosen, arguments.config_dir))) from None
+            raise UserError(_no_such_key(key or missing[1], arguments.overrides, arguments.config_dir)) from None
         told = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
         told = told.partition(" Config search path:")[0]
         remedy = "; ${…} may name the keys that --cfg job shows" if "nterpolation" in told else ""
         raise UserError(f"{key}: {told}{remedy}" if key else f"{told}{remedy}") from None
 
 
-def _no_such_key(key: str, config: Config) -> str:
-    """What to say of a key that the configuration has not."""
+def _no_such_key(key: str, line: Sequence[str], extra_dir: str | None) -> str:
+    """What to say of a key that is not there with the options that the line chooses."""
     node, dot, word = key.rpartition(".")
+    groups = {*_groups(extra_dir)} - {"table"}
+    chosen = [override for override in line if override.partition("=")[0] in groups and "," not in override]
+    config = composed(chosen, extra_dir)
     leaves = [leaf.removeprefix(node + dot) for leaf in schema.flat(config) if leaf.startswith(node + dot)]
     known = [leaf for leaf in leaves if not leaf.endswith(("_target_", "_partial_"))]
     return f"{key}: no such key{_nearest(word, known, node + dot)}"

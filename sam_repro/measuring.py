@@ -1,6 +1,5 @@
 """The sharpness of a run: during it, at its end, or of a finished one, beside its result."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -58,7 +57,7 @@ class Gauge:
         except (Unmeasurable, torch.OutOfMemoryError) as error:
             print(f"sharpness  {self.asked.name}: {error}")
             return {}
-        told = values | {"protocol": self.asked.protocol}
+        told = values | {"protocol": self.asked.settings_id}
         return {f"sharpness/{self.asked.name}/{key}": value for key, value in told.items()}
 
     def at_the_end(self, weights: dict[str, dict[str, Tensor] | None]) -> dict[str, Any]:
@@ -88,9 +87,8 @@ class Gauge:
 
         What is done in pieces is kept beside the result until it is complete.
         """
-        partial = (
-            self._folder / f".{self.asked.name.replace('/', '.')}-{which}-{_digest(self.asked.settings)}.partial.json"
-        )
+        name = self.asked.name.replace("/", ".")
+        partial = self._folder / f".{name}-{which}-{self.asked.settings_id}.partial.json"
         identity = {"settings": self.asked.settings, "weights_sha256": self._sha256()}
         measurement = self._measured(
             which, _notes(partial, identity, _Progress(self.asked.name, self.config["progress"] == "silent"))
@@ -252,7 +250,3 @@ def _draw(measurement: Measurement, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     with record.replacing(path) as file:
         figure.savefig(file, format="png", dpi=150)
-
-
-def _digest(settings: Config) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

@@ -171,7 +171,7 @@ def _train(config: Config, overrides: list[str], folder: Path, trainer: Trainer,
     before = _before(folder, done)
     with intact(folder / "metrics.jsonl") as path:
         metrics = record.Metrics(path, resume_at=done)
-    _begin(config, overrides, folder, before, done)
+    _begin(config, overrides, folder, before, done, gauge.asked)
     _tell_of_two_protocols(folder / "metrics.jsonl", gauge.asked, done)
     _announce(config, folder, trainer, done)
     watch = _Watch(
@@ -220,12 +220,14 @@ def _tell_of_two_protocols(rows: Path, asked: Asked, done: int) -> None:
     if not done or asked.every is None:
         return
     key = f"sharpness/{asked.name}/protocol"
-    others = {row[key] for row in record.read_metrics(rows) if row["step"] < done and key in row} - {asked.protocol}
+    others = {row[key] for row in record.read_metrics(rows) if row["step"] < done and key in row} - {asked.settings_id}
     if others:
-        print(f"protocol   {key} of the rows so far: {', '.join(sorted(others))}; from here on {asked.protocol}")
+        print(f"protocol   {key} of the rows so far: {', '.join(sorted(others))}; from here on {asked.settings_id}")
 
 
-def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str, Any], done: int) -> None:
+def _begin(
+    config: Config, overrides: list[str], folder: Path, before: dict[str, Any], done: int, wanted: Asked
+) -> None:
     """Write what starts here into `run.json`, and clear what an earlier start left.
 
     The order of a sum depends on the number of threads: a run goes on with the number that it began with.
@@ -242,7 +244,6 @@ def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str,
         "environment": provenance.environment(torch.device(config["device"])),
         "git": provenance.git(),
     }
-    wanted = asked(config, folder)
     run = {
         "schema": SCHEMA,
         "config": config,
@@ -251,7 +252,7 @@ def _begin(config: Config, overrides: list[str], folder: Path, before: dict[str,
         "wandb_id": before["wandb_id"],
         "threads": before["threads"],
         "sources": sources,
-        "protocols": before["protocols"] | ({} if wanted.every is None else {wanted.protocol: wanted.settings}),
+        "protocols": before["protocols"] | ({} if wanted.every is None else {wanted.settings_id: wanted.settings}),
         "starts": [*before["starts"], start],
     }
     record.write_json(folder / "run.json", run)

@@ -1,6 +1,6 @@
 """A vector is a list of tensors, one per parameter; its norm and products run over all of them as one.
 
-Every reduction is accumulated in float64: in float32 a sum over two million elements is off by 1e-4 on a CPU.
+Every reduction is accumulated in float64: in float32 the norm of two million numbers is off by 3e-5 on a CPU.
 """
 
 from collections.abc import Iterator, Sequence

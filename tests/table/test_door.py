@@ -330,6 +330,18 @@ def test_a_cell_that_is_none_is_refused_before_anything_is_written(tmp_path, lin
     assert not list(tmp_path.iterdir())
 
 
+def test_a_key_that_a_table_has_wrong_is_named(tmp_path):
+    (tmp_path / "mine/table").mkdir(parents=True)
+    cell = "{name: a, set: {optimizer: looksam, optimizer.alphas: 1}}"
+    (tmp_path / "mine/table/mine.yaml").write_text(
+        f"title: t\nseeds: [0]\nmetrics: [test/error_pct]\ncells: [{cell}]\n"
+    )
+    said = "cell = 0 (a) of mine: optimizer.alphas: no such key; did you mean optimizer.alpha?"
+    for main, words in ((train.main, ["table=mine", "cell=0"]), (door.main, ["mine"])):
+        ended = command(main, tmp_path, "--config-dir", "mine", *words)
+        assert (ended.code, said in ended.err) == (2, True), ended
+
+
 @pytest.mark.parametrize("line", [["cell=0"], ["-m", "cell=0,1"]])
 def test_a_key_that_only_the_rule_of_the_cell_has(tmp_path, line):
     (tmp_path / "mine/table").mkdir(parents=True)
