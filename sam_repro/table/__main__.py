@@ -232,7 +232,8 @@ def _keep(report: Report, options: argparse.Namespace) -> None:
         if to.resolve() == run.folder.resolve():
             continue
         to.mkdir(parents=True, exist_ok=True)
-        for file in [run.folder / "result.json", run.folder / "metrics.jsonl", *runs.measurement_files(run.folder)]:
+        records = [run.folder / name for name in ("result.json", "run.json", "metrics.jsonl")]
+        for file in [*records, *runs.measurement_files(run.folder)]:
             if file.exists():
                 (to / file.relative_to(run.folder)).parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, to / file.relative_to(run.folder))
