@@ -27,7 +27,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load
 
 from sam_repro import limits, schema
-from sam_repro.home import Busy, cell_hash, home
+from sam_repro.config.identity import cell_hash, home
+from sam_repro.home import Busy
 from sam_repro.table import spec
 
 __all__ = ["Failure", "Stopped", "UserError", "cell_hash", "composed", "guarded", "home", "intact", "launch"]

@@ -9,6 +9,7 @@ from typing import Any
 from sam_repro import limits, schema
 from sam_repro.asked import Asked, asked, measured, summary, weights_file
 from sam_repro.compose import UserError, guarded, intact, partly
+from sam_repro.config.schema1 import modern
 
 HERE = ("data_dir", "download", "device", "threads", "wandb", "progress")
 """Keys that may be other ones here than in the run; the run's own number of threads and device stay unless given."""
@@ -67,20 +68,19 @@ def _request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[Asked,
         raise UserError(f"run = {limits.shown(str(run))}: no finished run; result.json is missing{_meant(run)}")
     with intact(run / "result.json") as path:
         result = json.loads(path.read_text())
-        of_run, rho = result["config"], result["config"]["rho"]
+        of_run = modern(result["config"])
         what = asked(config, run, result)
         done, weights = measured(what), weights_file(what)
     if what.is_nothing:
         raise UserError("sharpness = none: measures nothing; choose a measure, such as sharpness=lambda_max")
-    if findings := schema.sharpness_findings(config, rho):
+    if findings := schema.sharpness_findings(config, of_run["rho"]):
         raise UserError("\n".join(findings))
     if what.every is not None:
         raise UserError(f"sharpness.every = {what.every}: is for training; a finished run has one set of weights")
     if not done and not weights.is_file():
         raise UserError(f"{weights}: missing; resume=false sets this home aside and runs again")
     here = {key: config[key] for key in HERE if any(word.startswith(f"{key}=") for word in line)}
-    then = {key: value for key, value in schema.NEUTRAL.items() if "." not in key}  # of runs before a key existed
-    return what, then | of_run | {key: config[key] for key in ("wandb", "progress")} | here
+    return what, of_run | {key: config[key] for key in ("wandb", "progress")} | here
 
 
 def _meant(run: Path) -> str:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from sam_repro import build, checkpoint, evaluation, limits, provenance, record
 from sam_repro.asked import Asked, asked, measured, summary
 from sam_repro.compose import Failure, Stopped, UserError, intact
-from sam_repro.home import cell_hash, home, locked, set_aside
+from sam_repro.config.identity import cell_hash, home
+from sam_repro.config.schema1 import modern
+from sam_repro.home import locked, set_aside
 from sam_repro.measuring import Gauge, measure_finished, mirrored
 from sam_repro.mirror import Mirror, open_mirror
 from sam_repro.progress import Progress
@@ -143,14 +145,14 @@ def load(folder: str | Path) -> Loaded:
         raise UserError(f"{folder}: no finished run; result.json is missing")
     with intact(folder / "result.json") as path:
         result = json.loads(path.read_text())
-        config, shape = result["config"] | {"device": "cpu"}, build.Shape(**result["shape"])
-    model = build.make_model(config, shape)
+        config, shape = modern(result["config"]), build.Shape(**result["shape"])
+    model = build.make_model(config | {"device": "cpu"}, shape)
     with intact(folder / "model.safetensors") as path:
         weights = checkpoint.read_weights(path)
         if provenance.weights_sha256(weights) != result["weights_sha256"]:
             raise ValueError("its weights are not those of result.json")
         model.load_state_dict(weights)
-    return Loaded(model.eval(), result["config"], result)
+    return Loaded(model.eval(), config, result)
 
 
 def _complete(config: Config, folder: Path, result: Result) -> None:
@@ -278,6 +280,8 @@ def _announce(config: Config, folder: Path, trainer: Trainer, done: int) -> None
     print(f"data       {choices['dataset']}: {len(data.train)} training{held} + {len(data.test)} test images{noise}")
     print(f"network    {choices['architecture']}, {weights:,} weights; augmentation {choices['augmentation']}")
     print(f"rule       {choices['optimizer']} on {choices['base_optimizer']}{_rho(config)}{_settings(config)}")
+    if "optimizer" in config["assumed"]:  # names of rules that a study and its code do not agree on
+        print(f"reading    {config['assumed']['optimizer']}")
     print(
         f"loop       {plan.epochs} epochs in batches of {plan.batch_size}, lr {plan.lr:g} ({choices['schedule']}), "
         f"seed {plan.seed}: {steps} steps, {_passes(trainer, steps)}"

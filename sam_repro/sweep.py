@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_repro.build import with_numerics
-from sam_repro.home import home
+from sam_repro.config.identity import home
 from sam_repro.schema import flat
 from sam_repro.table import statistic
 from sam_repro.table.render import shown

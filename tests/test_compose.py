@@ -11,7 +11,8 @@ from omegaconf.errors import ConfigKeyError
 
 from sam_repro import compose
 from sam_repro.compose import Failure, Stopped, UserError, checked, composed, guarded, intact, without_foreign_rho
-from sam_repro.home import Busy, cell_hash
+from sam_repro.config.identity import cell_hash
+from sam_repro.home import Busy
 from sam_repro.schema import flat
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ import torch
 
 from sam_repro.build import with_numerics
 from sam_repro.compose import composed
-from sam_repro.home import home as home_of
+from sam_repro.config.identity import home as home_of
 from sam_repro.sweep import table
 
 ROOT = Path(__file__).parents[1]

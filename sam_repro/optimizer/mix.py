@@ -27,7 +27,6 @@ def element_mix(direction: Vector, magnitude: Vector) -> Vector:
 
 
 SCOPES = {"global": global_mix, "tensor": tensor_mix, "element": element_mix}
-NAMES = ("text", "code")
 
 
 class Mix(TwoPass):
@@ -40,20 +39,15 @@ class Mix(TwoPass):
         rho: radius ρ of the ball, ≥ 0; 0 is the base alone.
         scope: what has a direction and a magnitude: "global" (default) all parameters as one vector, "tensor" each
             tensor, "element" each number, which has a sign and an absolute value.
-        names: "text" (default), or "code", under which SAM-direction and SAM-magnitude change places.
     """
 
     allows_decay_in_loss = False
 
-    def __init__(self, base: Optimizer, rho: float, scope: str = "global", names: str = "text") -> None:
+    def __init__(self, base: Optimizer, rho: float, scope: str = "global") -> None:
         limits.choice("scope", scope, tuple(SCOPES))
-        limits.choice("names", names, NAMES)
         super().__init__(base, rho)
         self.scope = scope
-        self.names = names
 
     def mixed(self, direction: Vector, magnitude: Vector) -> Vector:
-        """The direction of one with the magnitude of the other, in the rule's scope and under its names."""
-        if self.names == "code":
-            direction, magnitude = magnitude, direction
+        """The direction of one with the magnitude of the other, in the rule's scope."""
         return SCOPES[self.scope](direction, magnitude)

@@ -12,14 +12,12 @@ class SAMDirection(Mix):
     direction and the norm of vectors; its code ran "element".
 
     The study's code has the two names the wrong way round: its class `samdirection` computes sign(g)·|g_s|, which its
-    text calls SAM-magnitude. `names="text"` is what is said above; `names="code"` is what that class computes, and
-    equals `SAMMagnitude` with `names="text"`.
+    text calls SAM-magnitude: here that is `SAMMagnitude`.
 
     Args:
         base: the optimizer below. Weight decay belongs here: with decay in the objective the rule raises ValueError.
         rho: radius ρ of the ball, ≥ 0; 0 is the base alone.
         scope: "global" (default), "tensor" or "element".
-        names: "text" (default) or "code".
 
     Passes: 2. Memory: two vectors beside the base's, and two more while they are mixed.
     """

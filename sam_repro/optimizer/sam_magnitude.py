@@ -12,14 +12,12 @@ class SAMMagnitude(Mix):
     direction and the norm of vectors; its code ran "element".
 
     The study's code has the two names the wrong way round: its class `sammagnitude` computes sign(g_s)·|g|, which its
-    text calls SAM-direction. `names="text"` is what is said above; `names="code"` is what that class computes, and
-    equals `SAMDirection` with `names="text"`.
+    text calls SAM-direction: here that is `SAMDirection`.
 
     Args:
         base: the optimizer below. Weight decay belongs here: with decay in the objective the rule raises ValueError.
         rho: radius ρ of the ball, ≥ 0; 0 is the base alone.
         scope: "global" (default), "tensor" or "element".
-        names: "text" (default) or "code".
 
     Passes: 2. Memory: two vectors beside the base's, and two more while they are mixed.
     """

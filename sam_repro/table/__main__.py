@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from sam_repro import compose
 from sam_repro.compose import UserError
-from sam_repro.home import identity
+from sam_repro.config.identity import identity
 from sam_repro.limits import shown
 from sam_repro.record import replacing, write_json
 from sam_repro.table import plot, render, runs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sam_repro.home import cell_hash
+from sam_repro.config.identity import cell_hash
 from sam_repro.schema import flat
 from sam_repro.table import formula, statistic
 from sam_repro.table.runs import Found, Run, label

@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sam_repro.home import cell_hash, identity, is_locked, numerics
+from sam_repro.config.identity import cell_hash, identity, numerics
+from sam_repro.config.schema1 import modern
+from sam_repro.home import is_locked
 from sam_repro.record import read_metrics
 from sam_repro.schema import SCHEMA, flat
 
@@ -43,10 +45,10 @@ class Run:
     result: dict[str, Any]
     copies: tuple[Path, ...] = ()
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
-        """Its resolved configuration."""
-        return self.result["config"]
+        """Its resolved configuration, in today's keys."""
+        return modern(self.result["config"])
 
     @property
     def seed(self) -> int:
@@ -232,9 +234,9 @@ def measurement_files(folder: Path) -> list[Path]:
 def label(numerics: Sequence[tuple[str, Any]]) -> str:
     """Numerics in words: precision and device, and what is not at its default."""
     given = dict(numerics)
-    words = [str(given.get("precision", "")), str(given.get("device", ""))]
+    words = [" on ".join(str(given[key]) for key in ("precision", "device") if given.get(key))]
     words += [f"threads: {threads}"] if (threads := given.get("threads")) is not None else []
-    words += [word for word in ("compile", "graph") if given.get(word)]
+    words += ["compile"] if given.get("compile") else []
     words += ["contiguous"] if given.get("channels_last") is False else []
     words += ["deterministic"] if given.get("deterministic") else []
     words += ["not fused"] if given.get("base_optimizer.fused") is False else []
@@ -243,8 +245,8 @@ def label(numerics: Sequence[tuple[str, Any]]) -> str:
 
 def _finished(folder: Path) -> Run:
     result = json.loads((folder / "result.json").read_text())
-    if result["schema"] != SCHEMA:
-        raise ValueError(f"result.json is of schema {result['schema']}, this version reads {SCHEMA}")
+    if not 1 <= result["schema"] <= SCHEMA:
+        raise ValueError(f"result.json is of schema {result['schema']}, this version reads 1 to {SCHEMA}")
     run = Run(folder, result)
     for needed in ("numerics", "cell_hash", "sources", "seed", "measurements"):
         getattr(run, needed)
@@ -254,7 +256,7 @@ def _finished(folder: Path) -> Run:
 
 
 def _unfinished(folder: Path) -> Unfinished:
-    config = json.loads((folder / "run.json").read_text())["config"]
+    config = modern(json.loads((folder / "run.json").read_text())["config"])
     state = "broken off"
     if is_locked(folder):
         state = "running"

@@ -1,4 +1,4 @@
-"""SAM-direction and SAM-magnitude against the formulas by hand, in every scope and under both names."""
+"""SAM-direction and SAM-magnitude against the formulas by hand, in every scope."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ def pair(dtype: torch.dtype = torch.float64) -> tuple[Vector, Vector]:
 # Names and formulas
 
 
-def test_text_names_mean_what_they_say() -> None:
+def test_the_names_mean_what_the_text_says() -> None:
     """g = (3, 4 | 0, −12) has norm 13 and 5 | 12 by tensor; g_s = (0, 8 | 6, 0) has norm 10 and 8 | 6."""
     g, g_s = ([torch.tensor(a), torch.tensor(b)] for a, b in (([3.0, 4.0], [0.0, -12.0]), ([0.0, 8.0], [6.0, 0.0])))
     expected = {
@@ -84,23 +84,14 @@ def test_text_names_mean_what_they_say() -> None:
         torch.testing.assert_close(rule.combine(g, g_s), [torch.tensor(x) for x in vector], rtol=1e-15, atol=0)
 
 
-def test_code_names_mean_the_classes_of_the_study() -> None:
-    """Its class `samdirection` is sign(g)·|g_s| and `sammagnitude` sign(g_s)·|g|: the other way round than its text."""
+def test_the_classes_of_the_study_have_the_two_names_the_other_way_round() -> None:
+    """Its class `samdirection` is sign(g)·|g_s|, ours is SAMMagnitude; its `sammagnitude` sign(g_s)·|g|."""
     g, g_s = [torch.tensor([1.0, -2.0, 3.0, -4.0])], [torch.tensor([-5.0, 6.0, 7.0, -8.0])]
-    options = {"rho": RHO, "scope": "element", "names": "code"}
-    sam_direction = SAMDirection(base(network().parameters()), **options)
-    sam_magnitude = SAMMagnitude(base(network().parameters()), **options)
-    assert_bitwise(sam_direction.combine(g, g_s), [torch.tensor([5.0, -6.0, 7.0, -8.0])])
-    assert_bitwise(sam_magnitude.combine(g, g_s), [torch.tensor([-1.0, 2.0, 3.0, -4.0])])
-
-
-@every_scope
-def test_code_names_swap_the_rules(scope: str) -> None:
-    g, g_s = pair()
-    for one, other in itertools.permutations(RULES):
-        code = one(base(network().parameters()), rho=RHO, scope=scope, names="code")
-        text = other(base(network().parameters()), rho=RHO, scope=scope)
-        assert_bitwise(code.combine(g, g_s), text.combine(g, g_s))
+    options = {"rho": RHO, "scope": "element"}
+    samdirection = SAMMagnitude(base(network().parameters()), **options)
+    sammagnitude = SAMDirection(base(network().parameters()), **options)
+    assert_bitwise(samdirection.combine(g, g_s), [torch.tensor([5.0, -6.0, 7.0, -8.0])])
+    assert_bitwise(sammagnitude.combine(g, g_s), [torch.tensor([-1.0, 2.0, 3.0, -4.0])])
 
 
 @pytest.mark.parametrize("name", ["sam_direction", "sam_magnitude"])
@@ -109,7 +100,6 @@ def test_defaults_follow_the_text(name: str) -> None:
     rule = rule_class(base(network().parameters()), rho=RHO)
     config = composed([f"optimizer={name}"])["optimizer"]
     assert rule.scope == config["scope"] == "global"
-    assert rule.names == config["names"] == "text"
     assert config["_target_"] == f"sam_repro.optimizer.{rule_class.__name__}"
 
 
@@ -117,7 +107,7 @@ def test_defaults_follow_the_text(name: str) -> None:
 
 
 def sources(rule: Rule, g: Vector, g_s: Vector) -> tuple[Vector, Vector]:
-    """(direction, magnitude) of a rule under the names of the text."""
+    """(direction, magnitude) of a rule."""
     return (g_s, g) if isinstance(rule, SAMDirection) else (g, g_s)
 
 
@@ -182,10 +172,9 @@ def by_hand(
     return w
 
 
-@pytest.mark.parametrize("names", ["text", "code"])
 @every_scope
 @every_rule
-def test_training_equals_the_formula_by_hand(rule_class: Any, scope: str, names: str) -> None:
+def test_training_equals_the_formula_by_hand(rule_class: Any, scope: str) -> None:
     steps, model = batches(30), network()
 
     def gradient(w: Arrays, step: int) -> Arrays:
@@ -196,9 +185,9 @@ def test_training_equals_the_formula_by_hand(rule_class: Any, scope: str, names:
         )
         return [x.numpy() for x in torch.autograd.grad(F.cross_entropy(logits, targets), leaves)]
 
-    name = "direction of g_s" if (rule_class is SAMDirection) == (names == "text") else "magnitude of g_s"
+    name = "direction of g_s" if rule_class is SAMDirection else "magnitude of g_s"
     expected = by_hand(name, scope, gradient, [p.detach().numpy().copy() for p in model.parameters()], len(steps))
-    rule = rule_class(base(model.parameters()), rho=RHO, scope=scope, names=names)
+    rule = rule_class(base(model.parameters()), rho=RHO, scope=scope)
     objective = Objective(model, F.cross_entropy)
     for inputs, targets in steps:
         rule.step(objective(inputs, targets))
@@ -345,7 +334,6 @@ def test_decay_in_the_loss_is_refused_at_the_door(name: str) -> None:
     [
         ({"scope": "layer"}, "scope = layer: must be one of global, tensor, element"),
         ({"scope": None}, "scope = null: must be one of global, tensor, element"),
-        ({"names": "paper"}, "names = paper: must be one of text, code"),
         ({"rho": -1.0}, "rho = -1.0: must be a finite number >= 0"),
     ],
 )

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_repro import build, schema
 from sam_repro.compose import UserError, checked, composed
-from sam_repro.home import cell_hash
+from sam_repro.config.identity import cell_hash
 from sam_repro.optimizer import SAM, SGD, parameter_groups
 from sam_repro.oracle import Objective
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sam_repro.compose import composed
-from sam_repro.home import cell_hash, home
+from sam_repro.config.identity import cell_hash, home
 from sam_repro.schema import SCHEMA
 from sam_repro.table import runs
 from sam_repro.table.report import Report

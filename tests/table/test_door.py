@@ -223,7 +223,7 @@ def test_search_and_the_command_that_it_gives(tmp_path):
     (line,) = re.findall(r"python -m sam_repro\.train (.*)", said.out)
     assert command(train.main, tmp_path, *line.split(), *QUIET).code == 0
     again = table(tmp_path, "search", "tiny_search").out
-    assert re.search(r"retrained: test error % [\d.]+ \(1 seeds, fp32, cpu, threads: 1\)", again)
+    assert re.search(r"retrained: test error % [\d.]+ \(1 seeds, fp32 on cpu, threads: 1\)", again)
     (choice,) = json.loads(written(tmp_path, "tiny_search")["search.json"])["choices"]
     assert choice["chosen"] == chosen
     assert [point["mean"] for point in choice["curve"]] == errors
@@ -234,7 +234,11 @@ def test_keep_copies_what_counts_and_it_counts_there(copy):
     assert said.out.startswith("kept       4 runs")
     evidence = copy / "outputs/evidence/tiny"
     assert {file.name for file in evidence.iterdir()} == {"runs", "table.md", "table.csv", "plot.png"}
-    assert {file.name for file in next(evidence.glob("runs/*/seed=0")).iterdir()} == {"result.json", "metrics.jsonl"}
+    assert {file.name for file in next(evidence.glob("runs/*/seed=0")).iterdir()} == {
+        "result.json",
+        "run.json",
+        "metrics.jsonl",
+    }
     before = table(copy, "tiny")
     shutil.rmtree(copy / "outputs/runs")
     after = table(copy, "tiny")

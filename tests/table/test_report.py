@@ -41,7 +41,7 @@ def test_a_suspect_claim_is_marked_and_says_why(lab):
     lab.tabled("claims: [{row: r, cell: sam 0.1, value: 10.0, suspect: pasted from another row}]\n")
     lab.runs("sam 0.1", [9.9, 10.0, 10.1])
     text = render.markdown(lab.report())
-    assert "| match   | fp32, cpu, threads: 1 | suspect |" in text
+    assert "| match   | fp32 on cpu, threads: 1 | suspect |" in text
     assert "* suspect, r: pasted from another row." in text
 
 
@@ -58,7 +58,7 @@ def test_numerics_are_never_pooled(lab):
     lab.runs("sam 0.1", [9.9, 10.0, 10.1])
     lab.runs("sam 0.1", [12.0, 12.1, 12.2], numerics={"precision": "bf16"})
     rows = [(judged.line.numerics, judged.word, judged.line.estimates[0].n) for judged in lab.report().claims]
-    assert sorted(rows) == [("bf16, cpu, threads: 1", "differs", 3), ("fp32, cpu, threads: 1", "match", 3)]
+    assert sorted(rows) == [("bf16 on cpu, threads: 1", "differs", 3), ("fp32 on cpu, threads: 1", "match", 3)]
     assert len({line.numerics for line in lab.report().cells if line.row == "sam 0.1"}) == 2
 
 

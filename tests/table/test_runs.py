@@ -31,7 +31,7 @@ def rewritten(folder, change):
         (lambda folder: (folder / "result.json").write_bytes(b"\xff\xfe"), "damaged"),
         (lambda folder: rewritten(folder, lambda result: result.pop("metrics")), "no 'metrics'"),
         (lambda folder: rewritten(folder, lambda result: result["metrics"].update(test={})), "no 'last'"),
-        (lambda folder: rewritten(folder, lambda result: result.update(schema=2)), "schema 2, this version reads 1"),
+        (lambda folder: rewritten(folder, lambda result: result.update(schema=3)), "schema 3, this version reads 1 to 2"),
         (lambda folder: rewritten(folder, lambda result: result.update(config=None)), "damaged"),
         (lambda folder: rewritten(folder, lambda result: result.update(cost=None)), "damaged"),
     ],
@@ -224,7 +224,8 @@ def test_reading_one_run_says_what_is_wrong(lab, two, tmp_path):
 
 def test_words_for_numerics():
     plain = (("base_optimizer.fused", True), ("channels_last", True), ("deterministic", False), ("device", "cpu"))
-    assert runs.label((*plain, ("precision", "fp32"), ("threads", 2))) == "fp32, cpu, threads: 2"
-    assert runs.label((*plain, ("precision", "fp32"))) == "fp32, cpu"
+    assert runs.label((*plain, ("precision", "fp32"), ("threads", 2))) == "fp32 on cpu, threads: 2"
+    assert runs.label((*plain, ("precision", "fp32"))) == "fp32 on cpu"
     odd = (("base_optimizer.fused", False), ("channels_last", False), ("deterministic", True), ("device", "cuda"))
-    assert runs.label((*odd, ("precision", "bf16"))) == "bf16, cuda, contiguous, deterministic, not fused"
+    assert runs.label((*odd, ("precision", "bf16"))) == "bf16 on cuda, contiguous, deterministic, not fused"
+    assert runs.label((*plain, ("compile", True), ("precision", "bf16"))) == "bf16 on cpu, compile"

@@ -1,0 +1,1 @@
+"""What was asked: from a command line to a checked configuration."""

@@ -1,0 +1,88 @@
+"""What a run is: the identity of its cell, its numerics, its home. Functions of the configuration alone."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sam_repro.schema import APART, BOOKKEEPING, IDLE, NEUTRAL, NUMERICS, flat
+
+RUNS = Path("outputs/runs")
+
+
+def cell_hash(config: dict[str, Any]) -> str:
+    """Hash of a cell: of all that `identity` keeps of the resolved configuration."""
+    return _digest(identity(config))
+
+
+def home(config: dict[str, Any]) -> Path:
+    """The folder of a run, relative to the working directory: outputs/runs/name/choices-hash/seed=n.
+
+    Its hash is the cell's with the numerics beside it, whose "auto" must be resolved before.
+    """
+    words = [config["choices"][group] for group in ("dataset", "architecture", "augmentation", "optimizer")]
+    if config["rho"] is not None:
+        words.append(f"rho={config['rho']:g}")
+    words.append(_digest(identity(config) | {"numerics": numerics(config)})[:10])
+    return RUNS / config["name"] / "-".join(words) / f"seed={config['seed']}"
+
+
+def of(config: dict[str, Any]) -> dict[str, Any]:
+    """What a file of a run must say that it is of: cell, seed and numerics."""
+    return {"cell_hash": cell_hash(config), "seed": config["seed"], "numerics": numerics(config)}
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes a cell what it is: the keys that can change a number, with their values.
+
+    Left out are seed, bookkeeping and numerics; keys at their neutral value; keys without effect here (`IDLE`). A
+    `_target_` of this package is its last component, so that modules may move; one from elsewhere stands in full. A
+    file that a key names stands by its contents.
+    """
+    leaves = flat({node: value for node, value in config.items() if node not in APART})
+    files = config.get("files", {})
+    return {
+        key: _canonical(_name(value) if key.endswith("._target_") else files.get(key, value))
+        for key, value in leaves.items()
+        if key not in ("seed", *BOOKKEEPING, *NUMERICS)
+        and not key.endswith("._partial_")
+        and not _neutral(key, value)
+        and not _idle(key, leaves)
+    }
+
+
+def numerics(config: dict[str, Any]) -> dict[str, Any]:
+    """How a cell was computed: tables never pool two of these in one mean."""
+    leaves = flat(config)
+    return {key: leaves[key] for key in NUMERICS if key in leaves and not _neutral(key, leaves[key])}
+
+
+def _neutral(key: str, value: Any) -> bool:
+    return key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key])
+
+
+def _idle(key: str, leaves: dict[str, Any]) -> bool:
+    """Whether a key has no effect under this configuration; of a node built from elsewhere nobody knows."""
+    target = leaves.get(f"{key.partition('.')[0]}._target_")
+    return (target is None or _is_ours(target)) and any(
+        key.startswith(keys) and (switch is None or leaves.get(switch, off) == off) for keys, switch, off in IDLE
+    )
+
+
+def _name(target: Any) -> Any:
+    return target.rpartition(".")[2] if _is_ours(target) else target
+
+
+def _is_ours(target: Any) -> bool:
+    return isinstance(target, str) and target.startswith("sam_repro.")
+
+
+def _canonical(value: Any) -> Any:
+    """The same number is the same identity, whether it was written 1 or 1.0."""
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -1,0 +1,35 @@
+"""Stored configurations of schema 1, the records of before 2026-12, as today's code would resolve them."""
+
+from typing import Any
+
+from sam_repro.schema import NEUTRAL
+
+SWAPPED = {"SAMDirection": "SAMMagnitude", "SAMMagnitude": "SAMDirection"}
+CHOICES = {"SAMDirection": "sam_direction", "SAMMagnitude": "sam_magnitude"}
+
+
+def modern(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration in today's keys; one of today is returned as it is.
+
+    A key that did not exist yet gets its neutral value. The key `optimizer.names` has gone: under `names: code`
+    SAM-direction and SAM-magnitude had changed places.
+
+    Args:
+        config: the resolved configuration of a record, of any schema.
+    """
+    younger = {key: value for key, value in NEUTRAL.items() if "." not in key and key not in config}
+    return _without_names(config | younger)
+
+
+def _without_names(config: dict[str, Any]) -> dict[str, Any]:
+    rule = dict(config["optimizer"])
+    names = rule.pop("names", None)
+    if names is None:
+        return config
+    module, _, name = rule["_target_"].rpartition(".")
+    choices = config["choices"]
+    if names == "code":
+        name = SWAPPED[name]
+        rule["_target_"] = f"{module}.{name}"
+        choices = choices | {"optimizer": CHOICES[name]}
+    return config | {"optimizer": rule, "choices": choices}

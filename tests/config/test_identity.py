@@ -1,0 +1,172 @@
+"""What makes a cell, and what makes a home."""
+
+import json
+from pathlib import Path
+
+import pytest
+from old_configs import OLD, resolved_then, with_leaf
+
+from sam_repro.compose import composed
+from sam_repro.config.identity import cell_hash, home
+from sam_repro.config.schema1 import modern
+from sam_repro.schema import APART as NODES
+from sam_repro.schema import BOOKKEEPING, NEUTRAL, NUMERICS, flat
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = composed([])
+LIVELY = composed(["label_noise.rate=0.2", "dataset.validation.count=200", "augmentation=cutout", "optimizer=sam"])
+"""A configuration in which nothing is idle."""
+LEAVES = flat(LIVELY)
+APART = {"seed", *BOOKKEEPING, *NUMERICS}
+
+
+def identity(*overrides):
+    return cell_hash(composed(list(overrides)))
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_every_key_is_in_the_identity_but_those_that_change_no_number(key):
+    other = cell_hash(with_leaf(LIVELY, key, "another value"))
+    stays = key in APART or key.partition(".")[0] in NODES or key.endswith("._partial_")
+    assert (other == cell_hash(LIVELY)) == (stays or key.startswith("dataset.augmentation."))
+
+
+IDLE = [
+    ("label_noise.seed=1", ""),
+    ("label_noise.kind=symmetric", ""),
+    ("dataset.validation.seed=7", ""),
+    ("dataset.validation.augmented=true", ""),
+    ("dataset.augmentation.cutout=2", ""),
+    ("augmentation.cutout.per=batch", ""),
+    ("augmentation.padding_mode=reflect", ""),
+    ("augmentation.cutout.per=batch", "augmentation=basic"),
+    ("augmentation.cutout.size=0", "augmentation=cutout augmentation.cutout.probability=0.5"),
+]
+
+
+@pytest.mark.parametrize(("override", "line"), IDLE)
+def test_a_key_without_effect_makes_no_other_cell(override, line):
+    plain = line.split() if "size=0" not in override else ["augmentation=basic"]
+    assert identity(*line.split(), override) == identity(*plain)
+
+
+@pytest.mark.parametrize(
+    ("switch", "override"),
+    [
+        ("label_noise.rate=0.2", "label_noise.seed=1"),
+        ("dataset.validation.count=200", "dataset.validation.seed=7"),
+        ("augmentation=cutout", "augmentation.cutout.per=batch"),
+        ("augmentation=basic", "augmentation.padding_mode=reflect"),
+    ],
+)
+def test_the_same_key_with_an_effect_makes_another_cell(switch, override):
+    assert len({identity(), identity(switch), identity(switch, override)}) == 3
+
+
+def test_nobody_knows_what_is_idle_in_a_node_from_elsewhere():
+    elsewhere = with_leaf(DEFAULT, "augmentation._target_", "mine.Augmentation")
+    assert cell_hash(elsewhere) != cell_hash(with_leaf(elsewhere, "augmentation.cutout.per", "batch"))
+
+
+def test_a_module_that_moves_makes_no_other_cell():
+    """Of a target of this package the last component counts, of any other all of it."""
+    targets = [key for key, value in flat(DEFAULT).items() if key.endswith("_target_") and "sam_repro" in value]
+    assert len(targets) >= 4
+    for key in targets:
+        name = flat(DEFAULT)[key].rpartition(".")[2]
+        assert cell_hash(with_leaf(DEFAULT, key, f"sam_repro.another.room.{name}")) == cell_hash(DEFAULT)
+        if not key.startswith("sharpness"):
+            assert cell_hash(with_leaf(DEFAULT, key, f"sam_repro.another.room.{name}2")) != cell_hash(DEFAULT)
+            assert cell_hash(with_leaf(DEFAULT, key, f"mine.{name}")) != cell_hash(DEFAULT)
+    base = with_leaf(DEFAULT, "base_optimizer._target_", "elsewhere.SGD")
+    assert cell_hash(base) != cell_hash(DEFAULT)
+
+
+@pytest.mark.parametrize("key", NEUTRAL)
+def test_a_neutral_value_is_as_if_the_key_were_not_there(key):
+    config = with_leaf(composed(["optimizer=sam"]), key, NEUTRAL[key])
+    node, _, leaf = key.rpartition(".")
+    older = with_leaf(config, node, {k: v for k, v in config[node].items() if k != leaf}) if node else dict(config)
+    older.pop(key, None)
+    assert cell_hash(older) == cell_hash(config)
+    assert home(older) == home(config)
+    other = with_leaf(config, key, "another value")
+    assert (cell_hash(other) == cell_hash(config)) == (key in (*NUMERICS, *BOOKKEEPING))
+    assert (home(other) == home(config)) == (key in BOOKKEEPING)
+
+
+def test_the_same_number_is_the_same_cell_however_it_is_written():
+    assert identity("rho=0.05") == identity("rho=5e-2") == identity("rho=.05") == identity()
+    assert identity("schedule.warmup_epochs=0") == identity("schedule.warmup_epochs=0.0")
+    assert identity("m=null", "clip_norm=null", "label_smoothing=0") == identity()
+    assert identity("dataset.mean=[1]") == identity("dataset.mean=[1.0]") != identity("dataset.mean=[1.5]")
+    assert cell_hash(with_leaf(DEFAULT, "lr", 1)) == cell_hash(with_leaf(DEFAULT, "lr", 1.0))
+
+
+def test_the_order_of_what_is_written_does_not_matter():
+    assert identity("lr=0.2", "optimizer=asam", "rho=1", "m=32") == identity(
+        "m=32", "rho=1", "optimizer=asam", "lr=0.2"
+    )
+    turned = {key: DEFAULT[key] for key in reversed(DEFAULT)}
+    assert cell_hash(turned) == cell_hash(DEFAULT)
+
+
+def test_what_runs_is_the_identity_not_how_it_was_chosen():
+    chosen = identity("augmentation=basic")
+    written = identity("augmentation.pad=1")
+    assert chosen == written
+
+
+STAYS = ["wandb=disabled", "progress=silent", "download=false", "resume=false", "record_every=3", "data_dir=/data"]
+STAYS += ["sharpness=hessian", "sharpness=none", "sharpness.every=3", "sharpness.checkpoint=best"]
+STAYS += ["graph=true", "rho=0.050", "label_smoothing=0", "m=null"]
+MOVES = ["name=other", "seed=1", "threads=2", "device=cuda", "precision=bf16", "deterministic=true"]
+MOVES += ["compile=true", "base_optimizer.fused=false", "channels_last=false", "lr=0.2", "rho=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("override", "moves"),
+    [*((override, False) for override in STAYS), *((override, True) for override in MOVES)],
+)
+def test_a_home_moves_with_name_seed_numerics_and_cell(override, moves):
+    assert (home(composed([override])) != home(DEFAULT)) == moves
+
+
+def test_a_home_can_be_read():
+    folder = home(composed(["optimizer=asam", "seed=7", "name=study"]))
+    assert folder.parts[:3] == ("outputs", "runs", "study")
+    assert folder.name == "seed=7"
+    assert folder.parent.name.startswith("digits-digits_cnn-none-asam-rho=0.5-")
+    assert home(composed(["optimizer=sgd"])).parent.name.startswith("digits-digits_cnn-none-sgd-")
+    seeds = {home(composed([f"seed={seed}"])).parent for seed in (0, 1)}
+    assert len(seeds) == 1
+
+
+def test_a_number_that_is_not_finite_has_no_identity():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        cell_hash(with_leaf(DEFAULT, "lr", float("nan")))
+
+
+def test_a_result_of_schema_1_stays_recognised():
+    """The file is the result of the command line in its `overrides`, and is never made again."""
+    kept = json.loads((ROOT / "tests" / "data" / "result_schema1.json").read_text())
+    assert kept["schema"] == 1
+    assert cell_hash(modern(kept["config"])) == identity(*kept["overrides"])
+
+
+def test_what_is_of_today_is_modern():
+    assert modern(DEFAULT) == DEFAULT
+    assert modern(modern(OLD["bare"])) == modern(OLD["bare"])
+
+
+CALLED = {  # what a line of then is called today: names=code has gone
+    f"experiment=luong2024/{recipe} optimizer=sam_{old}": f"experiment=luong2024/{recipe} optimizer=sam_{new}"
+    for recipe in ("cifar100", "cifar100_clean")
+    for old, new in (("direction", "magnitude"), ("magnitude", "direction"))
+}
+
+
+@pytest.mark.parametrize("line", OLD["options"])
+def test_an_option_of_schema_1_is_the_cell_that_its_line_is_now(line):
+    then = resolved_then(OLD["options"][line])
+    assert cell_hash(modern(then)) == identity(*CALLED.get(line, line).split())
