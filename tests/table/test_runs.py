@@ -31,7 +31,7 @@ def rewritten(folder, change):
         (lambda folder: (folder / "result.json").write_bytes(b"\xff\xfe"), "damaged"),
         (lambda folder: rewritten(folder, lambda result: result.pop("metrics")), "no 'metrics'"),
         (lambda folder: rewritten(folder, lambda result: result["metrics"].update(test={})), "no 'last'"),
-        (lambda folder: rewritten(folder, lambda result: result.update(schema=3)), "schema 3, this version reads 1 to 2"),
+        (lambda folder: rewritten(folder, lambda result: result.update(schema=3)), "schema 3, this version reads"),
         (lambda folder: rewritten(folder, lambda result: result.update(config=None)), "damaged"),
         (lambda folder: rewritten(folder, lambda result: result.update(cost=None)), "damaged"),
     ],
