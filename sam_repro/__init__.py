@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sam_repro.run import Loaded
+    from sam_repro.run.result import Loaded
 
 
 def load(run: str | Path) -> "Loaded":
@@ -20,6 +20,6 @@ def load(run: str | Path) -> "Loaded":
     Raises:
         UserError: if the run is not finished or its files are damaged.
     """
-    from sam_repro.run import load  # imports torch, which `import sam_repro` shall not
+    from sam_repro.run.result import load
 
     return load(run)

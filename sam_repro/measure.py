@@ -6,10 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sam_repro import limits, schema
-from sam_repro.asked import Asked, asked, measured, summary, weights_file
-from sam_repro.compose import UserError, guarded, intact, partly
+from sam_repro import limits
+from sam_repro.config.checks import sharpness_findings
+from sam_repro.config.launch import guarded
+from sam_repro.config.lines import compose_part
 from sam_repro.config.schema1 import modern
+from sam_repro.errors import UserError, readable
+from sam_repro.run.request import Request, describe, find_measurement, make_request, weights_file
 
 HERE = ("data_dir", "download", "device", "threads", "wandb", "progress")
 """Keys that may be other ones here than in the run; the run's own number of threads and device stay unless given."""
@@ -45,7 +48,7 @@ def _main() -> int:
     return worst
 
 
-def _requests(argv: list[str]) -> list[tuple[Asked, dict[str, Any]]]:
+def _requests(argv: list[str]) -> list[tuple[Request, dict[str, Any]]]:
     """What is to be measured of which run, with the configuration to do it; all of it checked before the first."""
     given = [word for word in argv if word.startswith("run=")]
     if len(given) != 1:
@@ -54,8 +57,8 @@ def _requests(argv: list[str]) -> list[tuple[Asked, dict[str, Any]]]:
     if len(runs) > 1 and not {"-m", "--multirun"} & set(argv):
         raise UserError(f"{given[0]}: several runs are a sweep; add -m")
     rest = [_in_group(word) for word in argv if word not in given]
-    cells = partly(rest, ("sharpness", *HERE))
-    return [_request(Path(run), config, line) for run in runs for config, line in cells]
+    cells = compose_part(rest, ("sharpness", *HERE))
+    return [_read_request(Path(run), config, line) for run in runs for config, line in cells]
 
 
 def _in_group(word: str) -> str:
@@ -63,24 +66,24 @@ def _in_group(word: str) -> str:
     return f"sharpness.{word}" if word.startswith("checkpoint=") else word
 
 
-def _request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[Asked, dict[str, Any]]:
+def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[Request, dict[str, Any]]:
     if not (run / "result.json").is_file():
         raise UserError(f"run = {limits.shown(str(run))}: no finished run; result.json is missing{_meant(run)}")
-    with intact(run / "result.json") as path:
+    with readable(run / "result.json") as path:
         result = json.loads(path.read_text())
         of_run = modern(result["config"])
-        what = asked(config, run, result)
-        done, weights = measured(what), weights_file(what)
-    if what.is_nothing:
+        request = make_request(config, run, result)
+        done, weights = find_measurement(request), weights_file(request)
+    if request.is_nothing:
         raise UserError("sharpness = none: measures nothing; choose a measure, such as sharpness=lambda_max")
-    if findings := schema.sharpness_findings(config, of_run["rho"]):
+    if findings := sharpness_findings(config, of_run["rho"]):
         raise UserError("\n".join(findings))
-    if what.every is not None:
-        raise UserError(f"sharpness.every = {what.every}: is for training; a finished run has one set of weights")
+    if request.every is not None:
+        raise UserError(f"sharpness.every = {request.every}: is for training; a finished run has one set of weights")
     if not done and not weights.is_file():
         raise UserError(f"{weights}: missing; resume=false sets this home aside and runs again")
     here = {key: config[key] for key in HERE if any(word.startswith(f"{key}=") for word in line)}
-    return what, of_run | {key: config[key] for key in ("wandb", "progress")} | here
+    return request, of_run | {key: config[key] for key in ("wandb", "progress")} | here
 
 
 def _meant(run: Path) -> str:
@@ -89,15 +92,15 @@ def _meant(run: Path) -> str:
     return f"; there are: {', '.join(below)}" if below else "; the last lines of a run name its home"
 
 
-def _task(what: Asked, config: dict[str, Any]) -> int:
-    if file := measured(what):
+def _task(request: Request, config: dict[str, Any]) -> int:
+    if file := find_measurement(request):
         content = json.loads(file.read_text())
         print(f"done       {file}")
-        print(summary(what.name, content["sharpness"][what.name] if file.name == "result.json" else content))
+        print(describe(request.name, content["sharpness"][request.name] if file.name == "result.json" else content))
         return 0
-    from sam_repro.measuring import measure_finished  # torch: not before the command line has been checked
+    from sam_repro.run.sharpness import measure_finished  # torch: not before the command line has been checked
 
-    measure_finished(what, config)
+    measure_finished(request, config)
     return 0
 
 

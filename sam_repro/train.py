@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from sam_repro.compose import guarded, launch
+from sam_repro.config.launch import guarded, launch
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def _main() -> int:
     cells = launch(_task)
     if not cells:
         return 0
-    from sam_repro.sweep import table  # torch: not before the command line has been checked
+    from sam_repro.table.sweep import table
 
     text, complete = table(cells)
     print(text)
@@ -23,7 +23,7 @@ def _main() -> int:
 
 
 def _task(config: dict[str, Any], overrides: list[str]) -> int:
-    from sam_repro.run import run
+    from sam_repro.run.run import run
 
     run(config, overrides)
     return 0

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from bench import Bench
 from scipy.stats import t
 
-from sam_repro.compose import UserError, composed
-from sam_repro.run import run
+from sam_repro.config.lines import compose_line
+from sam_repro.errors import UserError
+from sam_repro.run.run import run
 
 FAST, PLAIN = ["precision=bf16", "channels_last=true"], ["precision=fp32", "channels_last=false"]
 FASHION = ["dataset=fashion_mnist", "architecture=resnet8", "epochs=2", "batch_size=128", "download=false"]
@@ -28,7 +29,7 @@ def accuracy(seed: int, settings: list[str]) -> float:
     """Test accuracy in percent after the last epoch of a run."""
     overrides = [f"seed={seed}", "wandb=disabled", "progress=silent", "threads=1", "sharpness=none", *settings]
     with contextlib.redirect_stdout(io.StringIO()):
-        result = run(composed(overrides), overrides)
+        result = run(compose_line(overrides), overrides)
     return result["metrics"]["test"]["last"]["accuracy_pct"]
 
 

@@ -43,16 +43,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from sam_repro import graphs
 from sam_repro.architecture import resnet8, resnet18, resnet20
 from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Data, DataError, Split
 from sam_repro.dataset.downloads import cifar100
-from sam_repro.diagnostics import Diagnostics
 from sam_repro.optimizer import Rule, TwoPass
 from sam_repro.oracle import Objective, Oracle, Term
 from sam_repro.schedule import Cosine
-from sam_repro.trainer import Plan, Trainer
+from sam_repro.training import graphs
+from sam_repro.training.diagnostics import Diagnostics
+from sam_repro.training.plan import Plan
+from sam_repro.training.trainer import Trainer
 from sam_repro.vectors import Vector
 
 BATCH = 128

@@ -21,12 +21,13 @@ from bench import Bench, Variant, agree, ratio
 from pytorch_optimizer import SAM as PeerSAM
 from torch import Tensor, nn
 
-from sam_repro import build, graphs
 from sam_repro.architecture import resnet8, resnet18, resnet20, resnet50, wrn28_10
-from sam_repro.compose import composed
+from sam_repro.config.lines import compose_line
 from sam_repro.optimizer import SAM, LookSAM, Rule
 from sam_repro.optimizer import SGD as OurSGD
 from sam_repro.oracle import Objective
+from sam_repro.run.numerics import with_numerics
+from sam_repro.training import graphs
 
 LR, MOMENTUM, DECAY, RHO = 0.01, 0.9, 5e-4, 0.05
 SGD = partial(torch.optim.SGD, lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
@@ -52,7 +53,7 @@ PLAIN, FULL, FAST = Preset(), Preset(channels_last=True), Preset(bf16=True, chan
 
 def default(device: torch.device) -> Preset:
     """What a run gets on this machine that asks for nothing."""
-    config = build.with_numerics(composed([f"device={device.type}"]))
+    config = with_numerics(compose_line([f"device={device.type}"]))
     return Preset(config["precision"] == "bf16", config["channels_last"])
 
 

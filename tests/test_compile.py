@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro import build
-from sam_repro.compose import UserError, composed
+from sam_repro.config.lines import compose_line
+from sam_repro.errors import UserError
 from sam_repro.optimizer import SAM
 from sam_repro.oracle import Objective
-from sam_repro.trainer import Trainer
+from sam_repro.run import build
+from sam_repro.run.numerics import with_numerics
+from sam_repro.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler for the CPU")
 
@@ -72,14 +74,14 @@ def test_both_passes_of_a_compiled_step_draw_the_same_noise() -> None:
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no such compiler")
     with pytest.raises(UserError, match=r"compile = true: needs a C\+\+ compiler"):
-        build.with_numerics(composed(["compile=true", "device=cpu"]))
+        with_numerics(compose_line(["compile=true", "device=cpu"]))
 
 
 def trained(folder: Path, **changes: Any) -> dict[str, Tensor]:
     """The weights of a compiled run on the digits."""
     folder.mkdir(exist_ok=True)
     settings = ["compile=true", "max_steps=4", "batch_size=32"]
-    config = build.with_numerics(composed(settings)) | changes
+    config = with_numerics(compose_line(settings)) | changes
     data = build.make_data(config)
     model = build.make_model(config, build.shape_of(data))
     trainer = Trainer(

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from sam_repro import train
 from sam_repro.architecture import resnet8
-from sam_repro.diagnostics import Diagnostics
 from sam_repro.optimizer import ASAM, SAM, SGD, LookSAM, Rule, SAMDirection, SAMMasked
 from sam_repro.oracle import Objective
 from sam_repro.sharpness import Curvature, undisturbed
 from sam_repro.sharpness.lanczos import top
+from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.vectors import dot, norm
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sam_repro.schema import APART, BOOKKEEPING, IDLE, NEUTRAL, NUMERICS, flat
+from sam_repro.config.schema import APART, BOOKKEEPING, IDLE, NEUTRAL, NUMERICS, flat
 
 RUNS = Path("outputs/runs")
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sam_repro.schema import NEUTRAL
+from sam_repro.config.schema import NEUTRAL
 
 SWAPPED = {"SAMDirection": "SAMMagnitude", "SAMMagnitude": "SAMDirection"}
 CHOICES = {"SAMDirection": "sam_direction", "SAMMagnitude": "sam_magnitude"}

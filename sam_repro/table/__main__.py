@@ -8,15 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sam_repro import compose
-from sam_repro.compose import UserError
 from sam_repro.config.identity import identity
+from sam_repro.config.launch import guarded
+from sam_repro.config.lines import compose_cell, compose_line, read_table
+from sam_repro.config.options import require_option, table_names
+from sam_repro.config.table_file import Cell, Search, Table, written
+from sam_repro.errors import UserError
+from sam_repro.files import replacing, write_json
 from sam_repro.limits import shown
-from sam_repro.record import replacing, write_json
 from sam_repro.table import plot, render, runs
 from sam_repro.table.cost import Price, prices
 from sam_repro.table.report import Choice, Report, difference
-from sam_repro.table.spec import Cell, Search, Table, written
 
 USAGE = """python -m sam_repro.table                    lists the tables
 python -m sam_repro.table NAME               its cells, what is missing and what that costs, and the table itself
@@ -34,7 +36,7 @@ VERBS = ("search", "keep", "why", "compare", "diff")
 
 def main() -> None:
     """Show what the command line says; the exit code is 0 done, 1 failed, 2 bad input."""
-    sys.exit(compose.guarded(lambda: _main(sys.argv[1:])))
+    sys.exit(guarded(lambda: _main(sys.argv[1:])))
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -47,7 +49,7 @@ def _main(argv: Sequence[str]) -> int:
         case ["keep", name]:
             _keep(_report(name, options), options)
         case ["why", run]:
-            _why(Path(run), compose.tables(options.config_dir), options)
+            _why(Path(run), table_names(options.config_dir), options)
         case ["why", run, name]:
             _why(Path(run), [name], options)
         case ["compare", one, other]:
@@ -87,7 +89,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _list(options: argparse.Namespace) -> None:
-    for table in _tables(compose.tables(options.config_dir), options):
+    for table in _tables(table_names(options.config_dir), options):
         print(f"{table.name:24} {table.title} ({len(table.cells)} cells, {len(table.claims)} claims)")
 
 
@@ -95,17 +97,15 @@ def _tables(names: Iterable[str], options: argparse.Namespace) -> Iterator[Table
     """The tables of these names; a file that is none is told of and passed over."""
     for name in names:
         try:
-            yield compose.read_table(name, options.config_dir)
+            yield read_table(name, options.config_dir)
         except UserError as error:
             print(f"sam_repro: {error}", file=sys.stderr)
 
 
 def _report(name: str, options: argparse.Namespace) -> Report:
-    table = compose.read_table(name, options.config_dir)
+    table = read_table(name, options.config_dir)
     configs = {
-        cell.name: compose.composed_cell(table, cell, extra_dir=options.config_dir)
-        for cell in table.cells
-        if not cell.waiting
+        cell.name: compose_cell(table, cell, extra_dir=options.config_dir) for cell in table.cells if not cell.waiting
     }
     report = Report(table, configs, runs.find(options.outputs))
     for problem in report.found.problems:
@@ -206,7 +206,7 @@ def _retrained(report: Report, line: list[str], options: argparse.Namespace) -> 
     """What the retraining gave, as far as it is done."""
     cell = Cell(0, "retrained", "retrained", {})
     table = dataclasses.replace(report.table, cells=(cell,), metrics=("test/error_pct",), claims=(), effects=())
-    retrained = Report(table, {cell.name: compose.composed(line, options.config_dir)}, report.found)
+    retrained = Report(table, {cell.name: compose_line(line, options.config_dir)}, report.found)
     lines = [
         f"{render.shown(done.estimates[0])} ({done.estimates[0].n} seeds, {done.numerics})"
         for done in retrained.cells
@@ -216,7 +216,7 @@ def _retrained(report: Report, line: list[str], options: argparse.Namespace) -> 
 
 
 def _with_search(options: argparse.Namespace) -> list[str]:
-    return [table.name for table in _tables(compose.tables(options.config_dir), options) if table.search]
+    return [table.name for table in _tables(table_names(options.config_dir), options) if table.search]
 
 
 def _keep(report: Report, options: argparse.Namespace) -> None:
@@ -248,7 +248,7 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
         print(problem)
     differences = {
         f"{table.name}, cell {cell.index} ({cell.name})": difference(
-            identity(run.config), identity(compose.composed_cell(table, cell, extra_dir=options.config_dir))
+            identity(run.config), identity(compose_cell(table, cell, extra_dir=options.config_dir))
         )
         for table in _tables(names, options)
         for cell in table.cells
@@ -286,9 +286,7 @@ def _numbers(one: runs.Run, other: runs.Run, parts: Sequence[str]) -> list[tuple
 
 def _diff(one: str, other: str, options: argparse.Namespace) -> None:
     """Print in which keys two recipes differ."""
-    configs = [
-        compose.composed([f"experiment={recipe}"], options.config_dir) for recipe in _recipes((one, other), options)
-    ]
+    configs = [compose_line([f"experiment={recipe}"], options.config_dir) for recipe in _recipes((one, other), options)]
     _print_difference(difference(*configs), one, other)
     for recipe, config in zip((one, other), configs, strict=True):
         for key, why in config["assumed"].items():
@@ -297,7 +295,7 @@ def _diff(one: str, other: str, options: argparse.Namespace) -> None:
 
 def _recipes(names: Sequence[str], options: argparse.Namespace) -> Sequence[str]:
     for name in names:
-        compose.known_option("experiment", name, options.config_dir)
+        require_option("experiment", name, options.config_dir)
     return names
 
 

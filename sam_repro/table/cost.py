@@ -4,10 +4,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sam_repro.schema import flat
+from sam_repro.config.schema import Resolved, flat
 from sam_repro.table.runs import Run
-
-Config = dict[str, Any]
 
 PRODUCT = 3.5
 """Passes that a Hessian or Gauss–Newton product takes as long as, about."""
@@ -40,17 +38,17 @@ class Price(NamedTuple):
         return f"{words}, {_duration(self.seconds)}"
 
 
-def prices(configs: Mapping[str, Config], runs: Sequence[Run]) -> dict[str, Price]:
+def prices(configs: Mapping[str, Resolved], runs: Sequence[Run]) -> dict[str, Price]:
     """The price of one run of each configuration, by name."""
     if not configs:
         return {}
-    from sam_repro import build  # imports torch: only where something is missing
+    from sam_repro.run import build, numerics
 
     speeds = _speeds(runs)
     found = {}
     for name, config in configs.items():
         passes, products = build.declared_cost(config)
-        resolved = build.with_numerics(config)
+        resolved = numerics.with_numerics(config)
         speed = speeds.get(_key(resolved))
         seconds = None if speed is None or passes is None else speed * (passes + PRODUCT * (products or 0))
         found[name] = Price(passes, products, seconds)
@@ -69,7 +67,7 @@ def _speeds(runs: Sequence[Run]) -> dict[tuple[Any, ...], float]:
     return speeds
 
 
-def _key(config: Config) -> tuple[Any, ...]:
+def _key(config: Resolved) -> tuple[Any, ...]:
     leaves = flat(config)
     return (*(leaves.get(key) for key in SPEED), str(leaves["device"]).partition(":")[0])
 

@@ -3,8 +3,8 @@
 import io
 from collections.abc import Sequence
 
+from sam_repro.config.table_file import Cell, Plot
 from sam_repro.table.report import Report
-from sam_repro.table.spec import Cell, Plot
 
 Point = tuple[float, float, float]  # x, y, half of the interval
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from sam_repro.config.table_file import Claim
 from sam_repro.table.report import DASH, Judged, Line, Report
-from sam_repro.table.spec import Claim
 from sam_repro.table.statistic import Estimate, tolerance
 
 COLUMNS = (

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sam_repro.config import formula
 from sam_repro.config.identity import cell_hash
-from sam_repro.schema import flat
-from sam_repro.table import formula, statistic
+from sam_repro.config.schema import Resolved, flat
+from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Search, Table
+from sam_repro.table import statistic
 from sam_repro.table.runs import Found, Run, label
-from sam_repro.table.spec import Cell, Claim, Effect, Pick, Search, Table
 from sam_repro.table.statistic import Estimate
 
-Config = dict[str, Any]
 Numerics = tuple[tuple[str, Any], ...]
 
 DASH = "—"
@@ -63,7 +63,7 @@ class Report:
     """
 
     table: Table
-    configs: Mapping[str, Config]
+    configs: Mapping[str, Resolved]
     found: Found
 
     @cached_property
@@ -295,7 +295,7 @@ class Report:
         return tuple(f"{metric}: of {n} of {len(runs)} runs" for metric, n in counts.items() if n < len(runs))
 
 
-def difference(ours: Config, other: Config) -> list[tuple[str, Any, Any]]:
+def difference(ours: Resolved, other: Resolved) -> list[tuple[str, Any, Any]]:
     """Keys in which two resolved configurations differ, with both values; a key that one has not is None there."""
     a, b = flat(ours), flat(other)
     keys = [key for key in sorted(a.keys() | b.keys()) if key.partition(".")[0] not in ("choices", "origin", "assumed")]
@@ -327,7 +327,7 @@ def _badness(ours: Estimate | None, metric: str) -> float:
     return -ours.mean if "accuracy" in metric else ours.mean
 
 
-def _budget(run: Run, config: Config) -> str:
+def _budget(run: Run, config: Resolved) -> str:
     done = run.result["cost"]["steps"]
     if run.config["epochs"] != config["epochs"]:
         return f"{run.config['epochs']} of {config['epochs']} epochs, {done} steps"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sam_repro.config.identity import cell_hash, identity, numerics
+from sam_repro.config.schema import SCHEMA, flat
 from sam_repro.config.schema1 import modern
-from sam_repro.home import is_locked
-from sam_repro.record import read_metrics
-from sam_repro.schema import SCHEMA, flat
+from sam_repro.run.lock import is_locked
+from sam_repro.run.metrics import read_metrics
 
 BUDGET = ("epochs", "max_steps")
 """Keys that say how long a cell is trained: a run that differs from it in these alone is a cut budget."""

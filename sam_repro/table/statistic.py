@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sam_repro.table.spec import Claim
+from sam_repro.config.table_file import Claim
 
 POINTS = 0.3
 SINGLE_RUN_POINTS = 0.6

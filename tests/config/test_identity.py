@@ -6,22 +6,22 @@ from pathlib import Path
 import pytest
 from old_configs import OLD, resolved_then, with_leaf
 
-from sam_repro.compose import composed
 from sam_repro.config.identity import cell_hash, home
+from sam_repro.config.lines import compose_line
+from sam_repro.config.schema import APART as NODES
+from sam_repro.config.schema import BOOKKEEPING, NEUTRAL, NUMERICS, flat
 from sam_repro.config.schema1 import modern
-from sam_repro.schema import APART as NODES
-from sam_repro.schema import BOOKKEEPING, NEUTRAL, NUMERICS, flat
 
 ROOT = Path(__file__).parents[2]
-DEFAULT = composed([])
-LIVELY = composed(["label_noise.rate=0.2", "dataset.validation.count=200", "augmentation=cutout", "optimizer=sam"])
+DEFAULT = compose_line([])
+LIVELY = compose_line(["label_noise.rate=0.2", "dataset.validation.count=200", "augmentation=cutout", "optimizer=sam"])
 """A configuration in which nothing is idle."""
 LEAVES = flat(LIVELY)
 APART = {"seed", *BOOKKEEPING, *NUMERICS}
 
 
 def identity(*overrides):
-    return cell_hash(composed(list(overrides)))
+    return cell_hash(compose_line(list(overrides)))
 
 
 @pytest.mark.parametrize("key", LEAVES)
@@ -84,7 +84,7 @@ def test_a_module_that_moves_makes_no_other_cell():
 
 @pytest.mark.parametrize("key", NEUTRAL)
 def test_a_neutral_value_is_as_if_the_key_were_not_there(key):
-    config = with_leaf(composed(["optimizer=sam"]), key, NEUTRAL[key])
+    config = with_leaf(compose_line(["optimizer=sam"]), key, NEUTRAL[key])
     node, _, leaf = key.rpartition(".")
     older = with_leaf(config, node, {k: v for k, v in config[node].items() if k != leaf}) if node else dict(config)
     older.pop(key, None)
@@ -129,16 +129,16 @@ MOVES += ["compile=true", "base_optimizer.fused=false", "channels_last=false", "
     [*((override, False) for override in STAYS), *((override, True) for override in MOVES)],
 )
 def test_a_home_moves_with_name_seed_numerics_and_cell(override, moves):
-    assert (home(composed([override])) != home(DEFAULT)) == moves
+    assert (home(compose_line([override])) != home(DEFAULT)) == moves
 
 
 def test_a_home_can_be_read():
-    folder = home(composed(["optimizer=asam", "seed=7", "name=study"]))
+    folder = home(compose_line(["optimizer=asam", "seed=7", "name=study"]))
     assert folder.parts[:3] == ("outputs", "runs", "study")
     assert folder.name == "seed=7"
     assert folder.parent.name.startswith("digits-digits_cnn-none-asam-rho=0.5-")
-    assert home(composed(["optimizer=sgd"])).parent.name.startswith("digits-digits_cnn-none-sgd-")
-    seeds = {home(composed([f"seed={seed}"])).parent for seed in (0, 1)}
+    assert home(compose_line(["optimizer=sgd"])).parent.name.startswith("digits-digits_cnn-none-sgd-")
+    seeds = {home(compose_line([f"seed={seed}"])).parent for seed in (0, 1)}
     assert len(seeds) == 1
 
 

@@ -7,7 +7,8 @@ import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from sam_repro.compose import composed, config_dir
+from sam_repro.config.lines import compose_line
+from sam_repro.config.options import config_dir
 from sam_repro.optimizer import Rule
 
 FILES = sorted((config_dir() / "optimizer").glob("*.yaml"))
@@ -15,7 +16,7 @@ MakeRule = partial[Rule]
 
 
 def _made(name: str) -> MakeRule:
-    return instantiate(composed([f"optimizer={name}"])["optimizer"])
+    return instantiate(compose_line([f"optimizer={name}"])["optimizer"])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro import schema
-from sam_repro.compose import composed
+from sam_repro.config.checks import check
+from sam_repro.config.lines import compose_line
 from sam_repro.optimizer import SGD, LookLayerSAM, LookSAM, Rule
 from sam_repro.oracle import Objective
 
@@ -175,9 +175,9 @@ def test_bad_arguments_are_refused() -> None:
     message = "formula = layer_norm: must be one of layer_wg, layer_wg_globalnorm, layer_unit"
     with pytest.raises(ValueError, match=message):
         LookLayerSAM(sgd(toy()), RHO, formula="layer_norm")
-    config = composed(["optimizer=look_layersam"])
+    config = compose_line(["optimizer=look_layersam"])
     config["optimizer"]["formula"] = "layer_norm"
-    assert schema.check(config) == [f"optimizer.{message}"]
+    assert check(config) == [f"optimizer.{message}"]
     for options in ({"period": 0}, {"alpha": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} = "):
             LookLayerSAM(sgd(toy()), RHO, **options)

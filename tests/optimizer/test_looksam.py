@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from pytorch_optimizer import LookSAM as TheirLookSAM
 from torch import Tensor, nn
 
-from sam_repro import schema
-from sam_repro.compose import composed
+from sam_repro.config.checks import check
+from sam_repro.config.lines import compose_line
 from sam_repro.optimizer import SAM, SAMK, LookSAM, Rule
 from sam_repro.oracle import Objective
 
@@ -317,9 +317,9 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> Non
     with pytest.raises(ValueError, match=message):
         LookSAM(sgd(toy()), RHO, **options)
     if options != {"scope": "element"}:  # other rules have it
-        config = composed(["optimizer=looksam"])
+        config = compose_line(["optimizer=looksam"])
         config["optimizer"] |= options
-        assert schema.check(config)[0].startswith(f"optimizer.{message.split(':')[0]}")
+        assert check(config)[0].startswith(f"optimizer.{message.split(':')[0]}")
 
 
 def test_defaults_are_the_published_ones() -> None:

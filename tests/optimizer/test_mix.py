@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro import build
-from sam_repro.compose import UserError, composed
+from sam_repro.config.lines import compose_line
+from sam_repro.errors import UserError
 from sam_repro.optimizer import SAM, SGD, Rule, SAMDirection, SAMMagnitude
 from sam_repro.optimizer.mix import Mix
 from sam_repro.oracle import Objective
+from sam_repro.run import build
 from sam_repro.vectors import Vector, norm
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -98,7 +99,7 @@ def test_the_classes_of_the_study_have_the_two_names_the_other_way_round() -> No
 def test_defaults_follow_the_text(name: str) -> None:
     rule_class = {"sam_direction": SAMDirection, "sam_magnitude": SAMMagnitude}[name]
     rule = rule_class(base(network().parameters()), rho=RHO)
-    config = composed([f"optimizer={name}"])["optimizer"]
+    config = compose_line([f"optimizer={name}"])["optimizer"]
     assert rule.scope == config["scope"] == "global"
     assert config["_target_"] == f"sam_repro.optimizer.{rule_class.__name__}"
 
@@ -324,9 +325,9 @@ def test_decay_in_the_loss_is_refused(rule_class: Any) -> None:
 @pytest.mark.parametrize("name", ["sam_direction", "sam_magnitude"])
 def test_decay_in_the_loss_is_refused_at_the_door(name: str) -> None:
     with pytest.raises(UserError, match=f"weight_decay_in = loss: {name} .*; choose weight_decay_in=base"):
-        build.make_rule(composed([f"optimizer={name}", "weight_decay_in=loss"]), network())
-    build.make_rule(composed([f"optimizer={name}"]), network())
-    build.make_rule(composed(["optimizer=sam", "weight_decay_in=loss"]), network())
+        build.make_rule(compose_line([f"optimizer={name}", "weight_decay_in=loss"]), network())
+    build.make_rule(compose_line([f"optimizer={name}"]), network())
+    build.make_rule(compose_line(["optimizer=sam", "weight_decay_in=loss"]), network())
 
 
 @pytest.mark.parametrize(

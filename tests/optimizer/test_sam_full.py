@@ -19,11 +19,14 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_repro import build, schema
-from sam_repro.compose import UserError, checked, composed
+from sam_repro.config.checks import check
+from sam_repro.config.compose import check_config
 from sam_repro.config.identity import cell_hash
+from sam_repro.config.lines import compose_line
+from sam_repro.errors import UserError
 from sam_repro.optimizer import SAM, SGD, parameter_groups
 from sam_repro.oracle import Objective
+from sam_repro.run import build
 
 jax.config.update("jax_enable_x64", True)
 pytestmark = pytest.mark.usefixtures("float64")
@@ -505,21 +508,21 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> Non
 
 @pytest.mark.parametrize(("options", "message"), BAD)
 def test_bad_configurations_are_refused_without_torch(options: dict[str, Any], message: str) -> None:
-    config = composed(["optimizer=sam"])
+    config = compose_line(["optimizer=sam"])
     config["optimizer"] |= options
     with pytest.raises(UserError, match=f"optimizer\\.{message}"):
-        checked(config)
+        check_config(config)
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_good_configurations_are_not_refused(options: dict[str, Any]) -> None:
-    config = composed(["optimizer=sam", *(f"optimizer.{key}={value}" for key, value in options.items())])
-    assert schema.check(config) == []
+    config = compose_line(["optimizer=sam", *(f"optimizer.{key}={value}" for key, value in options.items())])
+    assert check(config) == []
     assert isinstance(build.make_rule(config, normed()), SAM)
 
 
 def test_infinity_of_the_command_line_is_json() -> None:
-    configs = [composed([f"optimizer.p={written}"]) for written in ("inf", "'inf'", "INF", "+inf")]
+    configs = [compose_line([f"optimizer.p={written}"]) for written in ("inf", "'inf'", "INF", "+inf")]
     assert all(config["optimizer"]["p"] == "inf" for config in configs)
     json.dumps(configs, allow_nan=False)
     assert len({cell_hash(config) for config in configs}) == 1
@@ -527,7 +530,7 @@ def test_infinity_of_the_command_line_is_json() -> None:
 
 
 def test_options_at_their_defaults_leave_the_cell_what_it_was() -> None:
-    config = composed(["optimizer=sam"])
+    config = compose_line(["optimizer=sam"])
     before = copy.deepcopy(config)
     for key in ("p", "ascent_steps", "ascent", "second_order", "perturb"):
         del before["optimizer"][key]

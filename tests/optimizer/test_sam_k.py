@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro import schema
-from sam_repro.compose import composed
+from sam_repro.config.checks import check
+from sam_repro.config.lines import compose_line
 from sam_repro.optimizer import SAM, SAMK, SGD, Rule
 from sam_repro.oracle import Objective
 
@@ -91,6 +91,6 @@ def test_period_out_of_range_is_refused(bad: Any) -> None:
     with pytest.raises(ValueError, match=r"period = .*must be an integer >= 1"):
         SAMK(torch.optim.SGD(toy().parameters(), lr=LR), RHO, bad)
     for rule in ("sam_k", "looksam", "look_layersam"):
-        config = composed([f"optimizer={rule}"])
+        config = compose_line([f"optimizer={rule}"])
         config["optimizer"]["period"] = bad
-        assert "optimizer.period = " in schema.check(config)[0]
+        assert "optimizer.period = " in check(config)[0]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro import schema
+from sam_repro.config.checks import finding
 from sam_repro.optimizer import SAM, SGD, Rule, SAMMasked
 from sam_repro.oracle import Objective
 from sam_repro.vectors import Vector, norm
@@ -209,6 +209,6 @@ def test_bad_input_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SAMMasked(base(network()), **({"rho": RHO, "classes": [1]} | options))
     ((key, value),) = options.items()
-    finding = schema.finding(f"optimizer.{key}", value)
-    assert finding is not None
-    assert finding.startswith(f"optimizer.{key}")
+    found = finding(f"optimizer.{key}", value)
+    assert found is not None
+    assert found.startswith(f"optimizer.{key}")

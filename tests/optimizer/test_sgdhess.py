@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro import schema
-from sam_repro.compose import composed
+from sam_repro.config.checks import check
+from sam_repro.config.lines import compose_line
 from sam_repro.optimizer import SGD, SGDHess
 from sam_repro.oracle import Objective
 from sam_repro.vectors import Vector, rademacher
@@ -675,6 +675,6 @@ def test_weight_decay_in_the_loss_is_refused(curvature: str) -> None:
     ],
 )
 def test_the_door_refuses_the_same(overrides: list[str], finding: str | None) -> None:
-    findings = schema.check(composed(["optimizer=sgdhess", *overrides]))
+    findings = check(compose_line(["optimizer=sgdhess", *overrides]))
     assert len(findings) == (finding is not None)
     assert all(line.startswith(finding) for line in findings)

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sam_repro.architecture import resnet8, resnet18, resnet20, resnet56
-from sam_repro.diagnostics import Diagnostics
 from sam_repro.optimizer import SAM, SGD, Rule, SAMMasked
 from sam_repro.oracle import Objective, Oracle, Term
+from sam_repro.training.diagnostics import Diagnostics
 
 NO_KERNEL = ("aten.randn", "aten.empty", "prim.device")
 """Gradients that stand in for a pass; memory; nothing."""

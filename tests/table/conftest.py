@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from sam_repro.compose import composed
 from sam_repro.config.identity import cell_hash, home
-from sam_repro.schema import SCHEMA
+from sam_repro.config.lines import compose_line
+from sam_repro.config.schema import SCHEMA
+from sam_repro.config.table_file import Cell, Table, parsed, written
 from sam_repro.table import runs
 from sam_repro.table.report import Report
-from sam_repro.table.spec import Cell, Table, parsed, written
 
 MINE = """
 title: A table of the tests
@@ -35,7 +35,7 @@ cells:
 
 @functools.cache
 def _settings(line: tuple[str, ...]) -> str:
-    return json.dumps(composed(list(line)))
+    return json.dumps(compose_line(list(line)))
 
 
 def _composed(cell: Cell, own: tuple[str, ...]) -> dict[str, Any]:

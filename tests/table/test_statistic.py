@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sam_repro.table import formula, statistic
-from sam_repro.table.spec import Claim, Pick
+from sam_repro.config import formula
+from sam_repro.config.table_file import Claim, Pick
+from sam_repro.table import statistic
 
 VALUES = [3.1, 2.4, 2.9, 3.6, 2.2]
 

@@ -1,0 +1,65 @@
+"""Where option files lie, and what they are called."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from sam_repro.errors import UserError
+
+
+def require_option(group: str, name: str, extra_dir: str | None = None) -> None:
+    """Refuse a name that is no option of the group.
+
+    Raises:
+        UserError: with the nearest name, or all of them.
+    """
+    known = groups_of(extra_dir).get(group, [])
+    if name not in known:
+        raise UserError(f"{group} = {name}: no such option{nearest(name, known)}")
+
+
+def table_names(extra_dir: str | None = None) -> list[str]:
+    """The names of all tables."""
+    return groups_of(extra_dir).get("table", [])
+
+
+def config_dir() -> Path:
+    """The configs/ folder: inside an installed package, or beside it in a checkout."""
+    inside = Path(__file__).parents[1] / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def groups_of(extra_dir: str | None) -> dict[str, list[str]]:
+    """The options of every group."""
+    groups: dict[str, list[str]] = {}
+    for root in roots_of(extra_dir):
+        for file in sorted(root.glob("*/**/*.yaml")):
+            group, _, option = file.relative_to(root).with_suffix("").as_posix().partition("/")
+            if not (
+                group == "experiment" and option.startswith("by_")
+            ):  # what recipes have for a choice is none of them
+                groups.setdefault(group, []).append(option)
+    return groups
+
+
+def roots_of(extra_dir: str | None) -> list[Path]:
+    """The folders with options: the user's own, which has no name of ours, for Hydra would not look at it, and ours."""
+    if not extra_dir:
+        return [config_dir()]
+    if not Path(extra_dir).is_dir():
+        raise UserError(f"--config-dir {extra_dir}: no such folder")
+    if taken := _files(Path(extra_dir)) & _files(config_dir()):
+        raise UserError(f"{Path(extra_dir) / min(taken)}: sam_repro has an option of this name; give it another one")
+    return [Path(extra_dir), config_dir()]
+
+
+def _files(root: Path) -> set[str]:
+    return {file.relative_to(root).as_posix() for file in root.glob("**/*.yaml")}
+
+
+def nearest(word: str, known: Iterable[str], node: str = "") -> str:
+    """The known word that was probably meant, or else all of them; `node` is what stands before each of them."""
+    known = sorted(set(known))
+    if close := difflib.get_close_matches(word, known, n=1):
+        return f"; did you mean {node}{close[0]}?"
+    return f"; there are: {', '.join(node + word for word in known)}" if known else "; --cfg job shows them all"

@@ -1,0 +1,37 @@
+"""What a command can end in, each with one message."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something that was asked for cannot be done; the message says what to change."""
+
+
+class Failure(Exception):
+    """A run broke off; the message says where and what is left."""
+
+
+class Stopped(Exception):
+    """A run was interrupted by a signal and saved its state."""
+
+    def __init__(self, signal: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+@contextmanager
+def readable(path: Path, remedy: str = "resume=false sets this home aside and runs again") -> Iterator[Path]:
+    """What cannot be read back is damaged; JSON, torch and safetensors each have errors of their own for that."""
+    try:
+        yield path
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise UserError(f"{path}: damaged ({reason}); {remedy}") from error
+
+
+class Busy(Exception):
+    """Another process is working in this home."""

@@ -1,0 +1,381 @@
+"""The loss as a function of the weights: `Objective` for a model, `Oracle` for one batch of it.
+
+An oracle answers at the weights that are now in the model. It knows no method, no schedule and no logger.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sam_repro import limits
+from sam_repro.oracle.statistics import Statistics
+from sam_repro.vectors import Vector, rademacher
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Mean = Callable[[list[Tensor]], list[Tensor]]
+Reseed = Callable[[int, torch.device], object]
+T = TypeVar("T")
+BATCH_NORM_STATISTICS = ("mean", "first", "both")
+
+
+class Term(NamedTuple):
+    """A vector that the batch gives at some weights; a gradient comes with the loss and the outputs of its pass."""
+
+    vector: Vector
+    given: list[bool] | None = None
+    loss: Tensor | None = None
+    outputs: Tensor | None = None
+
+    def plus(self, other: "Term") -> "Term":
+        """The sum of two parts' terms, both already weighted; the outputs one after the other."""
+        return Term(
+            list(torch._foreach_add(self.vector, other.vector)),
+            _both(self.given, other.given, lambda a, b: [x or y for x, y in zip(a, b, strict=True)]),
+            _both(self.loss, other.loss, torch.add),
+            _both(self.outputs, other.outputs, lambda a, b: torch.cat([a, b])),
+        )
+
+
+class Objective:
+    """The mean loss of a model on a batch, as a function of its weights; calling it makes the oracle of one batch.
+
+    Args:
+        model: the network, in the mode (train or eval) that the passes shall have.
+        criterion: (outputs [B, …], targets [B]) → mean loss over the batch, a 0-dim tensor.
+        autocast: dtype of a pass, or None for the dtype of the weights (and of the caller's own autocast).
+        weight_decay: λ of ½λ‖w‖² as a part of the loss, default 0: λw is added to every gradient and λv to every
+            Hessian product. One number for all weights, or one per parameter. The loss that is returned is without it.
+        batch_norm_statistics: which passes move the running statistics: "mean" (pass 1, mean over the parts), "first"
+            (pass 1, the first part's), "both" (all passes).
+        same_noise: the same dropout masks in all passes over a batch (default), or fresh ones in each.
+        compile: whether the forward of a gradient's pass is compiled (`torch.compile`, one graph per shape of the batch
+            and state of the statistics); default false. The model stays the eager one, and all else runs it.
+
+    Raises:
+        ValueError: if an argument is outside of what is said here.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        *,
+        autocast: torch.dtype | None = None,
+        weight_decay: float | Mapping[Tensor, float] = 0.0,
+        batch_norm_statistics: str = "mean",
+        same_noise: bool = True,
+        compile: bool = False,
+    ) -> None:
+        _refuse_float16(autocast)
+        limits.choice("batch_norm_statistics", batch_norm_statistics, BATCH_NORM_STATISTICS)
+        self.model = model
+        self.criterion = criterion
+        self.autocast = autocast
+        self.batch_norm_statistics = batch_norm_statistics
+        self.same_noise = same_noise
+        self.statistics = Statistics(model)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False) if compile else model
+        self.reseed: Reseed = reseed  # seeds the noise of a gradient's pass; a captured step puts another in its place
+        self._weight_decay = weight_decay
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> "Oracle":
+        """The oracle of one batch: inputs [B, …], targets [B]."""
+        noise = torch.initial_seed()
+        return Oracle(self, inputs, targets, noise, shared_noise=noise)
+
+    def weight_decay(self, parameter: Tensor) -> float:
+        """λ of one parameter."""
+        if isinstance(self._weight_decay, Mapping):
+            return self._weight_decay.get(parameter, 0.0)
+        return self._weight_decay
+
+    @contextmanager
+    def region(self, device: torch.device, move_statistics: bool) -> Iterator[None]:
+        """What surrounds one forward: an autocast region of its own, and statistics that move or stand still.
+
+        Autocast caches the cast weights. Two passes inside one region would both see the weights of the first, so that
+        the perturbation had no effect at all: each pass opens a region of its own, with the cache off.
+        """
+        kind = device.type
+        enabled = self.autocast is not None or torch.is_autocast_enabled(kind)
+        dtype = self.autocast or torch.get_autocast_dtype(kind)
+        if enabled:
+            _refuse_float16(dtype)
+        with (
+            torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False),
+            nullcontext() if move_statistics else self.statistics.frozen(),
+        ):
+            yield
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The objective of one batch, at the weights now in the model.
+
+    Every answer is for the mean loss over the batch. Made by calling an `Objective`. Dropout masks and the like are a
+    function of `noise`, which is another one for each part; `shared_noise` is the same for all parts of a batch.
+    """
+
+    objective: Objective
+    inputs: Tensor
+    targets: Tensor
+    noise: int
+    shared_noise: int
+    share: float = 1.0
+    may_move_statistics: bool = True
+
+    def gradient(self, params: Sequence[Tensor], update_statistics: bool = True) -> Term:
+        """∇L over `params`: one forward and one backward pass.
+
+        Args:
+            params: the leaves to differentiate by; nothing else receives a gradient.
+            update_statistics: whether this pass moves the running statistics of batch norm (a rule's first pass does).
+
+        Returns:
+            The gradient (zeros where the loss does not depend on a parameter, and `given` says so), the mean loss and
+            the outputs, both detached.
+        """
+        params = list(params)
+        move = self.may_move_statistics and (update_statistics or self.objective.batch_norm_statistics == "both")
+        for p in params:
+            p.grad = None
+        if update_statistics or self.objective.same_noise:
+            self.objective.reseed(self.noise, self.inputs.device)
+        with self.objective.region(self.inputs.device, move):
+            outputs = self.objective.forward(self.inputs)
+        loss = self._loss(outputs)
+        # p.grad, not torch.autograd.grad: the latter hands out shared or stride-0 storage, which fused kernels misread
+        loss.backward(inputs=params)
+        given = [p.grad is not None or self.objective.weight_decay(p) != 0 for p in params]
+        vector = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        for p in params:
+            p.grad = None
+        self._decay(vector, params)
+        return Term(vector, given, loss.detach(), outputs.detach())
+
+    @torch.no_grad()
+    def losses(self) -> Tensor:
+        """Loss of every example, [B]: one forward, no gradient."""
+        reseed(self.noise, self.inputs.device)
+        outputs = _full(self._outputs())
+        single = torch.func.vmap(lambda o, t: self.objective.criterion(o[None], t[None]))
+        with torch.autocast(outputs.device.type, enabled=False):
+            return single(outputs, self.targets)
+
+    @torch.no_grad()
+    def loss(self) -> Tensor:
+        """Mean loss over the batch, a 0-dim tensor: one forward, no gradient."""
+        reseed(self.noise, self.inputs.device)
+        return self._loss(self._outputs())
+
+    def hessian(self, params: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Vector]:
+        """Hessian product v ↦ Hv over `params`, as `hvp`, all of them from one graph: about 2.4 gradients each.
+
+        The graph holds the activations of the batch and of its backward until the function is dropped; the weights must
+        stand still as long.
+        """
+        params = list(params)
+        with self._differentiable_twice():
+            g = torch.autograd.grad(self._loss(self._outputs()), params, create_graph=True, materialize_grads=True)
+
+        def product(v: Sequence[Tensor]) -> Vector:
+            with sdpa_kernel(SDPBackend.MATH):
+                hv = torch.autograd.grad(
+                    g, params, list(v), retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+            return self._decay(_like(params, hv), v, params)
+
+        return product
+
+    def hvp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
+        """Hessian product Hv of the mean loss over `params`, by differentiating ⟨∇L, v⟩: about 3.5 gradients."""
+        params = list(params)
+        with self._differentiable_twice():
+            loss = self._loss(self._outputs())
+            g = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+            product = torch.autograd.grad(g, params, list(v), allow_unused=True, materialize_grads=True)
+        return self._decay(_like(params, product), v, params)
+
+    def ggn_vp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
+        """Gauss–Newton product Jᵀ(∇²ℓ)Jv of the mean loss over `params`: J of the outputs, ∇²ℓ of the criterion."""
+        params = list(params)
+        with self._differentiable_twice():
+            outputs, jv = self._jvp(params, v)
+            z = outputs.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self._loss(z), z, create_graph=True)
+            (curved,) = torch.autograd.grad(slope, z, jv.detach(), materialize_grads=True)
+            product = torch.autograd.grad(outputs, params, curved, allow_unused=True, materialize_grads=True)
+        return self._decay(_like(params, product), v, params)
+
+    def ggn_diagonal(self, params: Sequence[Tensor]) -> Vector:
+        """Estimate (JᵀL^½u)², element by element, of the diagonal of the Gauss–Newton matrix JᵀLJ over `params`.
+
+        L is the Hessian of the mean loss in the outputs, so that 1/√B lies within its root; it is taken example by
+        example, and a criterion that couples examples is out of its reach. u are independent signs, one for each output
+        of each example, from this part's noise. Unbiased, and never negative; for a criterion that is not convex in the
+        outputs the negative part of L is left out. One forward and one backward pass, and for C outputs B·C² numbers
+        and an eigendecomposition of C × C for each example.
+        """
+        params = list(params)
+        reseed(self.noise, self.inputs.device)
+        with torch.enable_grad():
+            outputs = self._outputs()
+        (u,) = rademacher([outputs])
+        with torch.autocast(outputs.device.type, enabled=False):
+            rooted = _root_times(self._blocks(outputs), u.reshape(len(u), -1, 1)).view_as(outputs).to(outputs.dtype)
+        pulled = torch.autograd.grad(outputs, params, rooted, allow_unused=True, materialize_grads=True)
+        squares = _like(params, torch._foreach_mul(pulled, pulled))
+        return self._decay(squares, [torch.ones_like(p) for p in params], params)
+
+    def shared_generator(self) -> torch.Generator:
+        """A generator whose draws are the same for all parts of the batch, and not those of the passes' noise."""
+        seed = (self.shared_noise * 2862933555777941757 + 3037000493) % 2**63
+        return torch.Generator(self.inputs.device).manual_seed(seed)
+
+    def split(self, m: int | None) -> list["Oracle"]:
+        """The batch in parts of `m` examples, the last one smaller if need be; None is the batch itself.
+
+        Raises:
+            ValueError: if `m` is not an integer in [1, B].
+        """
+        size = len(self.targets)
+        limits.integer("m", m, low=1, high=size, optional=True)
+        if m is None or m == size:
+            return [self]
+        pieces = zip(self.inputs.split(m), self.targets.split(m), strict=True)
+        only_first = self.objective.batch_norm_statistics == "first"
+        return [
+            Oracle(self.objective, x, y, self.noise + k, self.shared_noise, len(y) / size, not (only_first and k > 0))
+            for k, (x, y) in enumerate(pieces)
+        ]
+
+    def parts(self, m: int | None, mean: Mean | None = None) -> Iterator["Oracle"]:
+        """`split(m)`, one part after the other, with the running statistics averaged over them.
+
+        Each part starts from the statistics of the step's start; after the last part they are the mean over the parts,
+        weighted by size, and over the ranks of `mean`. With `batch_norm_statistics="first"` they are the first part's.
+        """
+        parts = self.split(m)
+        statistics = self.objective.statistics
+        averaged = self.objective.batch_norm_statistics != "first" and len(statistics.layers) > 0
+        if not averaged or (mean is None and len(parts) == 1):
+            yield from parts
+            return
+        start, total = statistics.copy(), [torch.zeros_like(buffer) for buffer in statistics.values]
+        for part in parts:
+            statistics.load(start)
+            yield part
+            torch._foreach_add_(total, statistics.values, alpha=part.share)
+        torch._foreach_copy_(statistics.values, mean(total) if mean else total)
+
+    def _outputs(self) -> Tensor:
+        with self.objective.region(self.inputs.device, move_statistics=False):
+            return self.objective.model(self.inputs)
+
+    def _loss(self, outputs: Tensor) -> Tensor:
+        with torch.autocast(outputs.device.type, enabled=False):
+            return self.objective.criterion(_full(outputs), self.targets)
+
+    @contextmanager
+    def _differentiable_twice(self) -> Iterator[None]:
+        """A second derivative needs the plain attention kernel, in the forward and in the backward."""
+        reseed(self.noise, self.inputs.device)
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+
+    def _jvp(self, params: Vector, v: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Outputs and their derivative along `v`: forward mode, or two reverse passes where an operation has none."""
+        model = self.objective.model
+        places = {p: i for i, p in enumerate(params)}
+        names = {name: places[p] for name, p in model.named_parameters() if p in places}
+        try:
+            with (
+                self.objective.region(self.inputs.device, move_statistics=False),
+                forward_ad.dual_level(),
+                warnings.catch_warnings(),
+            ):
+                warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its use of torch.jit
+                weights = {name: forward_ad.make_dual(params[i], v[i]) for name, i in names.items()}
+                outputs, jv = forward_ad.unpack_dual(torch.func.functional_call(model, weights, (self.inputs,)))
+                return outputs, torch.zeros_like(outputs) if jv is None else jv
+        except NotImplementedError:
+            reseed(self.noise, self.inputs.device)
+            outputs = self._outputs()
+            u = torch.zeros_like(outputs, requires_grad=True)
+            g = torch.autograd.grad(outputs, params, u, create_graph=True, materialize_grads=True)
+            (jv,) = torch.autograd.grad(g, u, list(v), retain_graph=True, materialize_grads=True)
+            return outputs, jv
+
+    def _blocks(self, outputs: Tensor) -> Tensor:
+        """Hessian of the mean loss in the outputs of each example, [B, C, C]: row by row for all examples at once."""
+        z = _full(outputs.detach()).requires_grad_()
+        (slope,) = torch.autograd.grad(self._loss(z), z, create_graph=True)
+        size = z[0].numel()
+        basis = torch.eye(size, dtype=z.dtype, device=z.device).view(size, 1, *z.shape[1:]).expand(size, *z.shape)
+        (rows,) = torch.autograd.grad(slope, z, basis, is_grads_batched=True, materialize_grads=True)
+        return rows.movedim(0, 1).reshape(len(z), size, size)
+
+    @torch.no_grad()
+    def _decay(self, vector: Vector, direction: Sequence[Tensor], params: Sequence[Tensor] | None = None) -> Vector:
+        """Add λ·direction in place: the decay's part of a gradient (direction w) or of a Hessian product (v)."""
+        for decay, group in self._by_decay(params or direction).items():
+            if decay != 0:
+                torch._foreach_add_([vector[i] for i in group], [direction[i] for i in group], alpha=decay)
+        return vector
+
+    def _by_decay(self, params: Sequence[Tensor]) -> dict[float, list[int]]:
+        groups: dict[float, list[int]] = {}
+        for i, p in enumerate(params):
+            groups.setdefault(self.objective.weight_decay(p), []).append(i)
+        return groups
+
+
+def reseed(noise: int, device: torch.device) -> None:
+    """Make what a pass draws a function of `noise` alone, whatever ran before it."""
+    seed = seed_of(noise)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
+
+
+def seed_of(noise: int) -> int:
+    """The generators' seed for a noise."""
+    # The multiplier keeps the next step's noise, which starts from this seed, apart from this step's.
+    return (noise * 6364136223846793005 + 1442695040888963407) % 2**63
+
+
+def _both(a: T | None, b: T | None, join: Callable[[T, T], T]) -> T | None:
+    return None if a is None or b is None else join(a, b)
+
+
+def _like(params: Sequence[Tensor], vector: Sequence[Tensor]) -> Vector:
+    """A copy of the vector in the memory layout of the parameters: autograd hands out whatever strides it has."""
+    return [torch.empty_like(p, requires_grad=False).copy_(x) for p, x in zip(params, vector, strict=True)]
+
+
+def _root_times(blocks: Tensor, u: Tensor) -> Tensor:
+    """Symmetric square root of each block [B, C, C], what is negative in it left out, times u [B, C, 1]."""
+    # eigh refuses numbers that are not finite; the gradient of the same batch has them too, and shows them
+    values, vectors = torch.linalg.eigh(blocks.nan_to_num(posinf=0.0, neginf=0.0))
+    # the root would turn the rounding of a zero, 1e-16, into 1e-8
+    rounding = values[:, -1:] * torch.finfo(values.dtype).eps * values.shape[-1]
+    roots = torch.where(values > rounding.clamp(min=0), values, 0.0).sqrt()
+    return vectors @ (roots.unsqueeze(2) * (vectors.mT @ u.to(values.dtype)))
+
+
+def _refuse_float16(autocast: torch.dtype | None) -> None:
+    if autocast == torch.float16:
+        raise ValueError("autocast = float16: not supported, its range needs loss scaling; use bfloat16")
+
+
+def _full(outputs: Tensor) -> Tensor:
+    """Outputs of a reduced-precision pass, in float32 for the loss."""
+    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs

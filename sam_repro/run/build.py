@@ -1,0 +1,160 @@
+"""From a resolved configuration to the objects of a run."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from sam_repro.augmentation import Augmentation
+from sam_repro.config.schema import Resolved
+from sam_repro.dataset import Data, DataError, LabelNoise, Validation, prepare
+from sam_repro.errors import UserError
+from sam_repro.optimizer import Rule, parameter_groups
+from sam_repro.oracle import Objective
+from sam_repro.schedule import Schedule
+from sam_repro.seeds import derived
+from sam_repro.sharpness import Measure
+from sam_repro.training.diagnostics import Diagnostics
+from sam_repro.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network has to know of a data set."""
+
+    num_classes: int
+    in_channels: int
+    image_size: int
+
+
+def make_data(config: Resolved) -> Data:
+    """Images and labels of the run, split and with label noise, on the device."""
+    node = config["dataset"]
+    with refused("dataset"):
+        images = _made(node["source"])(data_dir=config["data_dir"], download=config["download"])
+        data = prepare(images, validation=Validation(**node["validation"]), noise=LabelNoise(**config["label_noise"]))
+    if config["batch_size"] > len(data.train):
+        raise UserError(
+            f"batch_size = {config['batch_size']}: the training set has {len(data.train)} images; "
+            f"choose batch_size={len(data.train)} or less"
+        )
+    channels = data.train.images.shape[1]
+    if len(node["mean"]) != channels:
+        raise UserError(
+            f"dataset.mean = {node['mean']}: must be one number for each channel, of which there are {channels}"
+        )
+    return data.to(torch.device(config["device"]))
+
+
+def shape_of(data: Data) -> Shape:
+    """The shape of a data set."""
+    _, channels, size, _ = data.train.images.shape
+    return Shape(data.num_classes, channels, size)
+
+
+def make_model(config: Resolved, shape: Shape) -> nn.Module:
+    """The network with its initial weights, a function of the seed alone."""
+    torch.default_generator.manual_seed(derived(config["seed"], "initialisation"))
+    with refused("architecture"):
+        model: nn.Module = _made(config["architecture"])(**vars(shape))
+    layout = torch.channels_last if config["channels_last"] else torch.contiguous_format
+    return model.to(config["device"], memory_format=layout)  # type: ignore[call-overload]
+
+
+def make_augmentation(config: Resolved, data: Data) -> Augmentation:
+    """The augmentation, with the data set's normalisation and fit for its images."""
+    with refused("augmentation"):
+        node = config["dataset"]
+        augmentation: Augmentation = _made(config["augmentation"])(mean=node["mean"], std=node["std"])
+        augmentation.check(data.train.images[:1])
+        return augmentation
+
+
+def make_objective(config: Resolved, model: nn.Module) -> Objective:
+    """The loss of the network; it carries the weight decay where the configuration puts it in the loss."""
+    smoothing = config["label_smoothing"]
+
+    def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+
+    groups = parameter_groups(model, config["weight_decay"], config["weight_decay_on"])
+    in_loss = {p: group["weight_decay"] for group in groups for p in group["params"]}
+    return Objective(
+        model,
+        cross_entropy,
+        autocast=torch.bfloat16 if config["precision"] == "bf16" else None,
+        weight_decay=in_loss if config["weight_decay_in"] == "loss" else 0.0,
+        batch_norm_statistics=config["batch_norm_statistics"],
+        same_noise=config["same_noise"],
+        compile=config["compile"],
+    )
+
+
+def make_rule(config: Resolved, model: nn.Module) -> Rule:
+    """The rule on its base optimizer."""
+    in_base = config["weight_decay"] if config["weight_decay_in"] == "base" else 0.0
+    groups = parameter_groups(model, in_base, config["weight_decay_on"])
+    with refused("base_optimizer"):
+        base = _made(config["base_optimizer"])(groups, lr=config["lr"])
+    with refused("optimizer"):
+        rule: Rule = _made(config["optimizer"])(base)
+    if config["weight_decay_in"] == "loss" and not rule.allows_decay_in_loss:
+        name = config["choices"]["optimizer"]
+        raise UserError(f"weight_decay_in = loss: {name} takes gradients without it; choose weight_decay_in=base")
+    return rule
+
+
+def make_schedule(config: Resolved) -> Schedule:
+    """The schedule of the learning rate."""
+    with refused("schedule"):
+        return _made(config["schedule"])
+
+
+def make_plan(config: Resolved) -> Plan:
+    """The numbers of the loop."""
+    return Plan(**{key: config[key] for key in Plan.__dataclass_fields__})
+
+
+def declared_cost(config: Resolved) -> tuple[int | None, int | None]:
+    """Passes and products of a whole run, as its rule declares them; None where the number of images is not told."""
+    images = config["dataset"].get("train_images")
+    if images is None:
+        return None, None
+    rule = make_rule(config, nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)))  # any network costs as many
+    steps = make_plan(config).steps(images - config["dataset"]["validation"]["count"])
+    return sum(map(rule.passes, range(steps))), sum(map(rule.products, range(steps)))
+
+
+def make_diagnostics(config: Resolved) -> Diagnostics:
+    """What is told of each step."""
+    return Diagnostics(config["diagnostics"], config["diagnose_every"])
+
+
+def make_measure(node: Resolved) -> Measure | None:
+    """The measure of sharpness that a node describes; None where nothing is measured."""
+    with refused("sharpness"):
+        return _made(node)
+
+
+def _made(node: Resolved) -> Any:
+    made: Callable[..., Any] = instantiate(node, _convert_="all")
+    return made
+
+
+@contextmanager
+def refused(group: str) -> Iterator[None]:
+    """What a constructor refuses is the user's to change."""
+    try:
+        yield
+    except InstantiationException as error:
+        raise UserError(f"{group}: {' '.join(str(error.__cause__ or error).split())}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{group}: {error}") from error
+    except DataError as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,56 @@
+"""How this machine computes: device, precision, threads."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from sam_repro.config.schema import Resolved
+from sam_repro.errors import UserError
+
+_THREADS = torch.get_num_threads()
+"""The machine's own number, for runs that name none: a sweep in one process sets others in between."""
+
+
+def with_numerics(config: Resolved) -> Resolved:
+    """The configuration with every "auto" of the numerics resolved for this machine."""
+    device = config["device"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"device = {device}: this machine has no CUDA device; choose device=cpu")
+    if ":" in device and int(device.partition(":")[2]) >= torch.cuda.device_count():
+        raise UserError(f"device = {device}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+    precision = config["precision"]
+    if precision == "auto":
+        precision = "bf16" if _multiplies_bfloat16(device) else "fp32"
+    if precision == "tf32" and device == "cpu":
+        raise UserError("precision = tf32: is for CUDA; on the CPU choose fp32 or bf16")
+    if config["graph"] and device == "cpu":
+        raise UserError("graph = true: needs a GPU; leave graph out")
+    if config["compile"] and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise UserError("compile = true: needs a C++ compiler, g++ or what CXX names; leave compile out")
+    return config | {"device": device, "precision": precision}
+
+
+def _multiplies_bfloat16(device: str) -> bool:
+    """Whether bfloat16 is the device's own, and not emulated, which is slower than float32."""
+    if device != "cpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch 2.11, the oldest that is allowed, may not have it
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def set_numerics(config: Resolved) -> None:
+    """Set this process to the run's numerics: TF32 or not, deterministic kernels or the fastest, threads."""
+    torch.set_num_threads(config["threads"] or _THREADS)
+    tf32 = "tf32" if config["precision"] == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = tf32
+    torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not config["deterministic"]
+    if config["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config["deterministic"])

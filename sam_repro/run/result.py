@@ -1,0 +1,162 @@
+"""A finished run: written, found done, read back."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sam_repro.config.identity import cell_hash
+from sam_repro.config.schema import SCHEMA, Resolved, flat
+from sam_repro.config.schema1 import modern
+from sam_repro.errors import UserError, readable
+from sam_repro.files import write_json
+from sam_repro.run import build, provenance
+from sam_repro.run.sharpness import RunSharpness
+from sam_repro.training import checkpoint, evaluation
+from sam_repro.training.trainer import Trainer
+
+Result = dict[str, Any]
+
+
+class Loaded(NamedTuple):
+    """A finished run, read back."""
+
+    model: nn.Module
+    config: Resolved
+    result: Result
+
+
+def find_finished(folder: Path) -> Result | None:
+    """The result of a finished run, after saying so and which sources changed since; None if it is not finished."""
+    if not (folder / "result.json").exists():
+        return None
+    with readable(folder / "result.json") as path:
+        result: Result = json.loads(path.read_text())
+        summary = summarize(result)
+    with readable(folder / "run.json") as path:
+        sources = provenance.sources(targets_of(result["config"]))
+        changed = provenance.changed(json.loads(path.read_text())["sources"], sources)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)  # left by a kill right after the result was written
+    print(f"done       {folder}")
+    print(summary)
+    if changed:
+        print(f"changed    since that run: {', '.join(changed)}; resume=false sets it aside and runs again")
+    return result
+
+
+def load(folder: str | Path) -> Loaded:
+    """Read a finished run back: the model with the weights that `report` names, on the CPU and in eval mode.
+
+    Args:
+        folder: the home of the run, which its last lines name.
+
+    Raises:
+        UserError: if it is not finished or its files are damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "result.json").exists():
+        raise UserError(f"{folder}: no finished run; result.json is missing")
+    with readable(folder / "result.json") as path:
+        result = json.loads(path.read_text())
+        config, shape = modern(result["config"]), build.Shape(**result["shape"])
+    model = build.make_model(config | {"device": "cpu"}, shape)
+    with readable(folder / "model.safetensors") as path:
+        weights = checkpoint.read_weights(path)
+        if provenance.weights_sha256(weights) != result["weights_sha256"]:
+            raise ValueError("its weights are not those of result.json")
+        model.load_state_dict(weights)
+    return Loaded(model.eval(), config, result)
+
+
+def targets_of(config: Resolved) -> list[str]:
+    """What the configuration builds, by name."""
+    return [value for key, value in flat(config).items() if key.endswith("_target_")]
+
+
+def finish(config: Resolved, overrides: list[str], folder: Path, trainer: Trainer, sharpness: RunSharpness) -> Result:
+    """Write the weights, then `result.json`, whose existence means success; then drop the checkpoint."""
+    last = {name: value.detach().cpu().clone() for name, value in trainer.model.state_dict().items()}
+    best = trainer.best_weights
+    if best is not None and config["report"] == "best_validation":
+        trainer.model.load_state_dict(best)
+        checkpoint.write_weights(folder / "last.safetensors", last)
+    elif best is not None:
+        checkpoint.write_weights(folder / "best.safetensors", best)
+    weights = trainer.model.state_dict()
+    checkpoint.write_weights(folder / "model.safetensors", weights)
+    result = {
+        "schema": SCHEMA,
+        "name": config["name"],
+        "seed": config["seed"],
+        "config": config,
+        "cell_hash": cell_hash(config),
+        "overrides": overrides,
+        "cell": config["origin"].get("cell"),
+        "metrics": _metrics(trainer.scores),
+        "sharpness": sharpness.measure_end({"last": last, "best": best}),
+        "label_noise": _noise_ledger(trainer),
+        "cost": _cost(trainer),
+        "cut_budget": trainer.step < trainer.plan.epochs * trainer.plan.steps_per_epoch(len(trainer.data.train)),
+        "shape": vars(build.shape_of(trainer.data)),
+        "weights_sha256": provenance.weights_sha256(weights),
+        "sources_sha256": provenance.digest(provenance.sources(targets_of(config))),
+        "bit_exact": config["device"] == "cpu" or config["deterministic"],
+        "environment": provenance.environment(torch.device(config["device"])),
+        "git": provenance.git(),
+    }
+    write_json(folder / "result.json", result)
+    trainer.path.unlink(missing_ok=True)
+    return result
+
+
+def _metrics(scores: dict[str, Any]) -> dict[str, Any]:
+    last, best = scores["last"], scores["best"]
+    return {
+        "test": {"last": last["test"], "best_validation": best and best["test"], "peak": scores["peak"]},
+        "validation": {"last": last["validation"], "best": best and best["validation"]},
+        "train": {key: last["train"].get(key) for key in ("error_pct", "loss", "perturbed_loss")},
+    }
+
+
+def _cost(trainer: Trainer) -> dict[str, Any]:
+    steps, device = trainer.step, trainer.clock.device
+    seconds = trainer.clock.seconds
+    return {
+        "passes": sum(map(trainer.rule.passes, range(steps))),
+        "products": sum(map(trainer.rule.products, range(steps))),
+        "steps": steps,
+        "seconds": seconds,
+        "examples_per_second": trainer.plan.seen(steps, len(trainer.data.train)) / seconds,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+    }
+
+
+def _noise_ledger(trainer: Trainer) -> dict[str, Any] | None:
+    """What label noise did, and what the reported weights made of it: training accuracy on clean and flipped labels."""
+    data, train = trainer.data, trainer.data.train
+    if data.ledger is None:
+        return None
+    transform = trainer.augmentation.normalise
+    predicted = evaluation.outputs(trainer.model, train.images, transform, trainer.objective.autocast).argmax(dim=1)
+    flipped = train.labels != train.clean_labels
+    return data.ledger | {
+        "train_accuracy_clean_pct": _accuracy(predicted[~flipped], train.labels[~flipped]),
+        "train_accuracy_flipped_pct": _accuracy(predicted[flipped], train.labels[flipped]),
+        "train_accuracy_flipped_true_pct": _accuracy(predicted[flipped], train.clean_labels[flipped]),
+    }
+
+
+def _accuracy(predicted: Tensor, labels: Tensor) -> float | None:
+    return 100 * (predicted == labels).double().mean().item() if len(labels) else None
+
+
+def summarize(result: Result) -> str:
+    """A line with the test errors and the cost."""
+    test, cost = result["metrics"]["test"]["last"], result["cost"]
+    lines = [f"test error {test['error_pct']:.2f} % after epoch {test['epoch']:g}"]
+    if best := result["metrics"]["test"]["best_validation"]:
+        lines.append(f"{best['error_pct']:.2f} % at the best validation error, epoch {best['epoch']:g}")
+    lines.append(f"{cost['passes']} passes in {cost['seconds']:.1f} s")
+    return "; ".join(lines)

@@ -1,0 +1,266 @@
+"""One run: from a resolved configuration to `result.json` in its home."""
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sam_repro.config.identity import cell_hash, home
+from sam_repro.config.schema import SCHEMA, Resolved
+from sam_repro.errors import Failure, Stopped, UserError, readable
+from sam_repro.files import replacing, write_json
+from sam_repro.run import build, provenance
+from sam_repro.run.announce import announce, announce_two_protocols
+from sam_repro.run.lock import locked, set_aside
+from sam_repro.run.metrics import Metrics
+from sam_repro.run.mirror import Mirror, open_mirror
+from sam_repro.run.numerics import set_numerics, with_numerics
+from sam_repro.run.progress import Progress
+from sam_repro.run.request import Request, describe, find_measurement, make_request
+from sam_repro.run.result import Result, find_finished, finish, summarize, targets_of
+from sam_repro.run.sharpness import RunSharpness, measure_finished, show_sharpness
+from sam_repro.training import checkpoint
+from sam_repro.training.trainer import Interrupted, NonFinite, Trainer
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Passes on what happens in a run: to the record first, which is the truth."""
+
+    metrics: Metrics
+    mirror: Mirror
+    progress: Progress
+
+    def step(self, done: int) -> None:
+        self.progress.step(done)
+
+    def row(self, row: dict[str, Any]) -> None:
+        self.metrics.append(row)
+        self.mirror.log(row)
+        if row["kind"] == "epoch":
+            self.progress.epoch(row, row["step"] + 1)
+
+    def saving(self) -> None:
+        self.metrics.sync()
+
+    def close(self, exit_code: int) -> None:
+        self.progress.close()
+        with suppress(OSError):  # the rows of a finished run are on the disk; a full disk has been told of
+            self.metrics.close()
+        self.mirror.finish(exit_code)
+
+
+def run(config: Resolved, overrides: list[str]) -> Result:
+    """Train one cell with one seed, or go on where it was left, or find it done.
+
+    Args:
+        config: the resolved configuration, checked.
+        overrides: what the command line set, for the record.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        UserError: if the data, the device or the output folder are not what the configuration needs.
+        Busy: if another process is running it.
+        Failure: if the run broke off; `failed.json` says where.
+        Stopped: if a signal stopped it; the same command goes on.
+    """
+    config = with_numerics(config)
+    folder = home(config)
+    if config["resume"] and (done := find_finished(folder)):
+        _complete(config, folder, done)
+        return done
+    set_numerics(config)
+    data = build.make_data(config)
+    model = build.make_model(config, build.shape_of(data))
+    objective, augmentation = build.make_objective(config, model), build.make_augmentation(config, data)
+    request = make_request(config, folder)
+    sharpness = RunSharpness(
+        request, build.make_measure(request.settings), config, objective, data, augmentation, folder
+    )
+    trainer = Trainer(
+        objective,
+        build.make_rule(config, model),
+        build.make_schedule(config),
+        data,
+        augmentation,
+        build.make_plan(config),
+        build.make_diagnostics(config),
+        folder,
+        sharpness.measure_epoch,
+    )
+    with _writable(folder), locked(folder):
+        done = find_finished(folder) if config["resume"] else None  # by another process, while this one got ready
+        if done is None:
+            if not config["resume"] and folder.exists():
+                print(f"aside      {set_aside(folder)}")
+            folder.mkdir(parents=True, exist_ok=True)
+            return _train(config, overrides, folder, trainer, sharpness)
+    _complete(config, folder, done)
+    return done
+
+
+def _complete(config: Resolved, folder: Path, result: Result) -> None:
+    """Measure of a finished run what is asked for now and was not then; the run is done, whatever comes of it."""
+    request = make_request(config, folder, result)
+    if request.every not in (None, result["config"].get("sharpness", {}).get("every")):
+        print(f"sharpness.every = {request.every}: cannot be had afterwards; resume=false sets it aside and runs again")
+    try:
+        if not request.is_nothing and find_measurement(request) is None:
+            measure_finished(request, config)
+    except (UserError, Failure) as error:
+        print(f"sharpness  {request.name}: not measured; {error}")
+
+
+def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Trainer, sharpness: RunSharpness) -> Result:
+    with readable(trainer.path):
+        done = trainer.resume()
+    before = _before(folder, done)
+    with readable(folder / "metrics.jsonl") as path:
+        metrics = Metrics(path, resume_at=done)
+    _begin(config, overrides, folder, before, done, sharpness.request)
+    announce_two_protocols(folder / "metrics.jsonl", sharpness.request, done)
+    announce(config, folder, trainer, done)
+    watch = _Watch(
+        metrics,
+        _open_mirror(config, folder, before["wandb_id"]),
+        Progress(config["progress"], trainer.plan.steps(len(trainer.data.train)), done, config["epochs"]),
+    )
+    code = 1
+    try:
+        with _told(folder, trainer):
+            trainer.run(watch)
+            watch.saving()
+            if sharpness.measure is not None:
+                trainer.save()  # measuring may take long, and may be stopped
+            result = finish(config, overrides, folder, trainer, sharpness)
+        watch.mirror.summary({"final": result["metrics"]["test"][config["report"]]})
+        show_sharpness(watch.mirror, result["sharpness"], folder)
+        code = 0
+    finally:
+        watch.close(code)
+    print(summarize(result))
+    for name, content in result["sharpness"].items():
+        print(describe(name, content))
+    print(f"result     {folder}/result.json")
+    return result
+
+
+def _before(folder: Path, done: int) -> dict[str, Any]:
+    """What the starts before this one left in `run.json`, and what the first one begins with."""
+    fresh = {
+        "wandb_id": uuid.uuid4().hex[:12],
+        "threads": torch.get_num_threads(),
+        "sources": {},
+        "protocols": {},
+        "starts": [],
+    }
+    if not done and not (folder / "run.json").exists():
+        return fresh
+    with readable(folder / "run.json") as path:
+        written = {"protocols": {}} | json.loads(path.read_text())  # a run begun before there were any has none
+        return {key: written[key] for key in fresh}
+
+
+def _begin(
+    config: Resolved, overrides: list[str], folder: Path, before: dict[str, Any], done: int, request: Request
+) -> None:
+    """Write what starts here into `run.json`, and clear what an earlier start left.
+
+    The order of a sum depends on the number of threads: a run goes on with the number that it began with.
+    """
+    torch.set_num_threads(before["threads"])
+    sources = provenance.sources(targets_of(config))
+    if done and (changed := provenance.changed(before["sources"], sources)):
+        print(f"changed    since {done} steps were done: {', '.join(changed)}; resume=false would begin anew")
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "step": done,
+        "argv": sys.argv,
+        "sources_sha256": provenance.digest(sources),
+        "environment": provenance.environment(torch.device(config["device"])),
+        "git": provenance.git(),
+    }
+    run = {
+        "schema": SCHEMA,
+        "config": config,
+        "overrides": overrides,
+        "cell_hash": cell_hash(config),
+        "wandb_id": before["wandb_id"],
+        "threads": before["threads"],
+        "sources": sources,
+        "protocols": before["protocols"] | ({} if request.every is None else {request.settings_id: request.settings}),
+        "starts": [*before["starts"], start],
+    }
+    write_json(folder / "run.json", run)
+    for left in [folder / "failed.json", folder / "uncommitted.diff", *folder.glob("*.tmp")]:
+        left.unlink(missing_ok=True)
+    if (diff := provenance.git_diff()) is not None:
+        with replacing(folder / "uncommitted.diff") as file:
+            file.write(diff.encode())
+
+
+def _open_mirror(config: Resolved, folder: Path, identity: str) -> Mirror:
+    choices = config["choices"]
+    return open_mirror(
+        config["wandb"],
+        directory=folder,
+        run_id=identity,
+        name=f"{folder.parent.name} {folder.name}",
+        group=folder.parent.name,
+        job_type="train",
+        tags=[choices[group] for group in ("dataset", "architecture", "augmentation", "optimizer")],
+        config=config,
+    )
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error}); start in a folder that can") from error
+
+
+@contextmanager
+def _told(folder: Path, trainer: Trainer) -> Iterator[None]:
+    """Says where a run broke off and what is left, and leaves `failed.json` for the tables."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise Stopped(
+            stop.signal, f"saved after {stop.steps} steps at signal {stop.signal}; the same command goes on"
+        ) from None
+    except NonFinite as error:
+        _failed(folder, str(error), error.step)
+        raise Failure(f"{error}; try a smaller lr or rho, or clip_norm=1.0. {_kept(trainer)}") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _failed(folder, str(error), trainer.step)
+        raise Failure(f"{folder}: writing failed ({error}). {_kept(trainer)}") from None
+    except Exception as error:
+        _failed(folder, repr(error), trainer.step)
+        raise
+
+
+def _kept(trainer: Trainer) -> str:
+    if not trainer.path.exists():
+        return "No checkpoint had been written"
+    steps = checkpoint.read(trainer.path)["rule"]["steps"]
+    return f"The checkpoint after {steps} steps is kept: {trainer.path}"
+
+
+def _failed(folder: Path, error: str, step: int) -> None:
+    with suppress(OSError):  # a full disk must not hide why the run failed
+        write_json(folder / "failed.json", {"error": error, "step": step})

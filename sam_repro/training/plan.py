@@ -1,0 +1,53 @@
+"""The numbers of a loop."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a loop.
+
+    Args:
+        seed: of order, augmentation and noise.
+        epochs: length of the schedule.
+        batch_size: examples in a batch.
+        lr: learning rate, before the schedule's factor.
+        m: examples that share one perturbation, default the batch.
+        clip_norm: largest norm of the averaged final gradient, default no clipping.
+        drop_last: leave out an epoch's last batch if it is smaller.
+        max_steps: stop after so many steps, default never; the schedule stays that of `epochs`.
+        rho_follows: "constant" (default), or "lr": the radius is multiplied by the factor of the learning rate.
+        rho_warmup_epochs: epochs over which the radius rises linearly from 0, default 0.
+        record_every: steps between rows of the record, default 10; None for rows per epoch only.
+        checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
+        graph: replay whole steps as CUDA graphs, default false.
+    """
+
+    seed: int
+    epochs: int
+    batch_size: int
+    lr: float
+    m: int | None = None
+    clip_norm: float | None = None
+    drop_last: bool = False
+    max_steps: int | None = None
+    rho_follows: str = "constant"
+    rho_warmup_epochs: float = 0.0
+    record_every: int | None = 10
+    checkpoint_every: float = 60.0
+    graph: bool = False
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Steps of one epoch over so many examples."""
+        return examples // self.batch_size if self.drop_last else -(-examples // self.batch_size)
+
+    def steps(self, examples: int) -> int:
+        """Steps of the whole run."""
+        steps = self.epochs * self.steps_per_epoch(examples)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def seen(self, steps: int, examples: int) -> int:
+        """Examples that so many steps see."""
+        epochs, rest = divmod(steps, self.steps_per_epoch(examples))
+        kept = examples - examples % self.batch_size if self.drop_last else examples
+        return epochs * kept + rest * self.batch_size

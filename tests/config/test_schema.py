@@ -1,0 +1,199 @@
+"""The schema knows every key of every option, and what every one of them may be."""
+
+import math
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+
+from sam_repro.config import schema
+from sam_repro.config.checks import BUILT, LIMITS, check, finding
+from sam_repro.config.lines import compose_line
+from sam_repro.config.options import config_dir
+from sam_repro.config.schema import BOOKKEEPING, NEUTRAL, NUMERICS, LabelNoise, flat
+
+OPTIONS = sorted(
+    f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in compose_line([])
+)
+BUILDING = ("_target_", "_partial_")  # keys that `BUILT` checks
+FOLLOWING = {"optimizer.rho"}  # checked with the key that it follows
+OPTIONAL = {
+    "rho",
+    "m",
+    "clip_norm",
+    "max_steps",
+    "threads",
+    "record_every",
+    "diagnose_every",
+    "base_optimizer.max_grad_norm",
+    "sharpness.every",
+    "sharpness.parameters",
+    "sharpness.rho",
+}
+ACCEPTED = {
+    ("data_dir", "no such value"),
+    ("name", -1),
+    ("name", True),
+    ("optimizer.p", math.inf),
+    *((key, None) for key in (*OPTIONAL, "cell")),
+    ("cell", "no such value"),
+    ("sharpness.p", math.inf),
+    ("sharpness.parameters", "no such value"),
+}
+WRONG = [None, "", "no such value", math.nan, -math.inf, math.inf, -1, [], [[]], ["a"]]
+DEFAULT = compose_line([])
+LEAVES = flat(DEFAULT)
+
+
+@pytest.fixture(scope="module")
+def options():
+    """What every option composes to."""
+    return {option: compose_line([option]) for option in OPTIONS}
+
+
+def nested(leaves):
+    """The configuration with these dotted keys."""
+    config = {}
+    for key, value in leaves.items():
+        *path, last = key.split(".")
+        node = config
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return config
+
+
+def changed(**values):
+    """The default configuration with other values; `__` stands for a dot."""
+    return nested(LEAVES | {key.replace("__", "."): value for key, value in values.items()})
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_may_run(options, option):
+    config = options[option]
+    group, _, name = option.partition("=")
+    assert config["choices"][group] == name
+    assert check(config) == []
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_key_of_every_option_has_limits(options, option):
+    told = ("choices.", "origin.")
+    keys = {key for key in flat(options[option]) if not key.startswith(told) and not key.endswith(BUILDING)}
+    assert keys - set(LIMITS) <= FOLLOWING
+
+
+def test_every_limit_is_of_a_key_of_some_option(options):
+    known = {"cell"} | {key for config in options.values() for key in flat(config)}  # the door takes the cell out
+    assert set(LIMITS) - known == set()
+    assert {*NUMERICS, *BOOKKEEPING} - known == set()
+    assert set(NEUTRAL) - known == set()
+
+
+def test_every_group_is_built():
+    groups = {field.name for field in fields(schema.Config) if field.type == dict[str, Any]} - {"table"}
+    assert {node.partition(".")[0] for node in BUILT} == groups == set(DEFAULT["choices"])
+
+
+def test_every_top_level_key_has_limits_and_a_default_within():
+    for field in fields(schema.Config):
+        default = getattr(schema.Config(), field.name)
+        if is_dataclass(default):
+            assert {f"{field.name}.{part.name}" for part in fields(default)} <= set(LIMITS)
+        elif field.name not in {node.partition(".")[0] for node in BUILT} | {"table", "assumed"}:
+            assert finding(field.name, default) is None
+    assert [finding(f"label_noise.{key}", value) for key, value in vars(LabelNoise()).items()] == [None] * 3
+
+
+def test_neutral_values_are_allowed_and_the_top_level_keys_stand_at_them():
+    assert [line for key, value in NEUTRAL.items() if (line := finding(key, value))] == []
+    assert {key: LEAVES[key] for key in NEUTRAL if "." not in key} == {k: v for k, v in NEUTRAL.items() if "." not in k}
+    assert not set(NEUTRAL) & {*BOOKKEEPING, "seed"}
+
+
+def accepts(key, value):
+    """Whether a value that few keys take is right for this one."""
+    return any(key == other and value == right for other, right in ACCEPTED)
+
+
+@pytest.mark.parametrize("key", LIMITS)
+def test_a_wrong_value_is_refused_in_one_line(key):
+    for value in WRONG:
+        line = finding(key, value)
+        if accepts(key, value):
+            assert line is None
+            continue
+        assert line is not None, value
+        assert line.startswith(f"{key} = ") or line.startswith(f"{key}[0] = ")
+        assert "must be" in line
+        assert "\n" not in line
+
+
+@pytest.mark.parametrize("key", LIMITS)
+def test_true_and_1_are_two_things(key):
+    if finding(key, True) is None and (key, True) not in ACCEPTED:
+        assert finding(key, False) is None
+        assert finding(key, 1) == f"{key} = 1: must be true or false"
+
+
+def test_a_node_is_no_value_and_a_value_no_node():
+    assert finding("label_noise", 0.4).startswith("label_noise = 0.4: has keys of its own; set label_noise.rate,")
+    assert finding("lr.x", 1) == "lr.x: no such key, for lr is one value; write lr=value"
+    assert finding("a.key.of.somebody.else", "anything") is None
+
+
+def test_flat_keeps_lists_and_the_order():
+    assert list(flat({"b": {"y": [1, {"z": 2}], "x": {"w": None}}, "a": 0}).items()) == [
+        ("b.y", [1, {"z": 2}]),
+        ("b.x.w", None),
+        ("a", 0),
+    ]
+
+
+def test_wrong_values_are_all_told_before_what_does_not_go_together():
+    assert check(changed(lr=-1, epochs=0, m=1000)) == [
+        "epochs = 0: must be an integer >= 1",
+        "lr = -1: must be a finite number > 0",
+    ]
+    assert len(check(changed(m=1000, report="best_validation"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "allowed"),
+    [
+        ({"m": 64}, True),
+        ({"m": 65}, False),
+        ({"m": 65, "batch_size": 65}, True),
+        ({"epochs": 3, "schedule__warmup_epochs": 2.9}, True),
+        ({"epochs": 3, "schedule__warmup_epochs": 3}, False),
+        ({"report": "best_validation"}, False),
+        ({"report": "best_validation", "dataset__validation__count": 1}, True),
+        ({"base_optimizer__nesterov": True}, True),
+        ({"base_optimizer__nesterov": True, "base_optimizer__momentum": 0}, False),
+        ({"base_optimizer__nesterov": True, "base_optimizer__dampening": 0.1}, False),
+        ({"precision": "tf32", "device": "cpu"}, False),
+        ({"precision": "tf32", "device": "cuda"}, True),
+        ({"precision": "tf32"}, True),  # known only on the machine
+        ({"dataset__mean": [0.1, 0.2]}, False),
+        ({"dataset__mean": [0.1, 0.2], "dataset__std": [1, 1]}, True),
+        ({"rho": 0, "optimizer__rho": 0}, True),
+        ({"rho": 0.2}, False),  # the rule's own did not follow
+        ({"rho": None, "optimizer__rho": None}, False),
+        ({"optimizer___target_": None}, False),
+        ({"optimizer___partial_": False}, False),
+        ({"dataset__source___target_": 3}, False),
+        ({"schedule___partial_": True}, False),
+    ],
+)
+def test_what_goes_together(values, allowed):
+    findings = check(changed(**values))
+    assert (findings == []) == allowed, findings
+    assert all("\n" not in line for line in findings)
+
+
+def test_keys_of_what_is_built_from_elsewhere_have_no_limits_of_ours() -> None:
+    config = compose_line(["optimizer=looksam"])
+    config["optimizer"] |= {"_target_": "mine.Rule", "scope": "layer", "alpha": -0.5}
+    assert check(config) == []
+    config["optimizer"]["_target_"] = "sam_repro.optimizer.LookSAM"
+    assert len(check(config)) == 2

@@ -1,0 +1,397 @@
+"""A command line that cannot run says in one message what was given, what is allowed and what to change, and leaves
+nothing behind; where neither data nor a device is needed to know it, torch has not been imported.
+
+Every command line is answered by a process of its own, forked from a server (`door.py`) that has imported Hydra, or
+torch too. Every tenth is also given to a new interpreter.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+ENVIRONMENT.pop("NOPE", None)
+WATCHED = "import sys, sam_repro.train\ntry: sam_repro.train.main()\nfinally: print('torch' in sys.modules)"
+
+INTEGER = "must be an integer"
+NUMBER = "must be a finite number"
+SPELLING = "settings are written key=value, such as rho=0.1"
+
+# command line: what its message says
+REFUSED = {
+    # keys that nobody has, options that do not exist
+    "optimzer=sam": "optimzer=sam: no such key; did you mean optimizer?",
+    "lrr=0.1": "lrr=0.1: no such key; did you mean lr?",
+    "foo.bar=1": "foo.bar=1: no such key; there are: architecture,",
+    "config=digits": "config=digits: no such key; there are: architecture,",
+    "optimizer=samm": "optimizer = samm: no such option; did you mean sam?",
+    "optimizer=": "optimizer = '': no such option; there are: asam,",
+    "optimizer=null": "optimizer = null: no such option; there are: asam,",
+    "optimizer=[sam]": "optimizer = [sam]: no such option; did you mean sam?",
+    "optimizer={rho:1}": "optimizer = {'rho': 1}: no such option; there are: asam,",
+    "base_optimizer=sdg": "base_optimizer = sdg: no such option; did you mean sgd?",
+    "dataset=imagenet": "dataset = imagenet: no such option; there are: cifar10,",
+    "architecture=resnet19": "architecture = resnet19: no such option; did you mean resnet",
+    "augmentation=mixup": "augmentation = mixup: no such option; there are: basic, cutout, none",
+    "schedule=cosin": "schedule = cosin: no such option; did you mean cosine?",
+    # keys of a node
+    "optimizer.lr=1": "optimizer.lr: no such key; there are: optimizer.",
+    "schedule.gamma=0.1": "schedule.gamma: no such key; there are: schedule.final, schedule.per,",
+    "schedule=multi_step schedule.final=0": "schedule.final: no such key; there are: schedule.gamma,",
+    "optimizer=sgd optimizer.eta=0": "optimizer.eta: no such key",
+    "base_optimizer.momentun=0.8": "base_optimizer.momentun: no such key; did you mean base_optimizer.momentum?",
+    "base_optimizer.weight_decay=0.1": "base_optimizer.weight_decay: no such key; there are: base_optimizer.",
+    "architecture.width=10": "architecture.width: no such key; there are: architecture.initialisation",
+    "augmentation.policy=auto": "augmentation.policy: no such key; there are: augmentation.",
+    "dataset.validation.cuont=10": "dataset.validation.cuont: no such key; did you mean dataset.validation.count?",
+    "dataset.validation={cuont:10}": "dataset.validation.cuont: no such key; did you mean dataset.validation.count?",
+    "dataset.source.path=/data": "dataset.source.path: no such key; --cfg job shows them all",
+    "label_noise.rte=0.4": "label_noise.rte: no such key; did you mean label_noise.rate?",
+    "label_noise={rte:0.4}": "label_noise.rte: no such key; did you mean label_noise.rate?",
+    "label_noise.rate.x=1": "label_noise.rate.x: no such key, for label_noise.rate is one value",
+    "lr.x=1": "lr.x: no such key, for lr is one value; write lr=value",
+    "label_noise=0.4": "label_noise = 0.4: has keys of its own; set label_noise.rate,",
+    "label_noise=null": "label_noise = null: has keys of its own; set label_noise.rate,",
+    "dataset.validation=5": "dataset.validation = 5: has keys of its own; set dataset.validation.count,",
+    "dataset.augmentation=3": "dataset.augmentation = 3: has keys of its own; set dataset.augmentation.pad,",
+    "augmentation.cutout=4": "augmentation.cutout = 4: has keys of its own; set augmentation.cutout.size,",
+    "dataset.source=digits": "dataset.source: its file must say what it builds, by _target_: package.module.name",
+    "optimizer._target_=5": "optimizer: its file must say what it builds, by _target_: package.module.name",
+    "optimizer._partial_=false": "optimizer: its file must say what it builds, by _target_: package.module.name and",
+    # keys added, removed, moved
+    "+foo=1": "+foo=1: keys can be set, not added or removed; write foo=value",
+    "++foo=1": "++foo=1: keys can be set, not added or removed; write foo=value",
+    "+optimizer=sam": "+optimizer=sam: keys can be set, not added or removed; write optimizer=value",
+    "~lr": "~lr: keys can be set, not added or removed; write lr=value",
+    "~optimizer=sam": "~optimizer=sam: keys can be set, not added or removed; write optimizer=value",
+    "optimizer@here=sam": "optimizer@here: no such key",
+    "hydra.ouput_subdir=x": "hydra.ouput_subdir: no such key",
+    "hydra.mode=MULTIRUN": "hydra.mode=MULTIRUN: is fixed; sweeps are written -m key=a,b",
+    "hydra.searchpath=[file:///tmp]": "hydra.searchpath=[file:///tmp]: is fixed; sweeps are written -m",
+    "hydra/launcher=nope": "Could not find 'hydra/launcher/nope' Available options in 'hydra/launcher': basic",
+    # not a setting at all
+    "rho": f"rho: cannot be read; {SPELLING}, without spaces",
+    "rho = 0.1": f"rho: cannot be read; {SPELLING}, without spaces",
+    "rho==1": f"rho==1: cannot be read; {SPELLING}",
+    "=3": "=3: no such key; there are: architecture,",
+    "lr=[": f"lr=[: cannot be read; {SPELLING}",
+    "lr=0.1,": f"lr=0.1,: cannot be read; {SPELLING}",
+    "'rho=${lr'": f"rho=${{lr: cannot be read; {SPELLING}",
+    "--rho 0.1": f"--rho: no such option; {SPELLING}",
+    "--rho=0.1": f"--rho=0.1: no such option; {SPELLING}",
+    "-rho 0.1": SPELLING,
+    "--config-dir nowhere": "--config-dir nowhere: no such folder",
+    "--config-dir": "--config-dir/-cd: expected one argument; --help shows how it is written",
+    "--config-name x": "--config-name: is not for this command; options of your own come with --config-dir",
+    "--config-path x": "--config-path: is not for this command; options of your own come with --config-dir",
+    "--experimental-rerun x": "--experimental-rerun: is not for this command",
+    "--cfg everything": "--cfg/-c: invalid choice: 'everything' (choose from 'job', 'hydra', 'all')",
+    "-m --cfg job lr=0.1,0.2": "--multirun and --cfg: only one of them at a time",
+    "--cfg job --info": "--cfg and --info: only one of them at a time",
+    "--cfg job lr=nan": f"lr = nan: {NUMBER} > 0",
+    "--cfg job --resolve 'rho=${nope}'": "Interpolation key 'nope' not found; ${…} may name the keys that --cfg",
+    # values: type, range, finiteness
+    "rho=abc": f"rho = abc: {NUMBER} >= 0, or null",
+    "rho=-1": f"rho = -1: {NUMBER} >= 0, or null",
+    "rho=nan": f"rho = nan: {NUMBER} >= 0, or null",
+    "rho=inf": f"rho = inf: {NUMBER} >= 0, or null",
+    "rho=1e400": f"rho = inf: {NUMBER} >= 0, or null",
+    "rho=true": f"rho = true: {NUMBER} >= 0, or null",
+    "rho=": f"rho = '': {NUMBER} >= 0, or null",
+    "rho=[0.1]": f"rho = [0.1]: {NUMBER} >= 0, or null",
+    "rho={a:1}": "rho.a: no such key, for rho is one value; write rho=value",
+    "\"rho='0.1'\"": f"rho = '0.1': {NUMBER} >= 0, or null",
+    "seed=-1": f"seed = -1: {INTEGER} >= 0 and <= 4294967295",
+    "seed=1.5": f"seed = 1.5: {INTEGER} >= 0",
+    "seed=true": f"seed = true: {INTEGER} >= 0",
+    "seed=null": f"seed = null: {INTEGER} >= 0",
+    "epochs=0": f"epochs = 0: {INTEGER} >= 1",
+    "epochs=1e3": f"epochs = 1000.0: {INTEGER} >= 1",
+    "epochs=ten": f"epochs = ten: {INTEGER} >= 1",
+    "batch_size=-64": f"batch_size = -64: {INTEGER} >= 1",
+    "batch_size=": f"batch_size = '': {INTEGER} >= 1",
+    "lr=0": f"lr = 0: {NUMBER} > 0",
+    "lr=null": f"lr = null: {NUMBER} > 0",
+    "lr=[0.1,0.2]": f"lr = [0.1, 0.2]: {NUMBER} > 0",
+    "weight_decay=-1e-4": f"weight_decay = -0.0001: {NUMBER} >= 0",
+    "weight_decay_in=everywhere": "weight_decay_in = everywhere: must be one of base, loss",
+    "weight_decay_on=[all]": "weight_decay_on = [all]: must be one of all, no_norm_no_bias",
+    "m=0": f"m = 0: {INTEGER} >= 1, or null",
+    "m=half": f"m = half: {INTEGER} >= 1, or null",
+    "clip_norm=0": f"clip_norm = 0: {NUMBER} > 0, or null",
+    "clip_norm=inf": f"clip_norm = inf: {NUMBER} > 0, or null",
+    "drop_last=1": "drop_last = 1: must be true or false",
+    "drop_last=yes": "drop_last = yes: must be true or false",
+    "max_steps=0": f"max_steps = 0: {INTEGER} >= 1, or null",
+    "batch_norm_statistics=last": "batch_norm_statistics = last: must be one of mean, first, both",
+    "same_noise=null": "same_noise = null: must be true or false",
+    "label_smoothing=1": f"label_smoothing = 1: {NUMBER} >= 0 and < 1",
+    "label_noise={rate:7}": f"label_noise.rate = 7: {NUMBER} >= 0 and <= 1",
+    "label_noise.rate=-0.1": f"label_noise.rate = -0.1: {NUMBER} >= 0 and <= 1",
+    "label_noise.kind=pairflip": "label_noise.kind = pairflip: must be one of uniform, symmetric, asymmetric",
+    "label_noise.seed=4294967296": f"label_noise.seed = 4294967296: {INTEGER} >= 0 and <= 4294967295",
+    "report=best": "report = best: must be one of last, best_validation",
+    "precision=fp16": "precision = fp16: must be one of auto, fp32, tf32, bf16",
+    "channels_last=2": "channels_last = 2: must be true or false",
+    "device=gpu": "device = gpu: must be auto, cpu, cuda or cuda:<number>",
+    "device=cuda:first": "device = 'cuda:first': must be auto, cpu, cuda or cuda:<number>",
+    "device=null": "device = null: must be auto, cpu, cuda or cuda:<number>",
+    "deterministic=warn": "deterministic = warn: must be true or false",
+    "threads=0": f"threads = 0: {INTEGER} >= 1, or null",
+    "name=../x": "name = '../x': must be at most 60 letters, digits, '-', '_' and '.', the first not '.'",
+    "name=.x": "name = '.x': must be at most 60 letters, digits, '-', '_' and '.', the first not '.'",
+    "name=": "name = '': must be at most 60 letters, digits,",
+    "name=null": "name = null: must be at most 60 letters, digits,",
+    "'name=a b'": "name = 'a b': must be at most 60 letters, digits,",
+    f"name={'a' * 61}": "must be at most 60 letters, digits,",
+    "data_dir=": "data_dir = '': must be a non-empty text",
+    "data_dir=null": "data_dir = null: must be a non-empty text",
+    "download=no": "download = no: must be true or false",
+    "wandb=never": "wandb = never: must be one of auto, online, offline, disabled",
+    "wandb=false": "wandb = false: must be one of auto, online, offline, disabled",
+    "resume=force": "resume = force: must be true or false",
+    "progress=on": "progress = on: must be one of auto, bar, lines, silent",
+    "record_every=0": f"record_every = 0: {INTEGER} >= 1, or null",
+    "checkpoint_every=-1": f"checkpoint_every = -1: {NUMBER} >= 0",
+    "checkpoint_every=inf": f"checkpoint_every = inf: {NUMBER} >= 0",
+    "dataset.mean=0.5": "dataset.mean = 0.5: must be a list of numbers, such as [0.5, 0.5]",
+    "dataset.mean=[]": "dataset.mean = []: must be a list of numbers, such as [0.5, 0.5]",
+    "dataset.mean=[a]": f"dataset.mean[0] = a: {NUMBER}",
+    "dataset.std=[0]": f"dataset.std[0] = 0: {NUMBER} > 0",
+    "dataset.std=null": "dataset.std = null: must be a list of numbers",
+    "dataset.validation.count=-1": f"dataset.validation.count = -1: {INTEGER} >= 0",
+    "dataset.validation.seed=1.5": f"dataset.validation.seed = 1.5: {INTEGER} >= 0",
+    "dataset.validation.stratified=2": "dataset.validation.stratified = 2: must be true or false",
+    "dataset.validation.noisy=clean": "dataset.validation.noisy = clean: must be true or false",
+    "dataset.augmentation.pad=-1": f"dataset.augmentation.pad = -1: {INTEGER} >= 0",
+    "architecture.initialisation=he": "architecture.initialisation = he: must be one of torch, he_fan_in,",
+    "architecture=resnet18 architecture.stem=big": "architecture.stem = big: must be one of auto, cifar, imagenet",
+    "architecture=wrn16_4 architecture.shortcut=none": "architecture.shortcut = none: must be one of conv, pool",
+    "augmentation.padding_mode=wrap": "augmentation.padding_mode = wrap: must be one of zero, reflect",
+    "augmentation.cutout={size:big}": f"augmentation.cutout.size = big: {INTEGER} >= 0",
+    "augmentation.cutout.per=pixel": "augmentation.cutout.per = pixel: must be one of image, batch",
+    "augmentation.cutout.probability=2": f"augmentation.cutout.probability = 2: {NUMBER} >= 0 and <= 1",
+    "base_optimizer.momentum=1": f"base_optimizer.momentum = 1: {NUMBER} >= 0 and < 1",
+    "base_optimizer.nesterov=1": "base_optimizer.nesterov = 1: must be true or false",
+    "base_optimizer.fused=null": "base_optimizer.fused = null: must be true or false",
+    "optimizer=asam optimizer.eta=-1": f"optimizer.eta = -1: {NUMBER} >= 0",
+    "schedule.per=batch": "schedule.per = batch: must be one of step, epoch",
+    "schedule.warmup_epochs=-1": f"schedule.warmup_epochs = -1: {NUMBER} >= 0",
+    "schedule.final=2": f"schedule.final = 2: {NUMBER} >= 0 and <= 1",
+    "schedule=multi_step schedule.milestones=0.5": "schedule.milestones = 0.5: must be a list of numbers",
+    "schedule=multi_step schedule.milestones=[1.5]": f"schedule.milestones[0] = 1.5: {NUMBER} > 0 and < 1",
+    "schedule=multi_step schedule.gamma=0": f"schedule.gamma = 0: {NUMBER} > 0 and <= 1",
+    # interpolations
+    "'rho=${nope}'": "Interpolation key 'nope' not found; ${…} may name the keys that --cfg job shows",
+    "'rho=${oc.env:NOPE}'": "Environment variable 'NOPE' not found",
+    "'lr=${lr}'": "lr: Recursive interpolation",
+    "'seed=${lr}'": f"seed = 0.1: {INTEGER} >= 0",
+    "'epochs=${seed}'": f"epochs = 0: {INTEGER} >= 1",
+    # what does not go together
+    "optimizer=sgd rho=0.05": "rho = 0.05: sgd has no rho; leave rho out, or choose optimizer=sam",
+    "rho=null": "rho = null: sam needs a radius; give one, such as rho=0.05",
+    "optimizer=asam rho=null": "rho = null: asam needs a radius; give one, such as rho=0.05",
+    "optimizer.rho=0.1": "optimizer.rho = 0.1: follows rho; write rho=value",
+    "m=65": "m = 65: must be at most batch_size = 64, of which it is a part",
+    "report=best_validation": "report = best_validation: there is no validation split; hold images out, such as",
+    "base_optimizer.nesterov=true base_optimizer.momentum=0": "base_optimizer.nesterov = true: needs base_optimizer",
+    "base_optimizer.nesterov=true base_optimizer.dampening=0.1": "needs base_optimizer.momentum > 0 and dampening = 0",
+    "schedule.warmup_epochs=20": "schedule.warmup_epochs = 20: must be less than epochs = 20",
+    "epochs=1 schedule.warmup_epochs=1.5": "schedule.warmup_epochs = 1.5: must be less than epochs = 1",
+    "precision=tf32 device=cpu": "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16",
+    "dataset.mean=[0.1,0.2]": "dataset.std = [0.02362]: must be as many numbers as dataset.mean, 2",
+    "dataset.std=[0.1,0.2]": "dataset.std = [0.1, 0.2]: must be as many numbers as dataset.mean, 1",
+    # sweeps: every cell is checked before the first one starts
+    "rho=0.1,0.2": "rho=0.1,0.2: several values are a sweep; add -m",
+    "seed=range(0,3)": "seed=range(0,3): several values are a sweep; add -m",
+    "dataset.mean=0.1,0.2": "several values are a sweep; add -m, or write a list as dataset.mean=[…]",
+    "-m rho=0.1,-1": f"rho = -1: {NUMBER} >= 0, or null",
+    "-m seed=range(-1,2)": f"seed = -1: {INTEGER} >= 0",
+    "-m optimizer=sam,samm": "optimizer = samm: no such option; did you mean sam?",
+    "-m optimizer=sgd rho=0.1": "rho = 0.1: sgd has no rho; leave rho out, or choose optimizer=sam",
+    "-m optimizer=sgd,sam rho=0.1,null": "rho = null: sam needs a radius; give one, such as rho=0.05",
+    "-m batch_size=64,32 m=48": "m = 48: must be at most batch_size = 32, of which it is a part",
+    "-m schedule=multi_step,cosine schedule.gamma=0.1": "schedule.gamma: no such key",
+    "-m name=a,../b": "name = '../b': must be at most 60 letters, digits,",
+    "-m 'rho=0.1,${nope}'": "Interpolation key 'nope' not found",
+    "-m lr=interval(0,1)": "lr=interval(0,1): write the values one by one, such as lr=a,b",
+    "-m optimizer=glob(*)": "optimizer=glob(*): write the values one by one, such as optimizer=a,b",
+    "-m lr=0.1,0.2 ++foo=1": "++foo=1: keys can be set, not added or removed",
+}
+
+# only known once the data, the device or what is to be built are there
+REFUSED_WITH_TORCH = {
+    "batch_size=2000": "batch_size = 2000: the training set has 1000 images; choose batch_size=1000 or less",
+    "dataset.validation.count=950": "batch_size = 64: the training set has 50 images; choose batch_size=50 or less",
+    "dataset.validation.count=1000": f"dataset: validation.count = 1000: {INTEGER} >= 0 and <= 999",
+    "dataset.mean=[0.1,0.2] dataset.std=[1,1]": "dataset.mean = [0.1, 0.2]: must be one number for each channel",
+    "dataset=cifar10 download=false": "Start again with download=true, or put that archive into data yourself",
+    "dataset=cifar100 download=false data_dir=/dev/null/x": "or put that archive into /dev/null/x yourself",
+    "device=cuda:99": "device = cuda:99: this machine has",
+    "optimizer._target_=nowhere.Rule": "optimizer: Error loading 'nowhere.Rule': ModuleNotFoundError(\"No module named",
+    "optimizer._target_=sam_repro.optimizer.Nope": "optimizer: Error loading 'sam_repro.optimizer.Nope'",
+    "optimizer._target_=torch.optim.SGD": "optimizer: SGD.__init__() got an unexpected keyword argument 'rho'",
+    "base_optimizer._target_=torch.optim.Adam": "base_optimizer: Adam.__init__() got an unexpected keyword argument",
+    "schedule._target_=nowhere.S": "schedule: Error loading 'nowhere.S'",
+    "architecture._target_=torch.nn.Linear": "architecture: Linear.__init__() got an unexpected keyword argument",
+    "augmentation._target_=sam_repro.augmentation.Cutout": "augmentation: Cutout.__init__() got an unexpected keyword",
+    "augmentation=basic augmentation.pad=8": f"augmentation: pad = 8: {INTEGER} >= 0 and <= 7",
+    "augmentation=cutout augmentation.cutout.size=16": f"augmentation: cutout.size = 16: {INTEGER} >= 0 and <= 15",
+    "optimizer=sam_direction weight_decay_in=loss": "weight_decay_in = loss: sam_direction takes gradients without it",
+}
+WITHOUT_CUDA = {
+    "device=cuda": "device = cuda: this machine has no CUDA device; choose device=cpu",
+    "precision=tf32": "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16",
+}
+
+SHOWN = {
+    "--help": "Train one cell:  python -m sam_repro.train optimizer=sam rho=0.05",
+    "--cfg job": "rho: ${rho}",
+    "--cfg job --resolve": "rho: 0.05",
+    "--cfg job --resolve 'rho=${lr}'": "rho: 0.1",
+    "--cfg job optimizer=asam name=2026": "rho: 0.5",
+    "--info defaults": "optimizer/sam",
+    "--hydra-help": "--multirun",
+    "--version": "Hydra",
+    "--shell-completion install=bash": "complete",
+}
+
+OPTIONS = {
+    "no_yaml": ("optimizer: [", "no_yaml.yaml", "line 1"),
+    "empty": ("", "optimizer: its file must say what it builds, by _target_: package.module.name"),
+    "no_target": ("_partial_: true", "optimizer: its file must say what it builds, by _target_: package.module.name"),
+    "not_partial": ("_target_: a.B", "optimizer: its file must say what it builds", "and _partial_: true"),
+    "unknown": ("# @package _global_\nfoo: 1", "foo: In 'optimizer/unknown'", "Key 'foo' not in 'Config'"),
+    "wrong": ("# @package _global_\nrho: abc", "rho: In 'optimizer/wrong'", "Value 'abc' of type 'str'"),
+    "outside": ("# @package _global_\nclip_norm: -1", f"clip_norm = -1.0: {NUMBER} > 0, or null"),
+    "list": ("- 1", "In 'optimizer/list'", "Cannot merge DictConfig with ListConfig"),
+}
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+    torch: bool
+
+
+Door = Callable[[str, Path], Answer]
+
+
+@contextmanager
+def door(*modules: str) -> Iterator[Door]:
+    command = [sys.executable, str(ROOT / "tests" / "door.py"), *modules]
+    server = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def answer(line: str, folder: Path) -> Answer:
+        order = {"argv": shlex.split(line), "folder": str(folder), "size": None}
+        print(json.dumps(order), file=server.stdin, flush=True)
+        return Answer(**json.loads(server.stdout.readline()))
+
+    yield answer
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture(scope="module")
+def light() -> Iterator[Door]:
+    with door("sam_repro.train") as answer:
+        yield answer
+
+
+@pytest.fixture(scope="module")
+def heavy() -> Iterator[Door]:
+    with door("sam_repro.run", "sklearn.datasets", "torchvision.datasets", "torch._dynamo") as answer:
+        yield answer
+
+
+def assert_refused(answer: Answer, folder: Path, *words: str) -> None:
+    assert answer.code == 2, answer
+    assert answer.err.startswith("sam_repro: ")
+    assert answer.err.count("\n") == 1
+    assert "Traceback" not in answer.err
+    for word in words:
+        assert word in answer.err
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_refused_without_torch(light, tmp_path, line):
+    answer = light(line, tmp_path)
+    assert_refused(answer, tmp_path, REFUSED[line])
+    assert not answer.torch
+
+
+@pytest.mark.parametrize("line", list(REFUSED)[::10])
+def test_refused_by_a_new_interpreter(tmp_path, line):
+    command = [sys.executable, "-c", WATCHED, *shlex.split(line)]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert_refused(Answer(done.returncode, done.stdout, done.stderr, torch=True), tmp_path, REFUSED[line])
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("line", REFUSED_WITH_TORCH)
+def test_refused_before_training(heavy, tmp_path, line):
+    assert_refused(heavy(line, tmp_path), tmp_path, REFUSED_WITH_TORCH[line])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+@pytest.mark.parametrize("line", WITHOUT_CUDA)
+def test_refused_without_cuda(heavy, tmp_path, line):
+    assert_refused(heavy(line, tmp_path), tmp_path, WITHOUT_CUDA[line])
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_shown_without_torch(light, tmp_path, line):
+    answer = light(line, tmp_path)
+    assert (answer.code, answer.err, answer.torch) == (0, "", False)
+    assert SHOWN[line] in answer.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("mode", ["", "-m "])
+def test_an_option_of_ones_own_that_is_wrong(light, tmp_path, option, mode):
+    content, *words = OPTIONS[option]
+    file = tmp_path / "mine" / "optimizer" / f"{option}.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    (tmp_path / "work").mkdir()
+    answer = light(f"{mode}--config-dir {tmp_path}/mine optimizer={option}", tmp_path / "work")
+    assert_refused(answer, tmp_path / "work", *words)
+    assert not answer.torch
+
+
+def test_an_option_of_ones_own_with_a_name_of_ours(light, tmp_path):
+    """Hydra would take ours and say nothing."""
+    for name in ("optimizer/sam.yaml", "optimizer/mine.yaml"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text("# @package _global_\nrho: 0.9\n")
+    (tmp_path / "work").mkdir()
+    answer = light(f"--config-dir {tmp_path}/mine optimizer=sam", tmp_path / "work")
+    assert_refused(
+        answer, tmp_path / "work", f"{tmp_path}/mine/optimizer/sam.yaml: sam_repro has an option of this name"
+    )
+
+
+def test_all_findings_in_one_message(light, tmp_path):
+    answer = light("'lr=${seed}' 'epochs=${seed}'", tmp_path)
+    assert answer.code == 2
+    assert answer.err == f"sam_repro: epochs = 0: {INTEGER} >= 1\nlr = 0: {NUMBER} > 0\n"
+
+
+def test_a_sweep_drops_rho_where_there_is_none(light, tmp_path):
+    answer = light("-m optimizer=sgd,sam rho=0.1,0.2 epochs=0,1", tmp_path)  # refused afterwards
+    assert answer.code == 2
+    answer = light("-m optimizer=sgd,sam rho=0.1,0.2 'epochs=${seed}'", tmp_path)
+    assert answer.out == "sgd has no rho: the sweep's is dropped there, and cells that are then equal are one\n"

@@ -1,0 +1,490 @@
+"""One run from end to end on the digits: what it leaves, what it says, and how it fails."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from called import Said, command
+from safetensors.numpy import load_file
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import sam_repro
+from sam_repro import train
+from sam_repro.errors import UserError
+from sam_repro.run import build
+
+COUNT, RATE, NOISE_SEED = 200, 0.3, 5
+SETTINGS = [
+    "wandb=disabled",
+    "epochs=3",
+    "record_every=5",
+    "lr=1",  # so large that the last epoch is not the best
+    "schedule=constant",
+]
+NOISY = [f"label_noise.rate={RATE}", f"label_noise.seed={NOISE_SEED}"]
+HELD_OUT = [f"dataset.validation.count={COUNT}", "dataset.validation.seed=7"]
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    folder: Path
+    home: Path
+    said: Said
+    settings: list[str]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return json.loads((self.home / "result.json").read_text())
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        rows = map(json.loads, (self.home / "metrics.jsonl").read_text().splitlines())
+        return [row for row in rows if row["kind"] == kind]
+
+
+def finished(folder: Path, *settings: str) -> Run:
+    said = command(train.main, folder, *SETTINGS, *settings)
+    assert said.code == 0, said
+    (home,) = folder.glob("outputs/runs/*/*/seed=*[0-9]")
+    return Run(folder, home, said, [*SETTINGS, *settings])
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return finished(tmp_path_factory.mktemp("plain"), "optimizer=sgd", "name=first-try", "seed=3")
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return finished(tmp_path_factory.mktemp("noisy"), "rho=0.1", *NOISY, *HELD_OUT)
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return finished(tmp_path_factory.mktemp("best"), "rho=0.1", *NOISY, *HELD_OUT, "report=best_validation")
+
+
+@pytest.fixture(params=["plain", "noisy", "best"])
+def run(request: pytest.FixtureRequest) -> Run:
+    return request.getfixturevalue(request.param)
+
+
+def home_of(folder: Path) -> Path:
+    (home,) = folder.glob("outputs/runs/*/*/seed=*[0-9]")
+    return home
+
+
+# what there is
+
+
+SCORES = {"error_pct": float, "error_top5_pct": float, "accuracy_pct": float, "loss": float, "epoch": (int, float)}
+RESULT = {
+    "schema": int,
+    "name": str,
+    "seed": int,
+    "config": dict,
+    "cell_hash": str,
+    "overrides": list,
+    "cell": (str, type(None)),
+    "metrics": {
+        "test": {"last": SCORES, "best_validation": (dict, type(None)), "peak": SCORES},
+        "validation": {"last": (dict, type(None)), "best": (dict, type(None))},
+        "train": {"error_pct": float, "loss": float, "perturbed_loss": (float, type(None))},
+    },
+    "sharpness": dict,
+    "label_noise": (dict, type(None)),
+    "cost": {
+        "passes": int,
+        "products": int,
+        "steps": int,
+        "seconds": float,
+        "examples_per_second": float,
+        "peak_memory_bytes": (int, type(None)),
+    },
+    "weights_sha256": str,
+    "sources_sha256": str,
+    "bit_exact": bool,
+    "environment": dict,
+    "git": dict,
+}
+
+
+def assert_has(value: Any, schema: Any, where: str = "result") -> None:
+    if not isinstance(schema, dict):
+        assert isinstance(value, schema), where
+        assert isinstance(value, bool) == (schema is bool), where
+        return
+    assert schema.keys() <= value.keys(), where
+    for key, inner in schema.items():
+        assert_has(value[key], inner, f"{where}/{key}")
+
+
+def test_result_has_the_documented_keys(run: Run) -> None:
+    result = run.result
+    assert_has(result, RESULT)
+    assert result["schema"] == 1
+    split = run.settings[-1] != "seed=3"
+    for scores in (result["metrics"]["test"]["best_validation"], *result["metrics"]["validation"].values()):
+        assert (scores is not None) == split
+        if scores is not None:
+            assert_has(scores, SCORES)
+    assert (result["label_noise"] is not None) == split
+    assert (result["metrics"]["train"]["perturbed_loss"] is not None) == split
+    assert result["cost"]["peak_memory_bytes"] is None
+    assert result["cell"] is None
+    assert result["bit_exact"] is True
+    assert {"torch", "python", "cpu_threads"} <= result["environment"].keys()
+    assert result["git"].keys() == {"commit", "dirty"}
+
+
+def test_result_says_what_ran(plain: Run, noisy: Run) -> None:
+    first, second = plain.result, noisy.result
+    assert (first["name"], first["seed"], second["name"], second["seed"]) == ("first-try", 3, "main", 0)
+    assert (first["overrides"], second["overrides"]) == (plain.settings, noisy.settings)
+    assert first["config"]["choices"]["optimizer"] == "sgd"
+    assert first["config"]["rho"] is None
+    assert (second["config"]["rho"], second["config"]["optimizer"]["rho"]) == (0.1, 0.1)
+    assert second["config"]["label_noise"] == {"rate": RATE, "kind": "uniform", "seed": NOISE_SEED}
+    assert first["config"]["device"] == "cpu"
+    assert first["config"]["precision"] in ("fp32", "bf16")  # what "auto" was on this machine
+    assert plain.home.parent.parent.name == "first-try"
+    assert plain.home.name == "seed=3"
+    assert first["cell_hash"] != second["cell_hash"]
+
+
+def test_home_holds_what_a_finished_run_keeps(run: Run) -> None:
+    other = {"last.safetensors"} if "report=best_validation" in run.settings else {"best.safetensors"}
+    kept = {"result.json", "run.json", "metrics.jsonl", "model.safetensors"}
+    assert {file.name for file in run.home.iterdir()} - {"uncommitted.diff"} == kept | (
+        set() if run.result["label_noise"] is None else other
+    )
+
+
+def test_run_file(run: Run) -> None:
+    content = json.loads((run.home / "run.json").read_text())
+    result = run.result
+    for key in ("config", "overrides", "cell_hash", "schema"):
+        assert content[key] == result[key]
+    (start,) = content["starts"]
+    assert start["step"] == 0
+    assert start["argv"] == ["sam_repro", *run.settings]
+    assert start["environment"] == result["environment"]
+    assert start["sources_sha256"] == result["sources_sha256"]
+    assert content["threads"] == start["environment"]["cpu_threads"]
+
+
+def test_rows_are_complete(run: Run) -> None:
+    per_epoch = 13 if run.result["label_noise"] else 16
+    steps = [step for step in range(3 * per_epoch) if (step + 1) % 5 == 0 or (step + 1) % per_epoch == 0]
+    assert [row["step"] for row in run.rows("train")] == steps
+    assert [row["step"] for row in run.rows("epoch")] == [epoch * per_epoch - 1 for epoch in (1, 2, 3)]
+    assert [row["epoch"] for row in run.rows("epoch")] == [1, 2, 3]
+    assert run.result["cost"]["steps"] == 3 * per_epoch
+    for row in run.rows("epoch"):
+        assert {"test/error_pct", "test/loss", "epoch/loss", "epoch/error_pct", "seconds"} <= row.keys()
+        assert ("validation/error_pct" in row) == (per_epoch == 13)
+    for row in run.rows("train"):
+        assert {"train/loss", "train/error_pct", "lr"} <= row.keys()
+        assert ("rho" in row) == ("train/perturbed_loss" in row) == (per_epoch == 13)
+
+
+def test_metrics_are_those_of_the_rows(run: Run) -> None:
+    metrics, epochs = run.result["metrics"], run.rows("epoch")
+
+    def of_row(row: dict[str, Any], part: str) -> dict[str, float]:
+        scores = {key.partition("/")[2]: value for key, value in row.items() if key.startswith(f"{part}/")}
+        return scores | {"epoch": row["epoch"]}
+
+    assert metrics["test"]["last"] == of_row(epochs[-1], "test")
+    peak = min(epochs, key=lambda row: row["test/error_pct"])
+    assert metrics["test"]["peak"] == of_row(peak, "test")
+    for key, value in metrics["train"].items():
+        assert value == epochs[-1].get(f"epoch/{key}")
+    if metrics["validation"]["best"]:
+        chosen = min(epochs, key=lambda row: row["validation/error_pct"])
+        assert metrics["validation"] == {
+            "last": of_row(epochs[-1], "validation"),
+            "best": of_row(chosen, "validation"),
+        }
+        assert metrics["test"]["best_validation"] == of_row(chosen, "test")
+
+
+def test_peak_is_the_lowest_test_error_also_where_it_is_not_the_last(tmp_path: Path) -> None:
+    run = finished(tmp_path, "optimizer=sgd", "lr=0.5", "schedule=constant", "batch_size=40", "epochs=5")
+    errors = [row["test/error_pct"] for row in run.rows("epoch")]
+    assert min(errors) < errors[-1]
+    assert run.result["metrics"]["test"]["peak"]["error_pct"] == min(errors)
+    assert run.result["metrics"]["test"]["peak"]["epoch"] == errors.index(min(errors)) + 1
+
+
+def test_cost_is_what_a_hook_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for optimizer, size in (("sgd", 64), ("sam", 64), ("looksam", 50)):  # whose steps differ, in equal batches
+        counts = {"examples": 0}
+        make_model = build.make_model
+
+        def counted(*arguments: Any, counts: dict[str, int] = counts, make_model: Any = make_model) -> nn.Module:
+            def count(module: nn.Module, inputs: tuple[Tensor]) -> None:
+                counts["examples"] += len(inputs[0]) if module.training else 0
+
+            model = make_model(*arguments)
+            model.register_forward_pre_hook(count)
+            return model
+
+        with monkeypatch.context() as patch:
+            patch.setattr(build, "make_model", counted)
+            settings = [f"optimizer={optimizer}", f"name={optimizer}", f"batch_size={size}", "epochs=2", "m=16"]
+            run = finished(tmp_path, *settings)
+        cost = run.result["cost"]
+        assert cost["steps"] == 2 * -(-1000 // size)
+        assert cost["passes"] == cost["steps"] * counts["examples"] / 2000
+        assert cost["products"] == 0
+        assert cost["examples_per_second"] == pytest.approx(2000 / cost["seconds"])
+        os.rename(tmp_path / "outputs", tmp_path / optimizer)
+
+
+@pytest.mark.parametrize(("limit", "epoch", "cut"), [("max_steps=20", 20 / 16, True), ("max_steps=1000", 3, False)])
+def test_a_run_that_max_steps_cuts_says_so(tmp_path: Path, limit: str, epoch: float, cut: bool) -> None:
+    result = finished(tmp_path, limit, "optimizer=sgd").result
+    assert result["cut_budget"] is cut
+    assert result["metrics"]["test"]["last"]["epoch"] == epoch
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, make_data = [*SETTINGS, "optimizer=sgd", "max_steps=1"], build.make_data
+
+    def late(config: dict[str, Any]) -> Any:
+        other = [sys.executable, "-m", "sam_repro.train", *settings]
+        subprocess.run(other, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+        return make_data(config)
+
+    monkeypatch.setattr(build, "make_data", late)
+    said = command(train.main, tmp_path, *settings)
+    assert said.code == 0
+    assert said.out.startswith("done ")
+    assert len(json.loads((home_of(tmp_path) / "run.json").read_text())["starts"]) == 1
+
+
+# the weights
+
+
+def test_weights_hash_recomputed_from_the_file(run: Run) -> None:
+    sha = hashlib.sha256()
+    for name, array in sorted(load_file(run.home / "model.safetensors").items()):
+        assert array.dtype in (np.float32, np.int64)
+        shape = ",".join(str(length) for length in array.shape)
+        sha.update(name.encode() + b"\0" + str(array.dtype).encode() + b"\0" + shape.encode() + b"\0")
+        sha.update(array.astype(array.dtype.newbyteorder("<")).tobytes(order="C"))
+    assert sha.hexdigest() == run.result["weights_sha256"]
+
+
+def predicted(model: nn.Module, config: dict[str, Any], images: np.ndarray) -> np.ndarray:
+    """Classes of digits, straight from scikit-learn's file."""
+    mean, std = config["dataset"]["mean"][0], config["dataset"]["std"][0]
+    inputs = torch.from_numpy((images / 255 - mean) / std).float().unsqueeze(1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=config["precision"] == "bf16"):
+        return model(inputs).argmax(dim=1).numpy()
+
+
+def test_loaded_model_has_the_recorded_test_error(run: Run) -> None:
+    model, config, result = sam_repro.load(run.home)
+    assert not model.training
+    assert config == result["config"]
+    assert result == run.result
+    digits = load_digits()
+    wrong = int((predicted(model, config, digits.images[1000:]) != digits.target[1000:]).sum())
+    which = "best_validation" if config["report"] == "best_validation" else "last"
+    assert result["metrics"]["test"][which]["error_pct"] == pytest.approx(100 * wrong / 797, abs=1e-12)
+
+
+def test_report_chooses_which_weights_are_the_runs(noisy: Run, best: Run) -> None:
+    """The two runs differ in nothing else, so each holds both sets, the other way round."""
+    assert noisy.result["metrics"] == best.result["metrics"]
+    assert best.result["metrics"]["validation"]["best"]["epoch"] < 3
+    last, chosen = noisy.home / "model.safetensors", noisy.home / "best.safetensors"
+    assert last.read_bytes() != chosen.read_bytes()
+    assert (best.home / "model.safetensors").read_bytes() == chosen.read_bytes()
+    assert (best.home / "last.safetensors").read_bytes() == last.read_bytes()
+    assert noisy.result["weights_sha256"] != best.result["weights_sha256"]
+
+
+def test_label_noise_ledger_recomputed(noisy: Run, best: Run) -> None:
+    digits = load_digits()
+    clean = digits.target[:1000].astype(np.int64)
+    stream = np.random.RandomState(NOISE_SEED)
+    selected = stream.permutation(1000)[: round(RATE * 1000)]
+    labels = clean.copy()
+    labels[selected] = stream.randint(10, size=len(selected), dtype=np.int64)
+    flipped = labels != clean
+    training = np.ones(1000, dtype=bool)
+    training[np.random.RandomState(7).permutation(1000)[:COUNT]] = False
+    for run in (noisy, best):
+        ledger = run.result["label_noise"]
+        model, config, _ = sam_repro.load(run.home)
+        classes = predicted(model, config, digits.images[:1000])
+        assert (ledger["kind"], ledger["rate"], ledger["seed"]) == ("uniform", RATE, NOISE_SEED)
+        assert (ledger["selected"], ledger["flipped"]) == (300, flipped.sum())
+        assert ledger["achieved_rate"] == flipped.mean()
+        for key, mask, truth in (
+            ("train_accuracy_clean_pct", training & ~flipped, labels),
+            ("train_accuracy_flipped_pct", training & flipped, labels),
+            ("train_accuracy_flipped_true_pct", training & flipped, clean),
+        ):
+            assert ledger[key] == pytest.approx(100 * (classes == truth)[mask].mean(), abs=1e-10), key
+    assert noisy.result["label_noise"]["mask_sha256"] == best.result["label_noise"]["mask_sha256"]
+
+
+# what it says
+
+
+def test_the_same_command_again_touches_nothing(run: Run) -> None:
+    def files() -> dict[str, tuple[bytes, int]]:
+        return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in run.home.iterdir()}
+
+    before = files()
+    said = command(train.main, run.folder, *run.settings)
+    assert said.code == 0
+    assert said.out.startswith(f"done       {run.home.relative_to(run.folder)}\n")
+    error = run.result["metrics"]["test"]["last"]["error_pct"]
+    assert f"test error {error:.2f} %" in said.out
+    assert files() == before
+
+
+def test_first_and_last_lines(plain: Run, noisy: Run, tmp_path: Path) -> None:
+    for run, steps, passes in ((plain, 48, 48), (noisy, 39, 78)):
+        out, home = run.said.out, run.home.relative_to(run.folder)
+        assert f"home       {home}\n" in out
+        assert f"{steps} steps, {passes} passes" in out
+        assert f"result     {home}/result.json" in out.splitlines()[-1]
+        assert run.said.err == ""
+        assert out.index("home") < out.index("epoch 1/3")
+        error = run.result["metrics"]["test"]["last"]["error_pct"]
+        assert f"test error {error:.2f} % after epoch 3" in out
+    assert "rule       sgd on sgd\n" in plain.said.out
+    assert "rule       sam on sgd, rho 0.1 (from the command line)" in noisy.said.out
+    assert "30% uniform label noise" in noisy.said.out
+    assert "800 training + 200 validation + 797 test images" in noisy.said.out
+    own = finished(tmp_path, "max_steps=1", "progress=silent").said.out
+    assert "rho 0.05 (the default of sam)" in own
+    assert "epoch 1/" not in own
+
+
+def test_one_line_an_epoch_without_a_terminal(run: Run) -> None:
+    lines = [line for line in run.said.out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 3
+    for number, (line, row) in enumerate(zip(lines, run.rows("epoch"), strict=True), start=1):
+        assert line.startswith(f"epoch {number}/3 ")
+        assert f"train loss {row['epoch/loss']:.4f}" in line
+        assert f"test error {row['test/error_pct']:.2f} %" in line
+        assert ("validation error" in line) == ("validation/error_pct" in row)
+    assert run.said.out.count("estimated") == 1
+
+
+def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sam_repro.train", *SETTINGS, "epochs=2"],
+        cwd=tmp_path,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    os.close(follower)
+    said = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while piece := os.read(leader, 4096):
+            said += piece
+    os.close(leader)
+    assert process.wait() == 0
+    text = said.decode()
+    assert "32/32" in text
+    assert "step" in text
+    assert "test error" in text
+    assert "epoch 1/2 " not in text
+    assert "Traceback" not in text
+    assert "result     outputs/runs/main/" in text
+
+
+# wandb
+
+
+def test_two_cells_of_one_process_are_two_wandb_runs(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    settings = ["-m", "seed=0,1", "wandb=offline", "epochs=2", "max_steps=24", "optimizer=sgd"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sam_repro.train", *settings],
+        cwd=tmp_path,
+        env=environment | {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("wandb: offline; upload with wandb sync") == 2
+    files = sorted(tmp_path.glob("outputs/runs/main/*/seed=*/wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2
+    for seed, path in enumerate(files):
+        home = path.parents[2]
+        inspected = subprocess.run(
+            [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        records: dict[str, list[Any]] = {}
+        for line in map(json.loads, inspected.stdout.splitlines()):
+            records.setdefault(line["type"], []).append(line[line["type"]])
+        (run,) = records["run"]
+        assert run["run_id"] == json.loads((home / "run.json").read_text())["wandb_id"]
+        config = run["config"]["update"]
+        result = json.loads((home / "result.json").read_text())
+        assert config["seed"] == seed
+        assert config["choices"] == result["config"]["choices"]
+        rows = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+        shown = [{k: v for k, v in row["item"].items() if not k.startswith("_")} for row in records["history"]]
+        assert len(shown) == len(rows)
+        for ours, theirs in zip(rows, shown, strict=True):
+            assert theirs == pytest.approx(ours)
+        assert [row["epoch"] for row in shown if row["kind"] == "epoch"] == [1, 1.5]
+        summary: dict[str, Any] = {}
+        for update in records["summary"]:
+            summary |= update["update"]
+        assert summary["final"] == pytest.approx(result["metrics"]["test"]["last"])
+        (end,) = records["exit"]
+        assert end["exit_code"] == 0
+
+
+def test_a_network_that_overflows_after_the_last_step(tmp_path: Path) -> None:
+    said = command(train.main, tmp_path, *SETTINGS, "optimizer=sgd", "lr=1e38", "batch_size=1000", "epochs=1")
+    assert said.code == 1
+    assert len(said.err.splitlines()) == 1
+    assert "the evaluation of step 0 is not finite" in said.err
+    assert not (home_of(tmp_path) / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "result.json"])
+@pytest.mark.parametrize("content", [b"", b"{", None])
+def test_loading_what_is_damaged(plain: Run, tmp_path: Path, file: str, content: bytes | None) -> None:
+    home = tmp_path / "seed=3"
+    home.mkdir()
+    for name in ("result.json", "model.safetensors"):
+        (home / name).write_bytes((plain.home / name).read_bytes())
+    if content is None:
+        (home / file).unlink()
+    else:
+        (home / file).write_bytes(content)
+    with pytest.raises(UserError, match=file):
+        sam_repro.load(home)

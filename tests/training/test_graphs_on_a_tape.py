@@ -1,0 +1,290 @@
+"""Replayed steps against eager ones, bitwise: on a GPU as CUDA graphs, on a CPU on a tape that keeps what they keep.
+
+A CUDA graph keeps kernels, the addresses that they read and write, and the numbers that Python gave them. So does the
+tape: it records the operations of a step, and a replay does them again on the same tensors with the same numbers. What
+a step would have to take from Python anew each time is frozen on it as in a graph, and shows in the result.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sam_repro.augmentation import Augmentation
+from sam_repro.config.checks import check
+from sam_repro.config.lines import compose_line
+from sam_repro.dataset import Data, Split
+from sam_repro.errors import UserError
+from sam_repro.optimizer import SAM, SGD, LookSAM, Rule, SGDHess
+from sam_repro.oracle import Objective
+from sam_repro.run.numerics import with_numerics
+from sam_repro.schedule import Cosine
+from sam_repro.training import graphs
+from sam_repro.training.diagnostics import Diagnostics
+from sam_repro.training.plan import Plan
+from sam_repro.training.trainer import Trainer
+
+BATCH, EXAMPLES, EPOCHS = 8, 66, 3  # eight batches of an epoch, and one of two examples
+HOST = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "lift_fresh")
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down each operation, with its arguments and results."""
+
+    def __init__(self, tape: list[Callable[[], Any]]) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        assert operation.overloadpacket.__name__ not in HOST, f"{operation} is not for a graph"
+        results = operation(*arguments, **(keywords or {}))
+        if not operation.is_view:
+            self.tape.append(partial(again, operation, arguments, keywords or {}, results))
+        return results
+
+
+def again(operation: Any, arguments: Any, keywords: Any, results: Any) -> None:
+    """Do an operation once more, into the memory of its first results."""
+    new = operation(*arguments, **keywords)
+    pairs = zip(results, new, strict=True) if isinstance(results, list | tuple) else [(results, new)]
+    for place, value in pairs:
+        if isinstance(place, Tensor) and value is not place:
+            place.detach().copy_(value.detach())
+
+
+class Tape:
+    """In the place of a CUDA graph. Recording does the step, which a capture does not: so the first replay rests."""
+
+    made = 0
+
+    def __init__(self, update: Callable[[], graphs.Numbers], objective: Objective, seedings: int, *_: Any) -> None:
+        Tape.made += 1
+        self.tape: list[Callable[[], Any]] = []
+        self.seedings, self.turns, self.fresh, reseed = seedings, 0, True, objective.reseed
+
+        def turn(noise: int, device: torch.device) -> None:
+            self.turns += 1
+            reseed(noise, device)
+            self.tape.append(lambda: torch.default_generator.manual_seed(next(self.seeds)))
+
+        with graphs.seeding(objective, by=turn), Recorder(self.tape):
+            self.numbers = update()
+        assert self.turns == seedings
+
+    def replay(self, seeds: list[int]) -> graphs.Numbers:
+        assert len(seeds) == self.seedings
+        self.seeds = iter(seeds)
+        if not self.fresh:
+            with torch.no_grad():
+                for entry in self.tape:
+                    entry()
+        self.fresh = False
+        return self.numbers
+
+
+@pytest.fixture
+def tape(monkeypatch: pytest.MonkeyPatch) -> type[Tape]:
+    monkeypatch.setattr(graphs, "Graph", Tape)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(Tape, "made", 0)
+    return Tape
+
+
+class Net(nn.Module):
+    """A convolution, batch norm, dropout and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.dropout, self.head = nn.Dropout(0.3), nn.Linear(48, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.dropout(self.norm(self.conv(images)).relu().flatten(1)))
+
+
+class Listener:
+    def __init__(self, stop: int = 10**9) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.stop = stop
+
+    def step(self, done: int) -> None:
+        if done == self.stop:
+            raise InterruptedError
+
+    def row(self, row: dict[str, Any]) -> None:
+        self.rows.append({key: value for key, value in row.items() if key != "seconds"})
+
+    def saving(self) -> None:
+        pass
+
+
+def split(count: int) -> Split:
+    generator = torch.Generator().manual_seed(count)
+    images = torch.randint(256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(3, (count,), generator=generator)
+    return Split(images, labels, labels)
+
+
+RULES = {
+    "sgd": SGD,
+    "sam": partial(SAM, rho=0.1),
+    "random": partial(SAM, rho=0.1, ascent="random"),
+    "three steps": partial(SAM, rho=0.1, ascent_steps=3),
+    "looksam": partial(LookSAM, rho=0.1, period=3),
+}
+
+
+SGD_WITH_MOMENTUM = partial(torch.optim.SGD, momentum=0.9)
+
+
+def trainer(
+    folder: Path,
+    *,
+    rule: Callable[[torch.optim.Optimizer], Rule] = RULES["sam"],
+    device: str = "cpu",
+    diagnostics: Diagnostics | None = None,
+    fused: bool = True,
+    base: Callable[..., torch.optim.Optimizer] = SGD_WITH_MOMENTUM,
+    same_noise: bool = True,
+    **numbers: Any,
+) -> Trainer:
+    model = Net().to(device)
+    plan = {"seed": 3, "epochs": EPOCHS, "batch_size": BATCH, "lr": 0.1, "checkpoint_every": 1e9} | numbers
+    return Trainer(
+        Objective(model, F.cross_entropy, same_noise=same_noise),
+        rule(base(model.parameters(), lr=0.1, weight_decay=0.01, fused=fused)),
+        Cosine(),
+        Data(split(EXAMPLES), None, split(11), num_classes=3).to(device),
+        Augmentation([0.5], [0.25], pad=1, flip=True),
+        Plan(**plan),
+        diagnostics or Diagnostics(every=2),
+        folder,
+    )
+
+
+def assert_replay_is_eager(
+    folder: Path, device: str, resume_at: int | None = None, graphs: bool = True, **settings: Any
+) -> None:
+    """Weights, statistics and rows of a run with graphs, whole or taken up, are those of the eager run, bitwise."""
+    eager, graph = Listener(), Listener(resume_at or 10**9)
+    expected = trainer(folder / "eager", device=device, **settings)
+    expected.run(eager)
+    ours = trainer(folder, device=device, graph=graphs, **settings)
+    if resume_at is not None:
+        with pytest.raises(InterruptedError):
+            ours.run(graph)
+        ours.save()
+        ours = trainer(folder, device=device, graph=graphs, **settings)
+        assert ours.resume() == resume_at
+        graph.stop = 10**9
+    ours.run(graph)
+    for name, value in expected.model.state_dict().items():
+        assert torch.equal(value, ours.model.state_dict()[name]), name
+    assert eager.rows == graph.rows
+
+
+SETTINGS: list[dict[str, Any]] = [
+    *({"rule": rule} for rule in RULES.values()),
+    {"m": 4},
+    {"m": 3, "rule": RULES["looksam"]},
+    {"clip_norm": 0.1, "rho_follows": "lr", "rho_warmup_epochs": 1.0},
+    {"same_noise": False},
+    {"diagnostics": Diagnostics("loss", every=2), "record_every": 1},
+    {"drop_last": True},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_steps_on_tape_are_the_eager_steps(tmp_path: Path, tape: type[Tape], settings: dict[str, Any]) -> None:
+    assert_replay_is_eager(tmp_path, "cpu", **settings)
+    phases, looks = 1 + (settings.get("rule") is RULES["looksam"]), 2 - ("diagnostics" in settings)
+    assert tape.made == phases * looks
+
+
+@pytest.mark.parametrize("rule", ["sam", "looksam"])
+def test_a_run_on_tape_is_taken_up(tmp_path: Path, tape: type[Tape], rule: str) -> None:
+    assert_replay_is_eager(tmp_path, "cpu", resume_at=14, rule=RULES[rule])
+
+
+def test_the_tape_shows_what_a_step_takes_from_python(tmp_path: Path, tape: type[Tape]) -> None:
+    """The tests above rest on this: a number that Python gives anew in each step is seen."""
+
+    class Frozen(SGD):
+        def combine(self, g: Any) -> Any:
+            return [x * (1 + 0.1 * self.steps) for x in g]
+
+    with pytest.raises(AssertionError):
+        assert_replay_is_eager(tmp_path, "cpu", rule=Frozen)
+
+
+def test_a_read_by_the_host_cannot_be_recorded() -> None:
+    for read in (lambda x: float(x), lambda x: x + torch.tensor(1.0), lambda x: x[x > 0]):
+        with pytest.raises(AssertionError, match="not for a graph"), Recorder([]):
+            read(torch.ones([]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rule": partial(SGDHess, rho=0.1)}, "Hessian products"),
+        ({"rule": partial(SGDHess, rho=0.1, curvature="hutchinson_abs", period=4)}, "Hessian products"),
+        ({"fused": False}, "fused"),
+        ({"base": partial(torch.optim.AdamW, fused=True)}, "capturable"),
+        ({"diagnostics": Diagnostics("drift")}, "drift"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        trainer(tmp_path, graph=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["device=cpu"], "a GPU"),
+        (["diagnostics=drift"], "diagnostics=standard or loss"),
+        (["base_optimizer.fused=false"], "base_optimizer=sgd, fused"),
+        (["base_optimizer=lamb"], "base_optimizer=sgd, fused"),
+        (["base_optimizer=adamw"], "base_optimizer=sgd, fused"),
+        (["optimizer=sgdhess"], "a rule without Hessian products"),
+        (["optimizer.second_order=true"], "a rule without Hessian products"),
+    ],
+)
+def test_the_command_line_says_what_a_graph_needs(overrides: list[str], said: str) -> None:
+    assert f"graph = true: needs {said}" in check(compose_line(["graph=true", *overrides]))
+
+
+def test_graphs_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="graph = true: needs a GPU"):
+        with_numerics(compose_line(["graph=true"]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("resume_at", [None, 14])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_cuda_graphs_are_the_eager_steps(
+    tmp_path: Path, settings: dict[str, Any], resume_at: int | None, deterministic: None
+) -> None:
+    assert_replay_is_eager(tmp_path, "cuda", resume_at, **settings)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_an_eager_run_is_taken_up(tmp_path: Path, device: str, deterministic: None) -> None:
+    """What the tests above compare with."""
+    assert_replay_is_eager(tmp_path, device, resume_at=14, graphs=False)
+
+
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
