@@ -3,7 +3,8 @@
 Every reduction is accumulated in float64: in float32 the norm of two million numbers is off by 3e-5 on a CPU.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, groupby
 
@@ -106,3 +107,26 @@ def moved(w: Sequence[Tensor], by: Sequence[Tensor], backup: Sequence[Tensor]) -
     finally:
         with torch.no_grad():
             torch._foreach_copy_(list(w), list(backup))
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors, such as a state_dict; device and memory format do not count.
+
+    The hashed bytes are, for each entry in the order of its key (by code point):
+
+    1. the key in UTF-8 and a zero byte;
+    2. the dtype as torch names it, without `torch.`, in ASCII, and a zero byte: `float32`, `bfloat16`, `int64`, `bool`;
+    3. the shape, decimal numbers with commas between them, in ASCII, and a zero byte: `64,3,3,3`, nothing for 0-dim;
+    4. the elements, last index fastest, each little-endian, without padding, bool as one byte of 0 or 1.
+
+    Args:
+        tensors: by name, on any device.
+    """
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        shape = ",".join(map(str, tensor.shape))
+        sha.update(f"{name}\0{dtype}\0{shape}\0".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

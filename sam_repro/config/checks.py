@@ -115,6 +115,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "checkpoint_every": partial(limits.number, low=0),
     "cell": _cell,
     "dataset.train_images": _positive,
+    "dataset.verified": limits.boolean,
     "dataset.mean": limits.numbers,
     "dataset.std": partial(limits.numbers, above=0),
     "dataset.augmentation.pad": _natural,

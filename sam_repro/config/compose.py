@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sam_repro.config import schema
 from sam_repro.config.checks import check
+from sam_repro.config.named_files import named_files
 from sam_repro.config.schema import Resolved
 from sam_repro.errors import UserError
 
@@ -39,7 +40,9 @@ def resolve(config: DictConfig, choices: dict[str, Any]) -> Resolved:
     ours = OmegaConf.masked_copy(config, list(schema.Config.__dataclass_fields__))
     plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True, enum_to_str=True)
     chosen = {group: choice for group, choice in choices.items() if group in (*plain, *OPTIONAL) and choice is not None}
-    return {"choices": chosen} | _for_json(plain)
+    resolved = {"choices": chosen} | _for_json(plain)
+    files = named_files(resolved)
+    return resolved | ({"files": files} if files else {})
 
 
 def _for_json(value: Any) -> Any:

@@ -157,7 +157,20 @@ def compose_sweep(arguments: Namespace, overrides: list[Override]) -> list[Resol
         for rule in sorted({config["choices"]["optimizer"] for config in configs if has_foreign_rho(config)}):
             print(f"{rule} has no rho: the sweep's is dropped there, and cells that are then equal are one")
         configs = [drop_foreign_rho(config) for config in configs]
+    _refuse_two_places_of_data(configs)
     return list({home(check_config(config)): config for config in configs}.values())
+
+
+def _refuse_two_places_of_data(configs: Sequence[Resolved]) -> None:
+    """Two lines of one home that read their data from two folders would be taken for one run."""
+    folders: dict[Path, str] = {}
+    for config in configs:
+        first = folders.setdefault(home(config), config["data_dir"])
+        if first != config["data_dir"]:
+            raise UserError(
+                f"data_dir = {first}, {config['data_dir']}: does not make another run of a line; "
+                "start these one by one, each with a name of its own, such as name=other-data"
+            )
 
 
 def _refuse_side_by_side(overrides: Sequence[Override], configs: Sequence[Resolved]) -> None:

@@ -96,6 +96,7 @@ BOOKKEEPING = (
     "checkpoint_every",
     "graph",  # a captured step is bitwise the eager one: a GPU test holds it
     "dataset.train_images",
+    "dataset.verified",
 )
 APART = ("choices", "origin", "assumed", "sharpness", "files")
 """Nodes of which nothing enters a hash: how a value was chosen, and what is measured, which changes no number."""

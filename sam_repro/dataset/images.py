@@ -1,13 +1,14 @@
 """Images and their labels: `Images` as a source gives them, `Data` as a run uses them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sam_repro import limits
+from sam_repro.vectors import tensors_sha256
 
 
 class DataError(Exception):
@@ -56,6 +57,11 @@ class Images:
             if len(self.confusions) != self.num_classes:
                 raise ValueError(f"confusions: {len(self.confusions)} classes; must be {self.num_classes}")
 
+    def sha256(self) -> str:
+        """Digest of images and labels, shapes and dtypes, as the source gave them: what a run's inputs are."""
+        parts = ("train_images", "train_labels", "test_images", "test_labels")
+        return tensors_sha256({part: getattr(self, part) for part in parts})
+
     def _check_classes(self, name: str, classes: Sequence[int]) -> None:
         if not classes or min(classes) < 0 or max(classes) >= self.num_classes:
             raise ValueError(f"{name}: must be classes in [0, {self.num_classes}), at least one")
@@ -94,6 +100,7 @@ class Data:
         num_classes: number of classes K.
         ledger: what label noise did, for the result of the run; None without label noise.
         validation_augmented: whether validation images get the augmentation of the training.
+        inputs: digest of what the source gave; None (default) where nobody asked for it.
     """
 
     train: Split
@@ -102,17 +109,12 @@ class Data:
     num_classes: int
     ledger: dict[str, Any] | None = None
     validation_augmented: bool = False
+    inputs: str | None = None
 
     def to(self, device: torch.device | str) -> "Data":
         """The same data on a device."""
-        return Data(
-            train=self.train.to(device),
-            validation=None if self.validation is None else self.validation.to(device),
-            test=self.test.to(device),
-            num_classes=self.num_classes,
-            ledger=self.ledger,
-            validation_augmented=self.validation_augmented,
-        )
+        validation = None if self.validation is None else self.validation.to(device)
+        return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
 
 def _shown(tensor: Tensor) -> str:

@@ -75,6 +75,7 @@ def prepare(images: Images, validation: Validation, noise: LabelNoise) -> Data:
         num_classes=images.num_classes,
         ledger=noise.ledger(clean, noisy, validation="noisy" if validation.noisy else "clean"),
         validation_augmented=validation.augmented,
+        inputs=images.sha256(),
     )
 
 

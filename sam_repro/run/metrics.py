@@ -1,13 +1,24 @@
 """The rows of a run, which survive a kill."""
 
+import hashlib
 import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from sam_repro import limits
 from sam_repro.files import replacing
+
+NEWLINE = b"\n"
+
+
+class Written(TypedDict):
+    """Rows in a file: how many, in how many bytes, and the SHA-256 of these."""
+
+    rows: int
+    bytes: int
+    sha256: str
 
 
 class Metrics:
@@ -19,18 +30,24 @@ class Metrics:
 
     Args:
         path: the file, `metrics.jsonl`; its directory must exist.
-        resume_at: the next step, default 0 for a new start. Rows at or beyond it and a broken tail are cut, atomically.
+        kept: what a checkpoint counts on, default None for a new start. All behind it is cut, atomically.
 
     Raises:
-        ValueError: if the file that is there is broken before its last line.
+        ValueError: if the file does not begin with these rows.
     """
 
-    def __init__(self, path: Path, resume_at: int = 0) -> None:
-        limits.integer("resume_at", resume_at, low=0)
-        rows = read_metrics(path) if path.exists() else []
+    def __init__(self, path: Path, kept: Written | None = None) -> None:
+        content = b"" if kept is None else _beginning(path, kept)
         with replacing(path) as file:
-            file.writelines(_line(row) for row in rows if row["step"] < resume_at)
+            file.write(content)
+        self._rows, self._bytes = (0, 0) if kept is None else (kept["rows"], kept["bytes"])
+        self._sha = hashlib.sha256(content)
         self._file = path.open("ab")
+
+    @property
+    def written(self) -> Written:
+        """The rows so far, for a checkpoint or a result that counts on them."""
+        return {"rows": self._rows, "bytes": self._bytes, "sha256": self._sha.hexdigest()}
 
     def append(self, row: dict[str, Any]) -> None:
         """Append one row; from then on it survives the death of this process.
@@ -42,8 +59,12 @@ class Metrics:
             ValueError: if there is no such step or a value is of another kind; the message names the key.
         """
         limits.integer("step", row.get("step"), low=0)
-        self._file.write(_line({key: _measured(key, value) for key, value in row.items()}))
+        line = _line({key: _finite(key, value) for key, value in row.items()})
+        self._file.write(line)
         self._file.flush()
+        self._rows += 1
+        self._bytes += len(line)
+        self._sha.update(line)
 
     def sync(self) -> None:
         """Make the rows so far survive a power cut too, before a checkpoint counts on them."""
@@ -75,11 +96,35 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def record_flaw(path: Path, written: Written) -> str | None:
+    """What is wrong with a file that should hold exactly these rows; None if nothing is.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    size = path.stat().st_size
+    if size < written["bytes"]:
+        return f"cut: {size} of {written['bytes']} bytes are left"
+    content = path.read_bytes()
+    if hashlib.sha256(content[: written["bytes"]]).hexdigest() != written["sha256"]:
+        return f"its first {written['rows']} rows are not those that this run wrote"
+    return f"rows were added behind its {written['rows']}" if size > written["bytes"] else None
+
+
+def _beginning(path: Path, kept: Written) -> bytes:
+    """The rows that a checkpoint counts on, as bytes."""
+    content = path.read_bytes()[: kept["bytes"]] if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() != kept["sha256"]:
+        found = f"{content.count(NEWLINE)} whole rows" if path.exists() else "no file"
+        raise ValueError(f"{found}, and the checkpoint counts on {kept['rows']} rows that are not all there")
+    return content
+
+
 def _line(row: dict[str, Any]) -> bytes:
     return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
-def _measured(key: str, value: Any) -> Any:
+def _finite(key: str, value: Any) -> Any:
     """The value as a row keeps it: null for what is not finite."""
     if not isinstance(value, int | float | str):
         raise ValueError(f"{key} = {value!r}: must be a number, boolean or string; what was not measured has no key")

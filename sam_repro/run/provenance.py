@@ -102,31 +102,6 @@ def git_diff() -> str | None:
     return text if len(diff) <= DIFF_LIMIT else f"{text}\n[cut: the first {DIFF_LIMIT} of {len(diff)} bytes]\n"
 
 
-def weights_sha256(weights: "Mapping[str, torch.Tensor]") -> str:
-    """SHA-256 of a state_dict; equal values give equal hashes whatever the device and the memory format.
-
-    The hashed bytes are, for each entry in the order of its key (by code point):
-
-    1. the key in UTF-8 and a zero byte;
-    2. the dtype as torch names it, without `torch.`, in ASCII, and a zero byte: `float32`, `bfloat16`, `int64`, `bool`;
-    3. the shape, decimal numbers with commas between them, in ASCII, and a zero byte: `64,3,3,3`, nothing for 0-dim;
-    4. the elements, last index fastest, each little-endian, without padding, bool as one byte of 0 or 1.
-
-    Args:
-        weights: tensors by name, on any device.
-    """
-    import torch
-
-    sha = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        shape = ",".join(map(str, tensor.shape))
-        sha.update(f"{name}\0{dtype}\0{shape}\0".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
-
-
 def _own_file(module: str) -> Path | None:
     """The file of a module that is none of this package, an installed one or Python's own."""
     if module.partition(".")[0] in sys.stdlib_module_names:

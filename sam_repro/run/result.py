@@ -1,21 +1,27 @@
 """A finished run: written, found done, read back."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sam_repro.config.identity import cell_hash
+from sam_repro.config.identity import cell_hash, numerics
+from sam_repro.config.named_files import without_missing
 from sam_repro.config.schema import SCHEMA, Resolved, flat
 from sam_repro.config.schema1 import modern
 from sam_repro.errors import UserError, readable
 from sam_repro.files import write_json
 from sam_repro.run import build, provenance
+from sam_repro.run.belongs import refuse_other_config
+from sam_repro.run.metrics import Written
 from sam_repro.run.sharpness import RunSharpness
+from sam_repro.run.trust import refuse_foreign
 from sam_repro.training import checkpoint, evaluation
 from sam_repro.training.trainer import Trainer
+from sam_repro.vectors import tensors_sha256
 
 Result = dict[str, Any]
 
@@ -28,32 +34,50 @@ class Loaded(NamedTuple):
     result: Result
 
 
-def find_finished(folder: Path) -> Result | None:
-    """The result of a finished run, after saying so and which sources changed since; None if it is not finished."""
+def find_finished(folder: Path, asked: Resolved) -> Result | None:
+    """The result in a home; None if the run is not finished. Nothing that the files name is imported.
+
+    Args:
+        folder: the home.
+        asked: the configuration, with its numerics resolved.
+
+    Raises:
+        UserError: if a file is damaged or of another run.
+    """
     if not (folder / "result.json").exists():
         return None
-    with readable(folder / "result.json") as path:
-        result: Result = json.loads(path.read_text())
-        summary = summarize(result)
-    with readable(folder / "run.json") as path:
-        sources = provenance.sources(targets_of(result["config"]))
-        changed = provenance.changed(json.loads(path.read_text())["sources"], sources)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)  # left by a kill right after the result was written
-    print(f"done       {folder}")
-    print(summary)
-    if changed:
-        print(f"changed    since that run: {', '.join(changed)}; resume=false sets it aside and runs again")
+    result: Result = {}
+    for name in ("run.json", "result.json"):
+        with readable(folder / name) as path:
+            result = json.loads(path.read_text())
+            refuse_other_config(path, result["config"], asked)
+    with readable(folder / "result.json"):
+        summarize(result)
     return result
 
 
-def load(folder: str | Path) -> Loaded:
+def announce_finished(folder: Path, asked: Resolved, result: Result) -> None:
+    """Say that a run is done, and which sources changed since; clear what a kill after the result left."""
+    with readable(folder / "run.json") as path:
+        sources = provenance.sources(targets_of(asked))
+        changed = provenance.changed(json.loads(path.read_text())["sources"], sources)
+    with suppress(OSError):  # a disk that is read-only takes nothing from a finished run
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+    print(f"done       {folder}")
+    print(summarize(result))
+    if changed:
+        print(f"changed    since that run: {', '.join(changed)}; resume=false sets it aside and runs again")
+
+
+def load(folder: str | Path, trust: bool = False) -> Loaded:
     """Read a finished run back: the model with the weights that `report` names, on the CPU and in eval mode.
 
     Args:
         folder: the home of the run, which its last lines name.
+        trust: build a network that is no part of sam_repro, torch.nn or timm, too; default false.
 
     Raises:
-        UserError: if it is not finished or its files are damaged.
+        UserError: if it is not finished, its files are damaged, or it names a network that is not trusted.
     """
     folder = Path(folder)
     if not (folder / "result.json").exists():
@@ -61,10 +85,13 @@ def load(folder: str | Path) -> Loaded:
     with readable(folder / "result.json") as path:
         result = json.loads(path.read_text())
         config, shape = modern(result["config"]), build.Shape(**result["shape"])
+    if not trust:
+        refuse_foreign({"architecture": config["architecture"]}, folder / "result.json")
+    config = without_missing(config)  # initial weights, which the run's own replace
     model = build.make_model(config | {"device": "cpu"}, shape)
     with readable(folder / "model.safetensors") as path:
         weights = checkpoint.read_weights(path)
-        if provenance.weights_sha256(weights) != result["weights_sha256"]:
+        if tensors_sha256(weights) != result["weights_sha256"]:
             raise ValueError("its weights are not those of result.json")
         model.load_state_dict(weights)
     return Loaded(model.eval(), config, result)
@@ -75,7 +102,9 @@ def targets_of(config: Resolved) -> list[str]:
     return [value for key, value in flat(config).items() if key.endswith("_target_")]
 
 
-def finish(config: Resolved, overrides: list[str], folder: Path, trainer: Trainer, sharpness: RunSharpness) -> Result:
+def finish(
+    config: Resolved, overrides: list[str], folder: Path, trainer: Trainer, sharpness: RunSharpness, rows: Written
+) -> Result:
     """Write the weights, then `result.json`, whose existence means success; then drop the checkpoint."""
     last = {name: value.detach().cpu().clone() for name, value in trainer.model.state_dict().items()}
     best = trainer.best_weights
@@ -92,6 +121,9 @@ def finish(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
         "seed": config["seed"],
         "config": config,
         "cell_hash": cell_hash(config),
+        "numerics": numerics(config),
+        "inputs": trainer.data.inputs,
+        "rows": rows,
         "overrides": overrides,
         "cell": config["origin"].get("cell"),
         "metrics": _metrics(trainer.scores),
@@ -100,7 +132,7 @@ def finish(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
         "cost": _cost(trainer),
         "cut_budget": trainer.step < trainer.plan.epochs * trainer.plan.steps_per_epoch(len(trainer.data.train)),
         "shape": vars(build.shape_of(trainer.data)),
-        "weights_sha256": provenance.weights_sha256(weights),
+        "weights_sha256": tensors_sha256(weights),
         "sources_sha256": provenance.digest(provenance.sources(targets_of(config))),
         "bit_exact": config["device"] == "cpu" or config["deterministic"],
         "environment": provenance.environment(torch.device(config["device"])),

@@ -12,19 +12,20 @@ from typing import Any
 
 import torch
 
-from sam_repro.config.identity import cell_hash, home
+from sam_repro.config.identity import home, of
 from sam_repro.config.schema import SCHEMA, Resolved
 from sam_repro.errors import Failure, Stopped, UserError, readable
 from sam_repro.files import replacing, write_json
 from sam_repro.run import build, provenance
 from sam_repro.run.announce import announce, announce_two_protocols
+from sam_repro.run.belongs import refuse_other, refuse_other_config, refuse_other_inputs
 from sam_repro.run.lock import locked, set_aside
 from sam_repro.run.metrics import Metrics
 from sam_repro.run.mirror import Mirror, open_mirror
 from sam_repro.run.numerics import set_numerics, with_numerics
 from sam_repro.run.progress import Progress
 from sam_repro.run.request import Request, describe, find_measurement, make_request
-from sam_repro.run.result import Result, find_finished, finish, summarize, targets_of
+from sam_repro.run.result import Result, announce_finished, find_finished, finish, summarize, targets_of
 from sam_repro.run.sharpness import RunSharpness, measure_finished, show_sharpness
 from sam_repro.training import checkpoint
 from sam_repro.training.trainer import Interrupted, NonFinite, Trainer
@@ -37,6 +38,7 @@ class _Watch:
     metrics: Metrics
     mirror: Mirror
     progress: Progress
+    of: dict[str, Any]
 
     def step(self, done: int) -> None:
         self.progress.step(done)
@@ -47,8 +49,9 @@ class _Watch:
         if row["kind"] == "epoch":
             self.progress.epoch(row, row["step"] + 1)
 
-    def saving(self) -> None:
+    def saving(self) -> dict[str, Any]:
         self.metrics.sync()
+        return {"of": self.of, "rows": dict(self.metrics.written)}
 
     def close(self, exit_code: int) -> None:
         self.progress.close()
@@ -75,11 +78,15 @@ def run(config: Resolved, overrides: list[str]) -> Result:
     """
     config = with_numerics(config)
     folder = home(config)
-    if config["resume"] and (done := find_finished(folder)):
-        _complete(config, folder, done)
-        return done
+    done = find_finished(folder, config) if config["resume"] else None
+    if done and config["dataset"].get("verified"):
+        return _complete(config, folder, done)
     set_numerics(config)
     data = build.make_data(config)
+    if config["resume"]:
+        _refuse_other_data(folder, data.inputs)
+    if done:
+        return _complete(config, folder, done)
     model = build.make_model(config, build.shape_of(data))
     objective, augmentation = build.make_objective(config, model), build.make_augmentation(config, data)
     request = make_request(config, folder)
@@ -98,50 +105,69 @@ def run(config: Resolved, overrides: list[str]) -> Result:
         sharpness.measure_epoch,
     )
     with _writable(folder), locked(folder):
-        done = find_finished(folder) if config["resume"] else None  # by another process, while this one got ready
+        done = find_finished(folder, config) if config["resume"] else None  # by another process, in the meantime
         if done is None:
             if not config["resume"] and folder.exists():
                 print(f"aside      {set_aside(folder)}")
             folder.mkdir(parents=True, exist_ok=True)
             return _train(config, overrides, folder, trainer, sharpness)
-    _complete(config, folder, done)
-    return done
+    return _complete(config, folder, done)
 
 
-def _complete(config: Resolved, folder: Path, result: Result) -> None:
-    """Measure of a finished run what is asked for now and was not then; the run is done, whatever comes of it."""
+def _refuse_other_data(folder: Path, inputs: str | None) -> None:
+    """Refuse to go on with, or to call done, what was begun on other images or labels."""
+    file = folder / "run.json"
+    if not file.exists():
+        return
+    with readable(file):
+        then = json.loads(file.read_text()).get("inputs")
+        remedy = "give this run a name of its own, such as name=other-data; resume=false sets the old one aside"
+        refuse_other_inputs(file, then, inputs, remedy)
+
+
+def _complete(config: Resolved, folder: Path, result: Result) -> Result:
+    """Say that a run is done, and measure what this command asks for and the run lacks; that cannot make it fail."""
+    announce_finished(folder, config, result)
     request = make_request(config, folder, result)
     if request.every not in (None, result["config"].get("sharpness", {}).get("every")):
         print(f"sharpness.every = {request.every}: cannot be had afterwards; resume=false sets it aside and runs again")
     try:
         if not request.is_nothing and find_measurement(request) is None:
-            measure_finished(request, config)
+            measure_finished(request, config, trust=True)  # this command's own configuration
     except (UserError, Failure) as error:
         print(f"sharpness  {request.name}: not measured; {error}")
+    return result
 
 
 def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Trainer, sharpness: RunSharpness) -> Result:
+    kept: dict[str, Any] = {}
+
+    def check(beside: dict[str, Any]) -> None:
+        refuse_other(trainer.path, beside["of"], of(config))
+        kept.update(beside)
+
     with readable(trainer.path):
-        done = trainer.resume()
-    before = _before(folder, done)
+        done = trainer.resume(check)
+    before = _before(folder, config, done)
     with readable(folder / "metrics.jsonl") as path:
-        metrics = Metrics(path, resume_at=done)
-    _begin(config, overrides, folder, before, done, sharpness.request)
+        metrics = Metrics(path, kept.get("rows"))
+    _begin(config, overrides, folder, before, done, sharpness.request, trainer.data.inputs)
     announce_two_protocols(folder / "metrics.jsonl", sharpness.request, done)
     announce(config, folder, trainer, done)
     watch = _Watch(
         metrics,
         _open_mirror(config, folder, before["wandb_id"]),
         Progress(config["progress"], trainer.plan.steps(len(trainer.data.train)), done, config["epochs"]),
+        of(config),
     )
     code = 1
     try:
         with _told(folder, trainer):
             trainer.run(watch)
-            watch.saving()
+            beside = watch.saving()
             if sharpness.measure is not None:
-                trainer.save()  # measuring may take long, and may be stopped
-            result = finish(config, overrides, folder, trainer, sharpness)
+                trainer.save(beside)  # measuring may take long, and may be stopped
+            result = finish(config, overrides, folder, trainer, sharpness, metrics.written)
         watch.mirror.summary({"final": result["metrics"]["test"][config["report"]]})
         show_sharpness(watch.mirror, result["sharpness"], folder)
         code = 0
@@ -154,7 +180,7 @@ def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
     return result
 
 
-def _before(folder: Path, done: int) -> dict[str, Any]:
+def _before(folder: Path, config: Resolved, done: int) -> dict[str, Any]:
     """What the starts before this one left in `run.json`, and what the first one begins with."""
     fresh = {
         "wandb_id": uuid.uuid4().hex[:12],
@@ -167,11 +193,18 @@ def _before(folder: Path, done: int) -> dict[str, Any]:
         return fresh
     with readable(folder / "run.json") as path:
         written = {"protocols": {}} | json.loads(path.read_text())  # a run begun before there were any has none
+        refuse_other_config(path, written["config"], config)
         return {key: written[key] for key in fresh}
 
 
 def _begin(
-    config: Resolved, overrides: list[str], folder: Path, before: dict[str, Any], done: int, request: Request
+    config: Resolved,
+    overrides: list[str],
+    folder: Path,
+    before: dict[str, Any],
+    done: int,
+    request: Request,
+    inputs: str | None,
 ) -> None:
     """Write what starts here into `run.json`, and clear what an earlier start left.
 
@@ -193,7 +226,8 @@ def _begin(
         "schema": SCHEMA,
         "config": config,
         "overrides": overrides,
-        "cell_hash": cell_hash(config),
+        **of(config),
+        "inputs": inputs,
         "wandb_id": before["wandb_id"],
         "threads": before["threads"],
         "sources": sources,

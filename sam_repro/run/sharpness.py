@@ -12,18 +12,22 @@ import torch
 from torch import Tensor
 
 from sam_repro.augmentation import Augmentation
+from sam_repro.config.named_files import without_missing
 from sam_repro.config.schema import SCHEMA, Resolved
 from sam_repro.dataset import Data
 from sam_repro.errors import Failure, readable
 from sam_repro.files import replacing, write_json
 from sam_repro.oracle import Objective
-from sam_repro.run import build, provenance
+from sam_repro.run import build
+from sam_repro.run.belongs import refuse_other_inputs
 from sam_repro.run.lock import locked
 from sam_repro.run.mirror import Mirror, open_mirror
 from sam_repro.run.numerics import set_numerics, with_numerics
 from sam_repro.run.request import Request, describe, weights_file
+from sam_repro.run.trust import refuse_foreign
 from sam_repro.sharpness import Measure, Measurement, Notes, Subject, Unmeasurable
 from sam_repro.training import checkpoint
+from sam_repro.vectors import tensors_sha256
 
 SECONDS = 5.0  # between two lines of progress
 
@@ -136,33 +140,40 @@ class RunSharpness:
         return replace(measurement, measure=self.request.name, protocol=measurement.protocol | settings)
 
     def _sha256(self) -> str:
-        return provenance.weights_sha256(self.objective.model.state_dict())
+        return tensors_sha256(self.objective.model.state_dict())
 
 
-def measure_finished(request: Request, config: Resolved) -> Path:
+def measure_finished(request: Request, config: Resolved, trust: bool = False) -> Path:
     """Measure a finished run and write one file beside its result, which stays as it is.
 
     Args:
         request: what, of which run.
         config: the run's configuration, with the data, the device and the like as they are to be used here.
+        trust: build what is no part of sam_repro, torch.nn, torch.optim or timm, too; default false.
 
     Returns:
         The file.
 
     Raises:
-        UserError: if the data or the device are not there, or a file of the run is damaged.
+        UserError: if the data or the device are not there, or a file of the run is damaged or not trusted.
         Failure: if there is no such value.
         Busy: if another process is working in the run's home.
     """
+    if not trust:
+        nodes = {"dataset.source": config["dataset"]["source"]}
+        nodes |= {key: config[key] for key in ("architecture", "augmentation")}
+        refuse_foreign(nodes, request.run / "result.json")
     plain = {"precision": "fp32", "compile": False, "graph": False}  # whatever the run was trained with
-    config = with_numerics(config | plain)
+    config = without_missing(with_numerics(config | plain))
     set_numerics(config)
     measure = build.make_measure(request.settings)
     data = build.make_data(config)
+    remedy = "measure it on the data that it was trained on: data_dir=…"
+    refuse_other_inputs(request.run / "result.json", request.result.get("inputs"), data.inputs, remedy)
     model = build.make_model(config, build.shape_of(data))
     with readable(weights_file(request)) as path:
         weights = checkpoint.read_weights(path)
-        if path.name == "model.safetensors" and provenance.weights_sha256(weights) != request.result["weights_sha256"]:
+        if path.name == "model.safetensors" and tensors_sha256(weights) != request.result["weights_sha256"]:
             raise ValueError("its weights are not those of result.json")
         model.load_state_dict(weights)
     augmentation, objective = build.make_augmentation(config, data), build.make_objective(config, model)

@@ -303,15 +303,24 @@ def difference(ours: Resolved, other: Resolved) -> list[tuple[str, Any, Any]]:
 
 
 def _by_numerics(runs: Iterable[Run]) -> dict[Numerics, list[Run]]:
+    """Runs that may share a mean: of the same numerics, and of the same data as far as that was recorded."""
+    runs = list(runs)
+    recorded = {run.inputs for run in runs if run.inputs is not None}
     groups: dict[Numerics, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.numerics, []).append(run)
+        inputs = (("inputs", run.inputs or "not recorded"),) if len(recorded) > 1 else ()
+        groups.setdefault((*run.numerics, *inputs), []).append(run)
     return groups
 
 
 def _mixed(runs: Sequence[Run]) -> tuple[str, ...]:
     digests = {run.sources for run in runs}
-    return (f"of {len(digests)} versions of the sources",) if len(digests) > 1 else ()
+    marks = [f"of {len(digests)} versions of the sources"] if len(digests) > 1 else []
+    if unrecorded := sum(run.inputs is None for run in runs):
+        marks.append(
+            "inputs not recorded" + (f": of {unrecorded} of {len(runs)} runs" if unrecorded < len(runs) else "")
+        )
+    return tuple(marks)
 
 
 def _most_common(texts: Iterable[str]) -> str:

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sam_repro.config.identity import cell_hash, identity, numerics
+from sam_repro.config.identity import cell_hash, identity, numerics, of
 from sam_repro.config.schema import SCHEMA, flat
 from sam_repro.config.schema1 import modern
 from sam_repro.run.lock import is_locked
-from sam_repro.run.metrics import read_metrics
+from sam_repro.run.metrics import read_metrics, record_flaw
 
 BUDGET = ("epochs", "max_steps")
 """Keys that say how long a cell is trained: a run that differs from it in these alone is a cut budget."""
@@ -59,6 +59,11 @@ class Run:
     def sources(self) -> str:
         """Digest of the sources that made it."""
         return self.result["sources_sha256"]
+
+    @property
+    def inputs(self) -> str | None:
+        """Digest of the data that it was trained on; None for a record of before there was one."""
+        return self.result.get("inputs")
 
     @cached_property
     def cell_hash(self) -> str:
@@ -182,7 +187,7 @@ def find(roots: Iterable[Path]) -> Found:
             if (folder / "result.json").exists():
                 run = _finished(folder)
                 record_problem(run)  # raises where the result does not say how many steps it has
-                seen.setdefault((run.cell_hash, run.seed, run.numerics), []).append(run)
+                seen.setdefault((run.cell_hash, run.seed, run.numerics, run.inputs), []).append(run)
             else:
                 found.unfinished.append(_unfinished(folder))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -214,15 +219,19 @@ def read(folder: Path) -> Run:
 
 
 def record_problem(run: Run) -> str | None:
-    """What is wrong with the record of a finished run: it must reach to the last step."""
+    """What is wrong with the record of a finished run: it must be the one that was written, to the last step."""
     path, steps = run.folder / "metrics.jsonl", run.result["cost"]["steps"]
+    lost = "what the result holds counts, what only the record holds does not"
     try:
+        if written := run.result.get("rows"):
+            flaw = record_flaw(path, written)
+            return None if flaw is None else f"{path}: {flaw}; {lost}"
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 16384))
             *_, last = file.read().splitlines()
         step = json.loads(last)["step"]
     except (ValueError, KeyError, TypeError, OSError):
-        return f"{path}: damaged or cut; what the result holds counts, what only the record holds does not"
+        return f"{path}: damaged or cut; {lost}"
     return None if step == steps - 1 else f"{path}: cut: it ends after {step + 1} of {steps} steps"
 
 
@@ -239,6 +248,7 @@ def label(numerics: Sequence[tuple[str, Any]]) -> str:
     words += ["compile"] if given.get("compile") else []
     words += ["contiguous"] if given.get("channels_last") is False else []
     words += ["deterministic"] if given.get("deterministic") else []
+    words += [f"inputs {given['inputs'][:12]}"] if given.get("inputs") else []
     words += ["not fused"] if given.get("base_optimizer.fused") is False else []
     return ", ".join(word for word in words if word)
 
@@ -252,7 +262,19 @@ def _finished(folder: Path) -> Run:
         getattr(run, needed)
     if run.value("test/error_pct") is None:
         raise ValueError("result.json has no test error")
+    _refuse_other(run)
     return run
+
+
+def _refuse_other(run: Run) -> None:
+    """Refuse a result that has come here from another home."""
+    if re.fullmatch(r"seed=\d+", run.folder.name) and run.folder.name != f"seed={run.seed}":
+        raise ValueError(f"result.json is of seed {run.seed}; put back this home's own")
+    if (file := run.folder / "run.json").exists():
+        begun = of(modern(json.loads(file.read_text())["config"]))
+        if begun != of(run.config):
+            parts = [key for key, value in of(run.config).items() if begun[key] != value]
+            raise ValueError(f"result.json and run.json differ in {', '.join(parts)}: one of them is of another run")
 
 
 def _unfinished(folder: Path) -> Unfinished:

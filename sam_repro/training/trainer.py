@@ -51,8 +51,8 @@ class Listener(Protocol):
     def row(self, row: Row) -> None:
         """A row of the record: of kind "train" every `record_every` steps, of kind "epoch" after each epoch."""
 
-    def saving(self) -> None:
-        """A checkpoint is about to be written, which counts on the rows so far."""
+    def saving(self) -> Row:
+        """A checkpoint that counts on the rows so far is about to be written; returns what it keeps with the state."""
 
 
 class Trainer:
@@ -120,10 +120,16 @@ class Trainer:
         """Steps done."""
         return self.rule.steps
 
-    def resume(self) -> int:
-        """Take up the checkpoint, if there is one; returns the steps done."""
+    def resume(self, check: Callable[[Row], None] = lambda beside: None) -> int:
+        """Take up the checkpoint, if there is one; returns the steps done.
+
+        Args:
+            check: is called with what the checkpoint keeps beside the state, before any of it is taken up.
+        """
         if self.path.exists():
-            self._load(checkpoint.read(self.path))
+            state = checkpoint.read(self.path)
+            check(state["beside"])
+            self._load(state)
         return self.step
 
     def run(self, listener: Listener) -> None:
@@ -154,19 +160,22 @@ class Trainer:
                     if ends_epoch:
                         listener.row(self._epoch_row(step, epochs_done))
                     if caught or time.monotonic() - saved >= plan.checkpoint_every:
-                        listener.saving()
-                        self.save()
+                        self.save(listener.saving())
                         saved = time.monotonic()
                     if caught:
                         raise Interrupted(caught[0], self.step)
                     if self.step == total:
                         break
 
-    def save(self) -> None:
-        """Write the checkpoint; never one with a number that is not finite."""
+    def save(self, beside: Row | None = None) -> None:
+        """Write the checkpoint; never one with a number that is not finite.
+
+        Args:
+            beside: what `resume` can check, default nothing.
+        """
         self.clock.stop()
         self._refuse_non_finite()
-        checkpoint.write(self.path, self._state())
+        checkpoint.write(self.path, self._state() | {"beside": beside})
 
     def _train_step(self, step: int, rows: Tensor) -> None:
         self.clock.start()

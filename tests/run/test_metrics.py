@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sam_repro.files import replacing, write_json
-from sam_repro.run.metrics import Metrics, read_metrics
+from sam_repro.run.metrics import Metrics, read_metrics, record_flaw
 
 VALUE = {
     "z": 1,
@@ -167,27 +167,33 @@ def rows_of(steps):
     return rows
 
 
-def write_rows(path, rows, resume_at=0):
-    metrics = Metrics(path, resume_at)
+def write_rows(path, rows, kept=None):
+    """Write rows behind those that are kept; returns what a checkpoint would count on after each of them."""
+    metrics = Metrics(path, kept)
+    written = [metrics.written]
     for row in rows:
         metrics.append(row)
+        written.append(metrics.written)
     metrics.close()
+    return written
 
 
-def test_a_run_cut_at_any_byte_and_resumed_at_any_step_leaves_the_same_file(tmp_path, monkeypatch):
+def test_a_run_cut_at_any_byte_and_resumed_at_any_row_leaves_the_same_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # thousands of them on a busy disk take a minute
-    steps = 4
-    rows = rows_of(steps)
-    write_rows(tmp_path / "whole", rows)
+    rows = rows_of(4)
+    written = write_rows(tmp_path / "whole", rows)
     whole = (tmp_path / "whole").read_bytes()
     path = tmp_path / "metrics.jsonl"
     for length in range(len(whole) + 1):
-        survivors = sum(line in whole.splitlines() for line in whole[:length].splitlines())
-        lost = rows[survivors]["step"] if survivors < len(rows) else steps
-        for resume_at in {0, lost // 2, lost}:
+        for kept, counted in enumerate(written):
             path.write_bytes(whole[:length])
-            write_rows(path, [row for row in rows if row["step"] >= resume_at], resume_at)
-            assert path.read_bytes() == whole, (length, resume_at)
+            if counted["bytes"] > length:
+                with pytest.raises(ValueError, match=f"the checkpoint counts on {kept} rows that are not all there"):
+                    Metrics(path, counted)
+                assert path.read_bytes() == whole[:length]
+            else:
+                write_rows(path, rows[kept:], counted)
+                assert path.read_bytes() == whole, (length, kept)
     assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl", "whole"]
 
 
@@ -204,9 +210,31 @@ def test_reading_drops_a_broken_last_line_only(tmp_path):
     path.write_bytes(b"".join([*lines[:2], b'{"step": 2, "lo\n', *lines[3:]]))
     with pytest.raises(ValueError, match="line 3 of 5 is broken"):
         read_metrics(path)
-    with pytest.raises(ValueError, match="line 3 of 5 is broken"):
-        Metrics(path, resume_at=4)
     assert path.read_bytes().splitlines(keepends=True)[3:] == lines[3:]
+
+
+def test_rows_that_were_changed_doubled_or_of_another_run_are_not_counted_on(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    written = write_rows(path, rows_of(4))
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    wrong = {
+        "doubled": b"".join([*lines[:2], *lines[1:]]),
+        "cut in the middle": b"".join([*lines[:1], *lines[2:]]),
+        "changed": whole.replace(b"0", b"1", 1),
+        "of another run": b"".join(line.replace(b"loss", b"lost") for line in lines),
+        "gone": None,
+    }
+    for name, content in wrong.items():
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+            assert record_flaw(path, written[-1]) is not None, name
+        with pytest.raises(ValueError, match="counts on 4 rows"):
+            Metrics(path, written[4])
+    path.write_bytes(whole)
+    assert record_flaw(path, written[-1]) is None
+    assert record_flaw(path, written[3]) == "rows were added behind its 3"
 
 
 def test_a_new_start_drops_old_rows(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sam_repro.run import provenance
+from sam_repro.vectors import tensors_sha256
 
 CPU = torch.device("cpu")
 
@@ -83,11 +84,11 @@ def test_weights_hash_by_its_documented_layout():
         "0.weight": torch.nn.Parameter(torch.from_numpy(values).float()),
         "0.bias": torch.tensor(1 / 3, dtype=torch.float64),
     }
-    assert provenance.weights_sha256(weights) == recomputed(arrays)
+    assert tensors_sha256(weights) == recomputed(arrays)
 
 
 def test_weights_hash_of_old_results_stays():
-    assert provenance.weights_sha256({"w": torch.tensor([[1.0, -0.5]]), "n": torch.tensor(3)}) == (
+    assert tensors_sha256({"w": torch.tensor([[1.0, -0.5]]), "n": torch.tensor(3)}) == (
         # printf 'n\0int64\0\0\3\0\0\0\0\0\0\0w\0float32\0001,2\0\0\0\200\77\0\0\0\277' | sha256sum
         "20e20246a7c49fbb81bbf6fd1f46b3334d2edfef150314bfe846d67f85899eeb"
     )
@@ -95,7 +96,7 @@ def test_weights_hash_of_old_results_stays():
 
 def test_weights_hash_sees_values_and_not_how_they_lie_in_memory():
     kernel = torch.randn(4, 3, 5, 2)
-    expected = provenance.weights_sha256({"w": kernel})
+    expected = tensors_sha256({"w": kernel})
     padded = torch.full((4, 3, 5, 4), torch.nan)
     padded[..., ::2] = kernel
     for same in (
@@ -104,8 +105,8 @@ def test_weights_hash_sees_values_and_not_how_they_lie_in_memory():
         padded[..., ::2],
         torch.nn.Parameter(kernel),
     ):
-        assert provenance.weights_sha256({"w": same}) == expected
-    assert provenance.weights_sha256({"w": torch.ones(1).expand(3)}) == provenance.weights_sha256({"w": torch.ones(3)})
+        assert tensors_sha256({"w": same}) == expected
+    assert tensors_sha256({"w": torch.ones(1).expand(3)}) == tensors_sha256({"w": torch.ones(3)})
 
 
 def test_weights_hash_sees_every_difference():
@@ -123,7 +124,7 @@ def test_weights_hash_sees_every_difference():
         {"a": torch.zeros(2)},
         {"a": torch.zeros(2), "b": torch.ones(2), "c": torch.zeros(0)},
     ]
-    assert len({provenance.weights_sha256(weights) for weights in variants}) == len(variants)
+    assert len({tensors_sha256(weights) for weights in variants}) == len(variants)
 
 
 @pytest.mark.gpu
@@ -131,7 +132,7 @@ def test_weights_hash_is_the_same_on_a_gpu():
     weights = {"w": torch.randn(4, 3, 5, 5), "b": torch.randn(7).bfloat16(), "n": torch.tensor(3)}
     on_gpu = {name: value.cuda() for name, value in weights.items()}
     on_gpu["w"] = on_gpu["w"].to(memory_format=torch.channels_last)
-    assert provenance.weights_sha256(on_gpu) == provenance.weights_sha256(weights)
+    assert tensors_sha256(on_gpu) == tensors_sha256(weights)
 
 
 @pytest.mark.gpu

@@ -96,6 +96,7 @@ class Lab:
             "cost": {"passes": 100, "products": 0, "steps": 50, "seconds": 10.0},
             "environment": {"host": "elsewhere"},
             "weights_sha256": f"{cell}{seed}{error}",
+            "inputs": "0" * 64,
             "sources_sha256": sources,
         } | more
         (folder / "result.json").write_text(json.dumps(result))
