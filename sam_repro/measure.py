@@ -60,7 +60,7 @@ def _requests(argv: list[str]) -> list[tuple[Request, dict[str, Any]]]:
         raise UserError(f"{given[0]}: several runs are a sweep; add -m")
     rest = [_in_group(word) for word in argv if word not in given]
     cells = compose_part(rest, ("sharpness", *HERE))
-    return [_read_request(Path(run), config, line) for run in runs for config, line in cells]
+    return [_read_request(Path(run), config, words) for run in runs for words, config in cells]
 
 
 def _in_group(word: str) -> str:

@@ -32,7 +32,11 @@ from typing import Any
 import numpy as np
 from safetensors import deserialize
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "optimizer=sam_magnitude optimizer.scope=element": (
+        "optimizer=sam_direction optimizer.scope=element optimizer.names=code"
+    ),
+}
 """Words of a line here → BASE's words for the same; where all words of a key are on a line, they are replaced."""
 
 RENAMED_KEYS: dict[str, str] = {}
@@ -66,7 +70,7 @@ LINES = (
     "optimizer=sam optimizer.second_order=true",
     "optimizer=sam optimizer.perturb=no_norm,only_norm architecture=resnet8",
     "optimizer=sam_direction,sam_magnitude optimizer.scope=tensor,element",
-    "optimizer=sam_direction optimizer.scope=element optimizer.names=code",
+    "optimizer=sam_magnitude optimizer.scope=element",
     "optimizer=sam_k optimizer.period=3",
     "optimizer=sam_masked optimizer.classes=[1,3] optimizer.rest=sgd,sam optimizer.scale=0.5",
     "optimizer=sgdhess optimizer.curvature=hessian,gauss_newton_diagonal,hutchinson_abs",

@@ -1,37 +1,110 @@
 """A command line, read and checked before anything is composed."""
 
+import itertools
 import re
 from argparse import ArgumentError, Namespace
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
-from hydra.errors import HydraException
 
 from sam_repro import limits
 from sam_repro.config import schema
 from sam_repro.config.checks import finding
+from sam_repro.config.compose import SPELLING, Override, ValueType, hydras_parser, parse_word
 from sam_repro.config.options import groups_of, nearest
 from sam_repro.errors import UserError
 
-SPELLING = "settings are written key=value, such as rho=0.1"
-FIXED = ("hydra.mode", "hydra.searchpath", "hydra.sweeper.params", "hydra/sweeper")
+OF_A_TABLE = ("table", "cell")
+"""Words that stand for a table's cell."""
+OF_HYDRA = ("hydra/launcher", "hydra.launcher")
+"""What of Hydra's own can be chosen: how the lines of a sweep are started."""
 
 
-def read_arguments(argv: list[str]) -> Namespace:
+@dataclass(frozen=True)
+class Command:
+    """A command line.
+
+    Args:
+        arguments: options such as -m, as Hydra's parser sorts them.
+        overrides: the settings, without Hydra's own.
+        of_hydra: Hydra's own settings.
+    """
+
+    arguments: Namespace
+    overrides: tuple[Override, ...] = ()
+    of_hydra: tuple[Override, ...] = ()
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it is several lines: -m."""
+        return bool(self.arguments.multirun)
+
+    @property
+    def extra_dir(self) -> str | None:
+        """The folder with options of one's own."""
+        return self.arguments.config_dir
+
+    @property
+    def is_hydras(self) -> bool:
+        """Whether Hydra itself answers it: help, completion, what it knows of the search path."""
+        asks = self.arguments
+        return bool(asks.help or asks.hydra_help or asks.info or asks.shell_completion or asks.cfg in ("hydra", "all"))
+
+    @property
+    def launcher(self) -> str | None:
+        """What starts the lines of a sweep, if not this process."""
+        names = [str(o.value()) for o in self.of_hydra if o.key_or_group == "hydra/launcher"]
+        return names[-1] if names and names[-1] != "basic" else None
+
+    def lines(self) -> list[list[str]]:
+        """Its lines: every sweep is expanded, once, the last one fastest.
+
+        Raises:
+            UserError: if a sweep has no values.
+        """
+        values: list[list[str]] = []
+        for override in self.overrides:
+            if not override.is_sweep_override():
+                values.append([override.input_line or ""])
+                continue
+            key = override.get_key_element()
+            if not (of_this := [f"{key}={value}" for value in override.sweep_string_iterator()]):
+                raise UserError(f"{override.input_line}: has no values; write at least one, such as {key}=0,1")
+            values.append(of_this)
+        return [list(line) for line in itertools.product(*values)]
+
+
+def read_command(argv: Sequence[str], keys: Collection[str] = ()) -> Command:
+    """Read a command line, and refuse what can be refused before anything is composed.
+
+    Args:
+        argv: its words.
+        keys: those keys and groups that may stand there, default all.
+
+    Raises:
+        UserError: for options and keys that do not exist, and for values out of range.
+    """
+    arguments = _read_arguments(list(argv))
+    if arguments.shell_completion:
+        return Command(arguments)
+    overrides = [parse_word(word) for word in arguments.overrides]
+    known = keys or [*schema.Config.__dataclass_fields__, *groups_of(arguments.config_dir), *OF_A_TABLE]
+    for override in overrides:
+        _refuse_override(override, arguments, known)
+    hydras = [override for override in overrides if _first(override) == "hydra"]
+    return Command(arguments, tuple(o for o in overrides if o not in hydras), tuple(hydras))
+
+
+def _read_arguments(argv: list[str]) -> Namespace:
     """The words of a command line as Hydra sorts them; what this project has no use for is refused."""
-    parser = get_args_parser()
-    parser.exit_on_error = False
     try:
-        arguments, unknown = parser.parse_known_args(argv)
+        arguments, unknown = hydras_parser().parse_known_args(argv)
     except ArgumentError as error:
         raise UserError(f"{error}; --help shows how it is written; {SPELLING}") from None
     if unknown:
         apart = "=" in unknown[0] and not unknown[0].startswith("-")
         remedy = "options such as -m stand before all settings, or behind" if apart else f"no such option; {SPELLING}"
-        raise UserError(f"{unknown[0]}: {remedy}")
+        raise UserError(f"{unknown[0][:200]}: {remedy}")
     for option in ("config_name", "config_path", "experimental_rerun"):
         if getattr(arguments, option):
             name = option.replace("_", "-")
@@ -42,50 +115,49 @@ def read_arguments(argv: list[str]) -> Namespace:
     return arguments
 
 
-def check_overrides(arguments: Namespace, keys: Collection[str] = ()) -> list[Override]:
-    """What can be refused before Hydra starts: keys that nobody has, options that do not exist, values out of range.
-
-    `keys` are those that may stand there, if not all.
-    """
-    overrides = [_parsed(override) for override in arguments.overrides]
-    groups = groups_of(arguments.config_dir)
-    known = keys or [*schema.Config.__dataclass_fields__, *groups]
-    for override in overrides:
-        key = override.key_or_group
-        written = override.input_line or key
-        if override.is_add() or override.is_force_add() or override.is_delete():
-            raise UserError(f"{written}: keys can be set, not added or removed; write {key}=value")
-        first = re.split(r"[./]", key)[0]
-        if key.startswith(FIXED):
-            raise UserError(f"{written}: is fixed; sweeps are written -m key=a,b, own options come with --config-dir")
-        if first == "hydra":
-            continue
-        if first not in known:
-            raise UserError(f"{written}: no such key{nearest(first, known)}")
-        if override.is_sweep_override() and not arguments.multirun:
-            takes_list = key not in groups and not finding(key, [0.5])
-            listed = f", or write a list as {key}=[…]" if takes_list else ""
-            raise UserError(f"{written}: several values are a sweep; add -m{listed}")
-        for value in _values(override):
-            if key in groups and value not in groups[key]:
-                raise UserError(f"{key} = {limits.shown(value)}: no such option{nearest(str(value), groups[key])}")
-            if key not in groups and not (arguments.config_dir and first in groups):
-                _refuse(key, value)
-    return overrides
+def _refuse_override(override: Override, arguments: Namespace, known: Collection[str]) -> None:
+    key, groups = override.key_or_group, groups_of(arguments.config_dir)
+    written = (override.input_line or key)[:200]
+    if override.is_add() or override.is_force_add() or override.is_delete():
+        raise UserError(f"{written}: keys can be set, not added or removed; write {key}=value")
+    first = _first(override)
+    if first == "hydra":
+        _refuse_hydras(override, key, written, bool(arguments.multirun))
+        return
+    if first not in known:
+        raise UserError(f"{written}: no such key{nearest(first, known)}")
+    if override.is_sweep_override() and not arguments.multirun:
+        takes_list = key not in groups and not finding(key, [0.5])
+        listed = f", or write a list as {key}=[…]" if takes_list else ""
+        raise UserError(f"{written}: several values are a sweep; add -m{listed}")
+    for value in _values(override):
+        if key in groups and value not in groups[key]:
+            raise UserError(f"{key} = {limits.shown(value)}: no such option{nearest(str(value), groups[key])}")
+        if key not in groups and not (arguments.config_dir and first in groups):
+            _refuse_value(key, value)
 
 
-def _parsed(written: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(written)
-    except HydraException:
-        raise UserError(f"{written}: cannot be read; {SPELLING}, without spaces") from None
+def _refuse_hydras(override: Override, key: str, written: str, sweep: bool) -> None:
+    if not key.startswith(OF_HYDRA):
+        raise UserError(
+            f"{written}: is fixed; of Hydra's own, hydra/launcher=name and hydra.launcher.key=value can be set, sweeps "
+            "are written -m key=a,b, own options come with --config-dir"
+        )
+    if override.is_sweep_override():
+        raise UserError(f"{written}: a sweep has one launcher; write one")
+    if not sweep:
+        raise UserError(f"{written}: is for a sweep; add -m")
 
 
-def _refuse(key: str, value: Any) -> None:
+def _refuse_value(key: str, value: Any) -> None:
     """Refuse a value that is out of its limits; interpolations are checked once they are resolved."""
     for leaf, item in schema.flat({key: value}).items():
         if not (isinstance(item, str) and "${" in item) and (line := finding(leaf, item)):
             raise UserError(line)
+
+
+def _first(override: Override) -> str:
+    return re.split(r"[./]", override.key_or_group)[0]
 
 
 def _values(override: Override) -> Iterable[Any]:
@@ -93,4 +165,4 @@ def _values(override: Override) -> Iterable[Any]:
         return [override.value()]
     if override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
         raise UserError(f"{override.input_line}: write the values one by one, such as {override.key_or_group}=a,b")
-    return override.sweep_iterator()
+    return [getattr(value, "text", value) for value in override.sweep_iterator()]  # a quoted text is an object

@@ -1,48 +1,202 @@
-"""Hydra: from a line to a resolved configuration."""
+"""Hydra: from the words of a line to a configuration."""
 
+import copy
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from sam_repro.config import schema
-from sam_repro.config.checks import check
 from sam_repro.config.named_files import named_files
-from sam_repro.config.schema import Resolved
+from sam_repro.config.options import config_dir, groups_of, nearest, option_files
+from sam_repro.config.schema import Resolved, flat
+from sam_repro.config.table_file import quoted
 from sam_repro.errors import UserError
 
-OPTIONAL = ("experiment", "table")
-"""Groups of which none may be chosen."""
-ADDED = "++"
-"""How Hydra marks a setting whose key may be missing; nobody types it, for `_checked_overrides` refuses it."""
+__all__ = [
+    "SPELLING",
+    "Override",
+    "Unresolved",
+    "ValueType",
+    "compose",
+    "explained",
+    "hydras_parser",
+    "parse_word",
+    "read_yaml",
+]
+
+SPELLING = "settings are written key=value, such as rho=0.1"
+SIGNS = frozenset("=,:()[]{}&'\"")
 NOT_THERE = re.compile(r"Could not override '([^']+)'")
-ConfigStore.instance().store(name="schema", node=schema.Config)
+TOP = OmegaConf.structured(schema.Config)
+"""The top-level keys with their types, and those of a recipe, two of which no Python field can be called."""
+with open_dict(TOP):
+    TOP.update({"for": {}, "cases": [], "from": {}})
+ConfigStore.instance().store(name="schema", node=TOP)
 
 
-def check_config(config: Resolved) -> Resolved:
-    """The configuration, if it may run.
+@dataclass(frozen=True)
+class Unresolved:
+    """A composed configuration, before its interpolations are resolved.
+
+    Args:
+        config: the nodes and keys.
+        choices: group → chosen option.
+        told: nodes that say where values are from.
+    """
+
+    config: DictConfig
+    choices: dict[str, str]
+    told: Resolved
+
+    def set(self, key: str, value: Any) -> None:
+        """Give a key another value.
+
+        Raises:
+            OmegaConfBaseException: if there is no such key, or it takes no such value.
+        """
+        OmegaConf.update(self.config, key, value, merge=False)
+
+    def copy(self) -> "Unresolved":
+        """A copy that can be changed by itself."""
+        return copy.deepcopy(self)
+
+    def plain(self) -> Resolved:
+        """Its plain values, with those keys in which a recipe speaks of itself."""
+        ours = OmegaConf.masked_copy(self.config, [*schema.Config.__dataclass_fields__, *schema.RECIPE])
+        return dict(_for_json(OmegaConf.to_container(ours, resolve=True, throw_on_missing=True, enum_to_str=True)))
+
+    def resolved(self) -> Resolved:
+        """The configuration of a run."""
+        plain = {key: value for key, value in self.plain().items() if key not in schema.RECIPE}
+        config = {"choices": self.choices} | plain | self.told
+        files = named_files(config)
+        return config | ({"files": files} if files else {})
+
+    def shown(self, resolve: bool) -> str:
+        """It as YAML; unless it is resolved, interpolations stand as they are written."""
+        ours = OmegaConf.masked_copy(self.config, list(schema.Config.__dataclass_fields__))
+        return OmegaConf.to_yaml(ours, resolve=resolve)
+
+
+def compose(words: Sequence[str], extra_dir: str | None = None) -> Unresolved:
+    """The configuration of a line: the options that it chooses, then the keys that it sets.
+
+    Args:
+        words: group=option and key=value.
+        extra_dir: a folder with options of one's own.
 
     Raises:
-        UserError: with a line for each thing that is wrong.
+        HydraException, OmegaConfBaseException: if Hydra cannot; `explained` says it in a line.
     """
-    if findings := check(config):
-        raise UserError("\n".join(findings))
-    return config
+    groups = groups_of(extra_dir)
+    overrides = [parse_word(word) for word in words]
+    chosen = tuple(o.input_line or "" for o in overrides if o.key_or_group in groups)
+    base = _base(chosen, extra_dir, option_files(extra_dir)).copy()
+    ConfigLoaderImpl._apply_overrides_to_config([o for o in overrides if o.key_or_group not in groups], base.config)
+    return base
 
 
-def resolve(config: DictConfig, choices: dict[str, Any]) -> Resolved:
-    """Plain values of a composed configuration, with the options chosen under `choices`."""
-    ours = OmegaConf.masked_copy(config, list(schema.Config.__dataclass_fields__))
-    plain: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True, enum_to_str=True)
-    chosen = {group: choice for group, choice in choices.items() if group in (*plain, *OPTIONAL) and choice is not None}
-    resolved = {"choices": chosen} | _for_json(plain)
-    files = named_files(resolved)
-    return resolved | ({"files": files} if files else {})
+@lru_cache(maxsize=256)
+def _base(chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]) -> Unresolved:
+    """The configuration of some options; `files` are there for the cache, which must see that one of them changed."""
+    path = f"file://{Path(extra_dir).absolute()}" if extra_dir else ""
+    search = [f"hydra.searchpath=[{quoted(path)}]"] if extra_dir else []
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = hydra.compose("config", [*chosen, *search], return_hydra_config=True)
+    nodes = schema.Config.__dataclass_fields__
+    found = {group: name for group, name in config.hydra.runtime.choices.items() if group in nodes and name is not None}
+    if (recipe := config.hydra.runtime.choices.get("experiment")) is not None:
+        found["experiment"] = recipe
+    with open_dict(config):
+        del config["hydra"]
+    return Unresolved(config, found, {"origin": {}})
+
+
+def parse_word(written: str) -> Override:
+    """A word of a line as Hydra reads it.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        return OverridesParser.create().parse_override(written)
+    except HydraException:
+        key, equals, value = written[:200].partition("=")
+        remedy = f"; a text with such signs needs quotes of its own: \"{key}='{value}'\"" if set(value) & SIGNS else ""
+        raise UserError(
+            f"{written[:200]}: cannot be read; {SPELLING}{remedy if equals else ', without spaces'}"
+        ) from None
+
+
+def hydras_parser() -> Any:
+    """Hydra's own parser of options such as -m and --cfg."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    return parser
+
+
+def read_yaml(file: Path) -> Any:
+    """The plain content of a YAML file, its interpolations resolved.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    except (OmegaConfBaseException, YAMLError, UnicodeError, OSError) as error:
+        raise UserError(f"{file}: {_one_line(error)}") from None
+
+
+@contextmanager
+def explained(words: Sequence[str], extra_dir: str | None, where: str = "") -> Iterator[None]:
+    """Turns Hydra's report of a key or value that does not fit into one line with the remedy.
+
+    Args:
+        words: the line that is being composed.
+        extra_dir: its folder of options.
+        where: what the line is of, for a table's cell.
+    """
+    before = f"{where}: " if where else ""
+    try:
+        yield
+    except YAMLError as error:
+        raise UserError(f"a file of --config-dir is no YAML: {' '.join(str(error).split())}") from None
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
+        if missing := NOT_THERE.search(str(error)):
+            raise UserError(f"{before}{_no_such_key(key or missing[1], words, extra_dir)}") from None
+        said = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
+        said = said.partition(" Config search path:")[0]
+        remedy = "; ${…} may name the keys that --cfg job shows" if "nterpolation" in said else ""
+        raise UserError(f"{before}{key}: {said}{remedy}" if key else f"{before}{said}{remedy}") from None
+
+
+def _no_such_key(key: str, words: Sequence[str], extra_dir: str | None) -> str:
+    """What to say of a key that is not there with the options that the line chooses."""
+    node, dot, word = key.rpartition(".")
+    groups = groups_of(extra_dir)
+    chosen = [word for word in words if word.partition("=")[0] in groups and "," not in word]
+    leaves = flat(compose(chosen, extra_dir).plain())
+    below = [leaf.removeprefix(node + dot) for leaf in leaves if leaf.startswith(node + dot)]
+    known = [leaf for leaf in below if not leaf.endswith(("_target_", "_partial_")) and leaf not in schema.RECIPE]
+    return f"{key}: no such key{nearest(word, known, node + dot)}"
 
 
 def _for_json(value: Any) -> Any:
@@ -54,25 +208,5 @@ def _for_json(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-@contextmanager
-def hydra_apart() -> Iterator[None]:
-    """Inside the block Hydra is as if it had not been started: a job that it runs may compose a configuration too."""
-    started = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = started
-
-
-def frame(line: Sequence[str]) -> list[str]:
-    """The line as Hydra composes it: where it names a table, every key of a group may stand on it.
-
-    What comes of such a line is thrown away, for the cell says which options there are: `_own` composes it.
-    """
-    if not any(override.startswith("table=") for override in line):
-        return list(line)
-    return [
-        ADDED + override if "." in override.partition("=")[0] and not override.startswith("hydra.") else override
-        for override in line
-    ]
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).partition("\n    ")[0].split()).partition(" Config search path:")[0]

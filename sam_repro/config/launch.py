@@ -3,31 +3,36 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
+from hydra._internal.callbacks import Callbacks
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import HydraContext
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from sam_repro.config.command_line import check_overrides, read_arguments
-from sam_repro.config.compose import ADDED, check_config, frame, resolve
-from sam_repro.config.identity import home
-from sam_repro.config.lines import (
-    compose_sweep,
-    drop_foreign_rho,
-    explained,
-    has_foreign_rho,
-    line_of_cell,
-    own_or_cell,
-)
+from sam_repro.config.command_line import Command, read_command
+from sam_repro.config.compose import explained
+from sam_repro.config.lines import Line, check_config, compose_sweep, compose_unresolved
 from sam_repro.config.options import config_dir
 from sam_repro.config.schema import Resolved
 from sam_repro.errors import Busy, Failure, Stopped, UserError
+
+Task = Callable[[Resolved, list[str]], int]
+
+ConfigStore.instance().store(  # what a launcher of Hydra composes: the number of a line; Hydra writes nothing
+    name="line",
+    node={
+        "defaults": ["_self_", {"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}],
+        "line": 0,
+        "hydra": {"run": {"dir": "."}, "sweep": {"dir": "outputs/.sweeps", "subdir": "."}, "output_subdir": None},
+    },
+)
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -52,56 +57,74 @@ def guarded(action: Callable[[], int]) -> int:
         return 1
 
 
-def launch(task: Callable[[Resolved, list[str]], int]) -> list[Resolved]:
-    """Check the command line, then let Hydra compose the configuration and call the task with it.
+def launch(task: Task) -> list[Resolved]:
+    """Check the command line, compose every line of it once, and call the task with each.
 
-    A single run ends the process with the task's exit code. In a sweep every cell is composed and checked before the
-    first one starts; a cell that fails does not end the sweep, one that is stopped by a signal does.
+    A single run ends the process with the task's exit code. A line of a sweep that fails does not end the sweep, one
+    that is stopped by a signal does.
 
     Args:
-        task: (resolved and checked configuration, overrides) → exit code. Equal cells of a sweep are one call.
+        task: (resolved and checked configuration, words) → exit code; a function of a module, so that a launcher can
+            send it to another process.
 
     Returns:
-        The configurations of a sweep's cells; nothing where Hydra only showed something (`--cfg job`, `--help`).
+        The configurations of a sweep's lines; nothing where something was only shown (`--cfg job`, `--help`).
     """
-    arguments = read_arguments(sys.argv[1:])
-    overrides = [] if arguments.shell_completion else check_overrides(arguments)
-    cells = compose_sweep(arguments, overrides) if arguments.multirun else []
-    started: set[tuple[Path, str]] = set()
-
-    def job(config: DictConfig) -> None:
-        runtime = HydraConfig.get()
-        sweep = runtime.mode == RunMode.MULTIRUN
-
-        def action() -> int:
-            written: Any = OmegaConf.to_container(runtime.overrides.task)  # as written: ${…} is not resolved
-            given = [override.removeprefix(ADDED) for override in written]
-            with explained(arguments):
-                resolved, given = own_or_cell(resolve(config, runtime.runtime.choices), given, arguments.config_dir)
-            if sweep and has_foreign_rho(resolved):
-                resolved = drop_foreign_rho(resolved)
-                given = [override for override in given if not override.startswith("rho=")]
-            cell = home(check_config(resolved)), str(resolved["sharpness"])  # another measure is of the same home
-            if cell in started:
-                return 0
-            started.add(cell)
-            return task(resolved, given)
-
-        code = guarded(action)
-        if not sweep or code >= 128:
-            sys.exit(code)
-
-    if arguments.cfg and not arguments.multirun and (line := line_of_cell(arguments, overrides)):
-        sys.argv[1:] = [word for word in sys.argv[1:] if word not in arguments.overrides] + line
-    else:
-        framed = dict(zip(arguments.overrides, frame(arguments.overrides), strict=True))
-        sys.argv[1:] = [framed.get(word, word) for word in sys.argv[1:]]
+    command = read_command(sys.argv[1:])
     sys.path.insert(0, os.getcwd())  # for a _target_ in the working directory; `python -m` does it, a script does not
+    if command.is_hydras:
+        _let_hydra_answer(command)
+        return []
+    if command.arguments.cfg:
+        _show(command)
+        return []
+    lines = compose_sweep(command)
+    if not command.is_sweep:
+        sys.exit(guarded(partial(task, lines[0].config, lines[0].words)))
+    if command.launcher:
+        _send(command, task, lines)
+    else:
+        for line in lines:
+            run_line(task, line)
+    return [line.config for line in lines]
+
+
+def run_line(task: Task, line: Line) -> None:
+    """Do one line of a sweep; only a signal ends the sweep with it."""
+    if (code := guarded(partial(task, line.config, line.words))) >= 128:
+        sys.exit(code)
+
+
+def run_numbered(task: Task, lines: Sequence[Line], config: DictConfig) -> None:
+    """Do the line of this number: what a launcher of Hydra calls, maybe in another process."""
+    run_line(task, lines[config.line])
+
+
+def _send(command: Command, task: Task, lines: Sequence[Line]) -> None:
+    """Let one of Hydra's launchers start the lines: it gets their numbers, and composes nothing of ours."""
+    words = ["hydra.mode=MULTIRUN", *(override.input_line or "" for override in command.of_hydra)]
+    with explained([], None), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = hydra.compose("line", words, return_hydra_config=True)
+        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
+        job = partial(run_numbered, task, list(lines))
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
+        launcher.launch([[f"line={number}"] for number in range(len(lines))], initial_job_idx=0)
+
+
+def _show(command: Command) -> None:
+    """Print the configuration that would run: as it is written, or resolved."""
+    (words,) = command.lines()
+    line, unresolved = compose_unresolved(words, command.extra_dir)
+    with explained(line, command.extra_dir):
+        check_config(unresolved.resolved())
+        print(unresolved.shown(resolve=bool(command.arguments.resolve)), end="")
+
+
+def _let_hydra_answer(command: Command) -> None:
     # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guarded`.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with explained(arguments):
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
-    return cells
+    with explained([], command.extra_dir):
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(lambda config: None)()
 
 
 def _said(message: BaseException, code: int) -> int:

@@ -1,34 +1,53 @@
-"""From a line to the configuration that it stands for: a table's cell, a sweep, a part of one."""
+"""From the words of a line to the configuration that it stands for: a table's cell, a recipe's cases, a seed."""
 
-from argparse import Namespace
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError, safe_load
+from yaml import safe_load
 
-from sam_repro.config import schema, table_file
-from sam_repro.config.command_line import check_overrides, read_arguments
-from sam_repro.config.compose import NOT_THERE, check_config, frame, hydra_apart, resolve
+from sam_repro.config import cases, recipe, schema, table_file
+from sam_repro.config.checks import check
+from sam_repro.config.command_line import Command, read_command
+from sam_repro.config.compose import Unresolved, compose, explained, parse_word, read_yaml
 from sam_repro.config.identity import home
-from sam_repro.config.options import config_dir, groups_of, nearest, require_option, roots_of
+from sam_repro.config.options import groups_of, require_option, roots_of
 from sam_repro.config.schema import Resolved
 from sam_repro.errors import UserError
 
 
-def compose_line(overrides: list[str], extra_dir: str | None = None) -> Resolved:
-    """The resolved configuration of a command line, as plain values, with the options chosen under `choices`."""
-    search = [f"hydra.searchpath=[file://{Path(extra_dir).absolute()}]"] if extra_dir else []
-    with hydra_apart(), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = hydra.compose("config", frame(overrides) + search, return_hydra_config=True)
-    return own_or_cell(resolve(config, config.hydra.runtime.choices), overrides, extra_dir)[0]
+class Line(NamedTuple):
+    """One command line of a sweep, complete: its words, a table's cell written out, and what they stand for."""
+
+    words: list[str]
+    config: Resolved
+
+
+def compose_line(words: Sequence[str], extra_dir: str | None = None) -> Resolved:
+    """The resolved configuration of a line, as plain values, with the options chosen under `choices`."""
+    (line,) = compose_lines([list(words)], extra_dir)
+    return line.config
+
+
+def compose_lines(lines: Sequence[Sequence[str]], extra_dir: str | None = None) -> list[Line]:
+    """The configurations of lines; those that differ in their seed alone are one cell, which is composed once.
+
+    Raises:
+        UserError: if a line cannot be composed.
+    """
+    cells: dict[tuple[str, ...], tuple[list[str], Unresolved]] = {}
+    composed = []
+    for words in lines:
+        seeds = [word for word in words if word.startswith("seed=")]
+        rest = tuple(word for word in words if word not in seeds)
+        if rest not in cells:
+            cells[rest] = compose_unresolved(rest, extra_dir)
+        written, unresolved = cells[rest]
+        with explained(words, extra_dir):
+            for seed in seeds:
+                unresolved.set("seed", parse_word(seed).value())
+            composed.append(Line([*written, *seeds], unresolved.resolved()))
+    return composed
 
 
 def compose_cell(
@@ -39,24 +58,26 @@ def compose_cell(
     Raises:
         UserError: if the cell waits for something that does not exist yet.
     """
-    where = f"cell = {cell.index} ({cell.name}) of {table.name}"
-    if cell.waiting:
-        raise UserError(f"{where} waits for {cell.waiting}")
-    try:
-        config = compose_line(cell_overrides(table, cell, own), extra_dir)
-    except (HydraException, OmegaConfBaseException) as error:
-        if missing := NOT_THERE.search(str(error)):
-            line = cell_overrides(table, cell, own)
-            raise UserError(f"{where}: {_no_such_key(missing[1], line, extra_dir)}") from None
-        raise UserError(f"{where}: {one_line(error)}") from None
-    origin = config["origin"] | {"table": table.name, "cell": cell.name}
-    if "rho" in table.overrides(cell) and not any(override.startswith("rho=") for override in own):
-        origin["rho"] = "from the cell"
-    return config | {"origin": origin}
+    return _compose_cell(table, cell, own, extra_dir).resolved()
+
+
+def compose_unresolved(words: Sequence[str], extra_dir: str | None = None) -> tuple[list[str], Unresolved]:
+    """A line with its cell written out, and its configuration with its cell's and its recipe's values.
+
+    Raises:
+        UserError: if it names a cell that does not exist, or cannot be composed.
+    """
+    given = {word.partition("=")[0]: word for word in words if word.startswith(("table=", "cell="))}
+    own = [word for word in words if word not in given.values()]
+    if not given:
+        with explained(own, extra_dir):
+            return own, _with_cases(own, extra_dir)
+    table, cell = _chosen_cell(given, extra_dir)
+    return cell_overrides(table, cell, own), _compose_cell(table, cell, own, extra_dir)
 
 
 def cell_overrides(table: table_file.Table, cell: table_file.Cell, own: Sequence[str] = ()) -> list[str]:
-    """The command line that a table's cell stands for, with `own` overrides in the place of its own."""
+    """The line that a table's cell stands for, with `own` overrides in the place of its own."""
     taken = {override.partition("=")[0] for override in own}
     return [*table_file.written({k: v for k, v in table.overrides(cell).items() if k not in taken}), *own]
 
@@ -70,154 +91,153 @@ def read_table(name: str, extra_dir: str | None = None) -> table_file.Table:
     require_option("table", name, extra_dir)
     file = next(file for root in roots_of(extra_dir) if (file := root / f"table/{name}.yaml").exists())
     try:
-        return table_file.parsed(name, OmegaConf.to_container(OmegaConf.load(file), resolve=True))
-    except (table_file.TableError, OmegaConfBaseException, YAMLError, UnicodeError, OSError) as error:
-        raise UserError(f"{file}: {one_line(error)}") from None
+        return table_file.parsed(name, read_yaml(file))
+    except table_file.TableError as error:
+        raise UserError(f"{file}: {error}") from None
 
 
-def drop_foreign_rho(config: Resolved) -> Resolved:
-    """In a sweep over optimizers, a rule that has no rho drops the sweep's, so that its cells become one."""
-    return config | {"rho": None, "origin": {}} if has_foreign_rho(config) else config
+def compose_sweep(command: Command) -> list[Line]:
+    """Every line of a command, composed and checked; equal ones once.
 
-
-def compose_part(argv: list[str], keys: Collection[str]) -> list[tuple[Resolved, list[str]]]:
-    """Check a command line on which only these keys and groups may stand.
-
-    Returns:
-        For each cell of a sweep (one, where it is none) the composed and checked configuration, and its overrides.
+    Raises:
+        UserError: if a line may not run, or two of them cannot be told apart.
     """
-    arguments = read_arguments(argv)
+    lines = compose_lines(command.lines(), command.extra_dir)
+    if command.is_sweep:
+        lines = _without_foreign_rho(lines)
+        _refuse_side_by_side(command, lines)
+    checked = [Line(words, check_config(config)) for words, config in lines]
+    _refuse_two_places_of_data(checked)
+    return list({(home(line.config), str(line.config["sharpness"])): line for line in checked}.values())
+
+
+def compose_part(argv: Sequence[str], keys: Collection[str]) -> list[Line]:
+    """The lines of a command on which only these keys and groups may stand, composed and checked."""
+    command = read_command(argv, keys)
     for option in ("run", "cfg", "info", "hydra_help", "shell_completion"):
-        if getattr(arguments, option):
+        if getattr(command.arguments, option):
             raise UserError(f"--{option.replace('_', '-')}: is not for this command; --help says what is")
-    overrides = check_overrides(arguments, keys)
-    with explained(arguments):
-        lines = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
-        return [(check_config(compose_line(line, arguments.config_dir)), line) for line in lines]
+    lines = compose_lines(command.lines(), command.extra_dir)
+    return [Line(words, check_config(config)) for words, config in lines]
 
 
-def own_or_cell(config: Resolved, line: list[str], extra_dir: str | None) -> tuple[Resolved, list[str]]:
-    """The configuration that a job runs, and its command line: where it names a table, those of the table's cell."""
-    which, table = config.pop("cell"), config["choices"].pop("table", None)
-    config.pop("table")
-    if (chosen := _chosen_cell(table, which, extra_dir)) is None:
-        return config | {"origin": _origin(config, line, extra_dir)}, line
-    own = [override for override in line if override.partition("=")[0] not in ("table", "cell")]
-    return compose_cell(*chosen, own, extra_dir), cell_overrides(*chosen, own)
+def check_config(config: Resolved) -> Resolved:
+    """The configuration, if it may run.
+
+    Raises:
+        UserError: with a line for each thing that is wrong.
+    """
+    if findings := check(config):
+        raise UserError("\n".join(findings))
+    return config
 
 
-def _chosen_cell(
-    table: str | None, which: Any, extra_dir: str | None
-) -> tuple[table_file.Table, table_file.Cell] | None:
-    """The table and its cell; None where neither is named."""
-    if table is None and which is None:
-        return None
-    if table is None:
-        raise UserError(f"cell = {which}: of which table? Write table=name cell={which}")
-    content = read_table(table, extra_dir)
-    if which is None:
-        raise UserError(f"table = {table}: which cell? Write cell=0; python -m sam_repro.table {table} lists them")
+def _compose_cell(
+    table: table_file.Table, cell: table_file.Cell, own: Sequence[str], extra_dir: str | None
+) -> Unresolved:
+    where = f"cell = {cell.index} ({cell.name}) of {table.name}"
+    if cell.waiting:
+        raise UserError(f"{where} waits for {cell.waiting}")
+    words = cell_overrides(table, cell, own)
+    with explained(words, extra_dir, where):
+        composed = _with_cases(words, extra_dir)
+    origin = composed.told["origin"] | {"table": table.name, "cell": cell.name}
+    if "rho" in table.overrides(cell) and not any(word.startswith("rho=") for word in own):
+        origin["rho"] = "from the cell"
+    composed.told["origin"] = origin
+    return composed
+
+
+def _chosen_cell(given: dict[str, str], extra_dir: str | None) -> tuple[table_file.Table, table_file.Cell]:
+    values = {key: parse_word(word).value() for key, word in given.items()}
+    if values.get("table") is None:
+        raise UserError(f"cell = {values['cell']}: of which table? Write table=name cell={values['cell']}")
+    name = str(values["table"])
+    table = read_table(name, extra_dir)
+    if values.get("cell") is None:
+        raise UserError(f"table = {name}: which cell? Write cell=0; python -m sam_repro.table {name} lists them")
+    which: Any = values["cell"]
     try:
-        return content, content.cell(which)
+        return table, table.cell(which)
     except table_file.TableError as error:
         raise UserError(str(error)) from None
 
 
-def line_of_cell(arguments: Namespace, overrides: Sequence[Override]) -> list[str]:
-    """The command line with a table's cell written out, so that what is shown is what would run; empty without one."""
-    given: dict[str, Any] = {override.key_or_group: override.value() for override in overrides}
-    chosen = _chosen_cell(given.get("table"), given.get("cell"), arguments.config_dir)
-    if chosen is None:
-        return []
-    own = [override.input_line or "" for override in overrides if override.key_or_group not in ("table", "cell")]
-    compose_cell(*chosen, own, arguments.config_dir)  # refuses what a run would refuse
-    return cell_overrides(*chosen, own)
+def _with_cases(words: Sequence[str], extra_dir: str | None) -> Unresolved:
+    """The configuration of a line with the cases of its recipe that hold, and where its values are from."""
+    composed = compose(words, extra_dir)
+    if "experiment" in composed.choices:
+        said = _ask_recipe(composed, words, extra_dir)
+        for key, value in said.sets.items():
+            composed.set(key, value)
+        composed.told.update(assumed=said.assumed, origin=dict(said.origin))
+    composed.told["origin"] = _origin_of_rho(composed, words, extra_dir) | composed.told["origin"]
+    return composed
 
 
-def _origin(config: Resolved, line: Sequence[str], extra_dir: str | None) -> dict[str, str]:
+def _ask_recipe(composed: Unresolved, words: Sequence[str], extra_dir: str | None) -> cases.Answer:
+    groups, plain = groups_of(extra_dir), composed.plain()
+    keys = {word.partition("=")[0] for word in words}
+    given = cases.Line(keys=keys - groups.keys(), groups=keys & groups.keys())
+    own = extra_dir is not None and (Path(extra_dir) / f"dataset/{composed.choices['dataset']}.yaml").exists()
+    try:
+        spoken = recipe.parsed(composed.choices["experiment"], plain, groups)
+        config = {key: value for key, value in plain.items() if key not in schema.RECIPE}
+        return cases.answer(spoken, composed.choices, config, given, brings_constants=own)
+    except recipe.RecipeError as error:
+        raise UserError(str(error)) from None
+
+
+def _origin_of_rho(composed: Unresolved, words: Sequence[str], extra_dir: str | None) -> dict[str, str]:
     """Where the radius came from, for the first lines of a run."""
-    if config["rho"] is None:
+    rho = composed.plain()["rho"]
+    if rho is None:
         return {}
-    rule, recipe = config["choices"]["optimizer"], config["choices"].get("experiment")
-    if any(override.startswith("rho=") for override in line):
+    rule, experiment = composed.choices["optimizer"], composed.choices.get("experiment")
+    if any(word.startswith("rho=") for word in words):
         return {"rho": "from the command line"}
+    if case := composed.told["origin"].get("cases", {}).get("rho"):
+        return {"rho": f"from the recipe {experiment} ({case})"}
     files = [file for root in roots_of(extra_dir) if (file := root / f"optimizer/{rule}.yaml").exists()]
-    if recipe and safe_load(files[0].read_text()).get("rho") != config["rho"]:
-        return {"rho": f"from the recipe {recipe}"}
+    if experiment and safe_load(files[0].read_text()).get("rho") != rho:
+        return {"rho": f"from the recipe {experiment}"}
     return {"rho": f"the default of {rule}"}
 
 
-def compose_sweep(arguments: Namespace, overrides: list[Override]) -> list[Resolved]:
-    """Every cell of a sweep, composed and checked, equal ones once."""
-    with explained(arguments):
-        lines = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
-        configs = [compose_line(line, arguments.config_dir) for line in lines]
-    _refuse_side_by_side(overrides, configs)
-    if any("rho" in config["optimizer"] for config in configs):
-        for rule in sorted({config["choices"]["optimizer"] for config in configs if has_foreign_rho(config)}):
-            print(f"{rule} has no rho: the sweep's is dropped there, and cells that are then equal are one")
-        configs = [drop_foreign_rho(config) for config in configs]
-    _refuse_two_places_of_data(configs)
-    return list({home(check_config(config)): config for config in configs}.values())
+def _without_foreign_rho(lines: Sequence[Line]) -> list[Line]:
+    """In a sweep over optimizers a rule that has no rho drops the sweep's, so that its cells become one."""
+    foreign = [line.config["rho"] is not None and "rho" not in line.config["optimizer"] for line in lines]
+    if all(foreign):  # nobody sweeps over rules here: the check says that this one has none
+        return list(lines)
+    for rule in sorted(
+        {line.config["choices"]["optimizer"] for line, is_so in zip(lines, foreign, strict=True) if is_so}
+    ):
+        print(f"{rule} has no rho: the sweep's is dropped there, and cells that are then equal are one")
+    return [_without_rho(line) if is_so else line for line, is_so in zip(lines, foreign, strict=True)]
 
 
-def _refuse_two_places_of_data(configs: Sequence[Resolved]) -> None:
-    """Two lines of one home that read their data from two folders would be taken for one run."""
-    folders: dict[Path, str] = {}
-    for config in configs:
-        first = folders.setdefault(home(config), config["data_dir"])
-        if first != config["data_dir"]:
-            raise UserError(
-                f"data_dir = {first}, {config['data_dir']}: does not make another run of a line; "
-                "start these one by one, each with a name of its own, such as name=other-data"
-            )
+def _without_rho(line: Line) -> Line:
+    origin = {key: value for key, value in line.config["origin"].items() if key != "rho"}
+    words = [word for word in line.words if not word.startswith("rho=")]
+    return Line(words, line.config | {"rho": None, "origin": origin})
 
 
-def _refuse_side_by_side(overrides: Sequence[Override], configs: Sequence[Resolved]) -> None:
-    """Cells that differ in their sharpness alone are one run: its measures are taken one after the other."""
-    launcher = [o.value() for o in overrides if o.key_or_group == "hydra/launcher" and o.value() != "basic"]
-    measures = {str(config["sharpness"]) for config in configs}
-    if launcher and len(measures) > 1:
+def _refuse_side_by_side(command: Command, lines: Sequence[Line]) -> None:
+    """Lines that differ in their sharpness alone are one run: its measures are taken one after the other."""
+    if command.launcher and len({str(line.config["sharpness"]) for line in lines}) > 1:
         raise UserError(
-            f"hydra/launcher = {launcher[0]}: measures of one run cannot be taken side by side; leave the launcher "
-            "out, or train with one and take the others with python -m sam_repro.measure -m"
+            f"hydra/launcher = {command.launcher}: measures of one run cannot be taken side by side; leave the "
+            "launcher out, or train with one and take the others with python -m sam_repro.measure -m"
         )
 
 
-def has_foreign_rho(config: Resolved) -> bool:
-    """Whether a radius is given to a rule that has none."""
-    return config["rho"] is not None and "rho" not in config["optimizer"]
-
-
-@contextmanager
-def explained(arguments: Namespace) -> Iterator[None]:
-    """Turns Hydra's report of a key or value that does not fit into one line with the remedy."""
-    try:
-        yield
-    except YAMLError as error:
-        raise UserError(f"a file of --config-dir is no YAML: {' '.join(str(error).split())}") from None
-    except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
-        key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
-        if missing := NOT_THERE.search(str(error)):
-            raise UserError(_no_such_key(key or missing[1], arguments.overrides, arguments.config_dir)) from None
-        told = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
-        told = told.partition(" Config search path:")[0]
-        remedy = "; ${…} may name the keys that --cfg job shows" if "nterpolation" in told else ""
-        raise UserError(f"{key}: {told}{remedy}" if key else f"{told}{remedy}") from None
-
-
-def _no_such_key(key: str, line: Sequence[str], extra_dir: str | None) -> str:
-    """What to say of a key that is not there with the options that the line chooses."""
-    node, dot, word = key.rpartition(".")
-    groups = {*groups_of(extra_dir)} - {"table"}
-    chosen = [override for override in line if override.partition("=")[0] in groups and "," not in override]
-    config = compose_line(chosen, extra_dir)
-    leaves = [leaf.removeprefix(node + dot) for leaf in schema.flat(config) if leaf.startswith(node + dot)]
-    known = [leaf for leaf in leaves if not leaf.endswith(("_target_", "_partial_"))]
-    return f"{key}: no such key{nearest(word, known, node + dot)}"
-
-
-def one_line(error: Exception) -> str:
-    """The first sentence of an error of Hydra."""
-    return " ".join(str(error).partition("\n    ")[0].split()).partition(" Config search path:")[0]
+def _refuse_two_places_of_data(lines: Sequence[Line]) -> None:
+    """Two lines of one home that read their data from two folders would be taken for one run."""
+    folders: dict[Path, str] = {}
+    for line in lines:
+        here = line.config["data_dir"]
+        if (first := folders.setdefault(home(line.config), here)) != here:
+            raise UserError(
+                f"data_dir = {first}, {here}: does not make another run of a line; start these one by one, each with a "
+                "name of its own, such as name=other-data"
+            )

@@ -35,11 +35,14 @@ def groups_of(extra_dir: str | None) -> dict[str, list[str]]:
     for root in roots_of(extra_dir):
         for file in sorted(root.glob("*/**/*.yaml")):
             group, _, option = file.relative_to(root).with_suffix("").as_posix().partition("/")
-            if not (
-                group == "experiment" and option.startswith("by_")
-            ):  # what recipes have for a choice is none of them
-                groups.setdefault(group, []).append(option)
+            groups.setdefault(group, []).append(option)
     return groups
+
+
+def option_files(extra_dir: str | None) -> tuple[tuple[str, int], ...]:
+    """The user's own option files and when they last changed; ours do not change while a command runs."""
+    own = sorted(Path(extra_dir).glob("**/*.yaml")) if extra_dir else []
+    return tuple((str(file), file.stat().st_mtime_ns) for file in own)
 
 
 def roots_of(extra_dir: str | None) -> list[Path]:

@@ -69,9 +69,6 @@ class Config:
     diagnose_every: int | None = 100
     checkpoint_every: float = 60.0
     assumed: dict[str, str] = field(default_factory=dict)
-    # what a table's cell is taken from: the door puts the cell's own configuration in the place of these
-    table: dict[str, Any] = field(default_factory=dict)
-    cell: Any = None
 
 
 NUMERICS = (
@@ -98,7 +95,9 @@ BOOKKEEPING = (
     "dataset.train_images",
     "dataset.verified",
 )
-APART = ("choices", "origin", "assumed", "sharpness", "files")
+RECIPE = ("for", "cases", "from")
+"""Keys in which a recipe speaks of itself; the door takes them out, and a run has none of them."""
+APART = ("choices", "origin", "assumed", *RECIPE, "sharpness", "files")
 """Nodes of which nothing enters a hash: how a value was chosen, and what is measured, which changes no number."""
 IDLE: tuple[tuple[str, str | None, Any], ...] = (
     ("label_noise.", "label_noise.rate", 0),
@@ -121,7 +120,6 @@ NEUTRAL: dict[str, Any] = {
     "rho_follows": "constant",
     "rho_warmup_epochs": 0.0,
     "compile": False,
-    "graph": False,
     "optimizer.p": 2,
     "optimizer.ascent_steps": 1,
     "optimizer.ascent": "gradient",

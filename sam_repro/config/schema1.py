@@ -17,8 +17,8 @@ def modern(config: dict[str, Any]) -> dict[str, Any]:
     Args:
         config: the resolved configuration of a record, of any schema.
     """
-    younger = {key: value for key, value in NEUTRAL.items() if "." not in key and key not in config}
-    return _without_names(config | younger)
+    younger = {key: value for key, value in NEUTRAL.items() if "." not in key} | {"graph": False}
+    return _without_names(younger | config)
 
 
 def _without_names(config: dict[str, Any]) -> dict[str, Any]:

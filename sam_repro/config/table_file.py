@@ -14,6 +14,8 @@ Fields = dict[str, Any]
 Overrides = dict[str, Any]
 
 _PLACE = re.compile(r"\{([\w.]+)\}")
+_PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
+_WORDS = ("null", "none", "true", "false", "nan", "inf")  # texts that would be read as something else
 METRICS = ("test", "validation", "train", "label_noise", "sharpness", "epoch")
 
 
@@ -189,6 +191,12 @@ class Table:
 def written(overrides: Mapping[str, Any]) -> list[str]:
     """The overrides as a command line has them."""
     return [f"{key}={_spelled(value)}" for key, value in overrides.items()]
+
+
+def quoted(text: str) -> str:
+    """A text in the quotes of Hydra's grammar, where a backslash counts only before a quote or at the end."""
+    escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", text)
+    return "'" + re.sub(r"\\+$", lambda found: found[0] * 2, escaped) + "'"
 
 
 def parsed(name: str, content: Any) -> Table:
@@ -406,6 +414,15 @@ def _fill(value: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _spelled(value: Any) -> str:
+    """A value as Hydra's grammar reads it back: a text stays one, whatever is in it."""
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_spelled, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_spelled(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str) and (not _PLAIN.fullmatch(value) or value.lower() in _WORDS):
+        return quoted(value)
+    return str(value)

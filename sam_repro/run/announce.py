@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from sam_repro import limits
+from sam_repro.config import cases
 from sam_repro.config.schema import NEUTRAL, Resolved
 from sam_repro.run.metrics import read_metrics
 from sam_repro.run.request import Request
@@ -41,8 +42,8 @@ def announce(config: Resolved, folder: Path, trainer: Trainer, done: int) -> Non
     if recipe := choices.get("experiment"):
         origin = config["origin"]
         cell = f", cell {origin['cell']} of {origin['table']}" if "cell" in origin else ""
-        assumed = f"; not stated by the paper: {', '.join(config['assumed'])}" if config["assumed"] else ""
-        print(f"recipe     {recipe}{cell}{assumed}")
+        assumed = f"; assumed: {', '.join(config['assumed'])}" if config["assumed"] else ""
+        print("\n".join([f"recipe     {recipe}{cell}{assumed}", *cases.told(config)]))
     unusual = {key: config[key] for key, neutral in NEUTRAL.items() if config.get(key, neutral) != neutral}
     if unusual:
         print(f"unusual    {', '.join(f'{key}={limits.shown(value)}' for key, value in unusual.items())}")

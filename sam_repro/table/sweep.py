@@ -66,7 +66,7 @@ def _varying(cells: list[Resolved]) -> dict[str, str]:
     What an option brings along goes without saying: a key of a group counts where cells of one option differ in it.
     """
     leaves = [flat(cell) for cell in cells]
-    told = ("origin.rho", "origin.table", "assumed.")
+    told = ("origin.rho", "origin.table", "origin.from", "origin.cases", "origin.no_case", "assumed.")
     keys = {
         key: None
         for cell in leaves
