@@ -13,6 +13,7 @@ from sam_repro.config.compose import Unresolved, compose, explained, parse_word,
 from sam_repro.config.identity import home
 from sam_repro.config.options import groups_of, require_option, roots_of
 from sam_repro.config.schema import Resolved
+from sam_repro.config.table_reader import parsed
 from sam_repro.errors import UserError
 
 
@@ -91,7 +92,7 @@ def read_table(name: str, extra_dir: str | None = None) -> table_file.Table:
     require_option("table", name, extra_dir)
     file = next(file for root in roots_of(extra_dir) if (file := root / f"table/{name}.yaml").exists())
     try:
-        return table_file.parsed(name, read_yaml(file))
+        return parsed(name, read_yaml(file))
     except table_file.TableError as error:
         raise UserError(f"{file}: {error}") from None
 

@@ -246,13 +246,14 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
     run = _run(folder)
     if (problem := runs.record_problem(run)) is not None:
         print(problem)
+    cells = [(table, cell) for table in _tables(names, options) for cell in table.cells if not cell.waiting]
+    least = min((_apart(table, cell, run) for table, cell in cells), default=0)
     differences = {
         f"{table.name}, cell {cell.index} ({cell.name})": difference(
             identity(run.config), identity(compose_cell(table, cell, extra_dir=options.config_dir))
         )
-        for table in _tables(names, options)
-        for cell in table.cells
-        if not cell.waiting
+        for table, cell in cells
+        if _apart(table, cell, run) == least
     }
     for where in (where for where, keys in differences.items() if not keys):
         print(f"counts for {where}, seed {run.seed}")
@@ -260,6 +261,12 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
         where, keys = min(differences.items(), key=lambda entry: len(entry[1]))
         print(f"counts for no cell; the nearest is {where}, from which it differs in:")
         _print_difference(keys, "run", "cell")
+
+
+def _apart(table: Table, cell: Cell, run: runs.Run) -> int:
+    """In how many of the options that it names a cell differs from a run: to compose all cells takes a minute."""
+    named, chosen = table.overrides(cell), run.config["choices"]
+    return sum(named.get(group, chosen[group]) != chosen[group] for group in ("dataset", "architecture", "optimizer"))
 
 
 def _compare(one: runs.Run, other: runs.Run) -> None:

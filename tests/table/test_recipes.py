@@ -69,7 +69,10 @@ FORET = {
     "rho": 0.05,
     "dataset.mean": [0.49139968, 0.48215841, 0.44653091],
 }
-RECIPES = ["luong2024/cifar100", "luong2024/cifar100_clean", "foret2021/cifar", "digits/label_noise"]
+RECIPES = [
+    *("luong2024/cifar100", "luong2024/cifar100_clean", "foret2021/cifar", "digits/label_noise"),
+    *("becker2024/cifar100", "liu2022/cifar", "du2022/cifar"),
+]
 
 
 @pytest.mark.parametrize(
