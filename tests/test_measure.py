@@ -26,7 +26,7 @@ from sam_repro.sharpness import Hessian, LambdaMax, Unmeasurable
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ["wandb=disabled", "progress=silent", "epochs=3", "lr=0.5", "dataset.validation.count=850"]
-SMALL = ["sharpness.examples=40", "sharpness.batch_size=40", "sharpness.max_products=8", "sharpness.tolerance=0.1"]
+SMALL = ["sharpness.examples=40", "sharpness.batch_size=40", "sharpness.max_products=100", "sharpness.tolerance=0.1"]
 
 
 def home(folder: Path) -> Path:
