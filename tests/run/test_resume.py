@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rates import CLIMBS
 
 SEED = 0  # of the moments of the faults
 MOMENTS = ("torn", "before fsync", "before replace", "after replace")
@@ -27,7 +28,8 @@ SETTINGS = [
     "wandb=disabled",
     "epochs=3",
     "batch_size=60",  # of 200 images: the last batch has 20
-    "lr=0.2",  # so large that the last epoch is not the best
+    "lr=0.2",
+    *CLIMBS,
     "dataset.validation.count=800",
     "label_noise.rate=0.2",
     "augmentation=basic",
