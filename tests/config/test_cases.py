@@ -429,7 +429,7 @@ def test_every_key_that_a_recipe_sets_has_a_source(name):
     keys = set(flat({key: value for key, value in content.items() if key not in apart}))
     keys |= {str(next(iter(o))).rpartition("/")[2] for o in content["defaults"] if isinstance(o, dict)}
     config = compose_line([f"experiment={name}"])
-    assert keys - {*config["origin"]["from"], *config["assumed"]} == set()
+    assert keys - {*config["origin"].get("from", {}), *config["assumed"]} == set()
     assert not set(config["origin"]["from"]) & set(config["assumed"])
 
 
