@@ -18,6 +18,7 @@ from sam_repro.files import replacing, write_json
 from sam_repro.limits import shown
 from sam_repro.table import plot, render, runs
 from sam_repro.table.cost import Price, prices
+from sam_repro.table.definitions import HEADER, definitions
 from sam_repro.table.report import Choice, Report, difference
 
 USAGE = """python -m sam_repro.table                    lists the tables
@@ -27,11 +28,13 @@ python -m sam_repro.table keep NAME          copy the runs that count, table and
 python -m sam_repro.table why RUN [NAME]     for which cell a run counts, or what keeps it from counting
 python -m sam_repro.table compare RUN RUN    differences of configuration and metrics
 python -m sam_repro.table diff RECIPE RECIPE differences of two recipes, key by key
+python -m sam_repro.table recipe NAME [LINE] each definition and its source, for a line like optimizer=sgd epochs=400,
+                                             or table=NAME cell=3; --all: the idle ones too; --markdown
 
 A cell is run by  python -m sam_repro.train -m table=NAME cell=0,3 seed=0,1,2"""
 
 
-VERBS = ("search", "keep", "why", "compare", "diff")
+VERBS = ("search", "keep", "why", "compare", "diff", "recipe")
 
 
 def main() -> None:
@@ -56,6 +59,8 @@ def _main(argv: Sequence[str]) -> int:
             _compare(_run(one), _run(other))
         case ["diff", one, other]:
             _diff(one, other, options)
+        case ["recipe", name, *line]:
+            _recipe(name, line, options)
         case [verb] if verb in VERBS:
             raise UserError(f"{verb}: of what? It is one of\n{USAGE}")
         case [name]:
@@ -80,6 +85,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--to", default="outputs/tables", metavar="DIR", help="where a table is written to")
     parser.add_argument("--config-dir", metavar="DIR", help="options of your own, as for sam_repro.train")
+    parser.add_argument("--all", action="store_true", help="of a recipe: also the defaults that have no effect")
+    parser.add_argument("--markdown", action="store_true", help="of a recipe: as a Markdown table")
     options = parser.parse_intermixed_args(argv)
     options.outputs = [Path(root) for root in options.outputs or ["outputs"]]
     for root in options.outputs[0 if options.outputs != [Path("outputs")] else 1 :]:
@@ -304,6 +311,22 @@ def _recipes(names: Sequence[str], options: argparse.Namespace) -> Sequence[str]
     for name in names:
         require_option("experiment", name, options.config_dir)
     return names
+
+
+def _recipe(name: str, line: Sequence[str], options: argparse.Namespace) -> None:
+    """Print each definition of a recipe's line, and where it is from."""
+    found = definitions(name, line, options.config_dir)
+    rows = [row.cells() for row in found.rows(options.all)]
+    if options.markdown:
+        print(
+            "\n".join(
+                [f"# {' '.join((name, *line))}", "", *(f"* {' '.join(told.split())}" for told in found.told()), ""]
+            )
+        )
+        print("\n".join(render.rows(render.Section(name, HEADER, rows))))
+        return
+    print("\n".join([f"recipe     {' '.join((name, *line))}", *found.told(), ""]))
+    _print_columns([HEADER, *rows])
 
 
 def _print_difference(keys: Sequence[tuple[str, Any, Any]], one: str, other: str) -> None:

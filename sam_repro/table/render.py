@@ -39,7 +39,7 @@ def markdown(report: Report) -> str:
     if table.recipe:
         lines += [f"Recipe: `experiment={table.recipe}`.", ""]
     for part in sections(report):
-        lines += [f"## {part.title}", "", *_rows(part), ""]
+        lines += [f"## {part.title}", "", *rows(part), ""]
     lines += [f"* {note}" for note in notes(report)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -197,7 +197,7 @@ def _search(report: Report) -> Section:
     return Section(title, (search.per or "", search.over, search.metric, "n", "ours", "paper", "numerics"), rows)
 
 
-def _rows(part: Section) -> list[str]:
+def rows(part: Section) -> list[str]:
     """The rows of a Markdown table, padded; columns that are empty throughout are left out."""
     kept = [i for i in range(len(part.header)) if any(row[i] for row in part.rows)]
     table = [[cell.replace("|", "\\|") for cell in row] for row in [part.header, *part.rows]]
