@@ -308,7 +308,7 @@ def test_one_file_beside_the_result_which_is_untouched(run: Path) -> None:
     assert all(files(run)[key] == content for key, content in before.items())
     content = json.loads((run / name).read_text())
     assert content.keys() == {"schema", "measure", "values", "protocol"}
-    assert (content["schema"], content["measure"], content["protocol"]["checkpoint"]) == (1, "worst_case", "best")
+    assert (content["schema"], content["measure"], content["protocol"]["checkpoint"]) == (2, "worst_case", "best")
     assert content["protocol"]["rho"] == 0.05
     stem = Path(name).stem
     assert stem.startswith("worst_case-best-")

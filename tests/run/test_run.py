@@ -99,6 +99,9 @@ RESULT = {
     "seed": int,
     "config": dict,
     "cell_hash": str,
+    "numerics": dict,
+    "inputs": str,
+    "rows": {"rows": int, "bytes": int, "sha256": str},
     "overrides": list,
     "cell": (str, type(None)),
     "metrics": {
@@ -137,7 +140,7 @@ def assert_has(value: Any, schema: Any, where: str = "result") -> None:
 def test_result_has_the_documented_keys(run: Run) -> None:
     result = run.result
     assert_has(result, RESULT)
-    assert result["schema"] == 1
+    assert result["schema"] == 2
     split = run.settings[-1] != "seed=3"
     for scores in (result["metrics"]["test"]["best_validation"], *result["metrics"]["validation"].values()):
         assert (scores is not None) == split
