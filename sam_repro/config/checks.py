@@ -142,8 +142,6 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "base_optimizer.betas": partial(limits.numbers, low=0, below=1),
     "base_optimizer.eps": partial(limits.number, above=0),
     "base_optimizer.max_grad_norm": partial(limits.number, above=0, optional=True),
-    "base_optimizer.trust_clip": limits.boolean,
-    "base_optimizer.always_adapt": limits.boolean,
     "optimizer.p": _order,
     "optimizer.ascent_steps": _positive,
     "optimizer.ascent": _one_of("gradient", "random"),

@@ -5,20 +5,22 @@ from typing import Any
 from sam_repro.config.schema import NEUTRAL
 
 SWAPPED = {"SAMDirection": "SAMMagnitude", "SAMMagnitude": "SAMDirection"}
+GONE = {"trust_clip": False, "always_adapt": False}  # of LAMB: at these values, timm's own, they changed nothing
 CHOICES = {"SAMDirection": "sam_direction", "SAMMagnitude": "sam_magnitude"}
 
 
 def modern(config: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration in today's keys; one of today is returned as it is.
 
-    A key that did not exist yet gets its neutral value. The key `optimizer.names` has gone: under `names: code`
-    SAM-direction and SAM-magnitude had changed places.
+    A key that did not exist yet gets its neutral value. Two keys of LAMB have gone, and `optimizer.names`: under
+    `names: code` SAM-direction and SAM-magnitude had changed places.
 
     Args:
         config: the resolved configuration of a record, of any schema.
     """
     younger = {key: value for key, value in NEUTRAL.items() if "." not in key} | {"graph": False}
-    return _without_names(younger | config)
+    base = {key: value for key, value in config["base_optimizer"].items() if key not in GONE or value != GONE[key]}
+    return _without_names(younger | config | {"base_optimizer": base})
 
 
 def _without_names(config: dict[str, Any]) -> dict[str, Any]:

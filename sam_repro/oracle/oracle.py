@@ -161,15 +161,6 @@ class Oracle:
         return Term(vector, given, loss.detach(), outputs.detach())
 
     @torch.no_grad()
-    def losses(self) -> Tensor:
-        """Loss of every example, [B]: one forward, no gradient."""
-        reseed(self.noise, self.inputs.device)
-        outputs = _full(self._outputs())
-        single = torch.func.vmap(lambda o, t: self.objective.criterion(o[None], t[None]))
-        with torch.autocast(outputs.device.type, enabled=False):
-            return single(outputs, self.targets)
-
-    @torch.no_grad()
     def loss(self) -> Tensor:
         """Mean loss over the batch, a 0-dim tensor: one forward, no gradient."""
         reseed(self.noise, self.inputs.device)

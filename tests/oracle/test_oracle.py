@@ -204,14 +204,13 @@ def test_products_with_tied_weights() -> None:
 def answers(oracle: Oracle, params: list[Tensor]) -> dict[str, Callable[[], Any]]:
     v = random_like(params)
     return {
-        "losses": oracle.losses,
         "hvp": lambda: oracle.hvp(params, v),
         "ggn_vp": lambda: oracle.ggn_vp(params, v),
         "second pass": lambda: oracle.gradient(params, update_statistics=False),
     }
 
 
-@pytest.mark.parametrize("answer", ["losses", "hvp", "ggn_vp", "second pass"])
+@pytest.mark.parametrize("answer", ["hvp", "ggn_vp", "second pass"])
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_buffers_weights_and_gradients_are_left_alone(answer: str, momentum: float | None) -> None:
     model = network()
@@ -309,33 +308,6 @@ def test_gauss_newton_through_attention() -> None:
     torch.testing.assert_close(flat(product), dense.gauss_newton() @ flat(v), rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("outer", [False, True])
-def test_losses_average_to_the_loss_of_the_gradient(outer: bool) -> None:
-    model = noisy().float()
-    mixing = torch.randn(3, 3, dtype=torch.float32)
-
-    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
-        return smoothed(outputs @ mixing, targets)
-
-    inputs, targets = data()
-    with torch.autocast("cpu", torch.bfloat16, enabled=outer):
-        oracle = Objective(model, criterion)(inputs.float(), targets)
-        loss = oracle.gradient(list(model.parameters()), update_statistics=False).loss
-        losses = oracle.losses()
-    assert losses.shape == (8,)
-    assert losses.dtype == torch.float32
-    torch.testing.assert_close(losses.mean(), loss, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_losses_are_those_of_single_examples(smoothing: float) -> None:
-    model = network()
-    criterion = partial(F.cross_entropy, label_smoothing=smoothing)
-    inputs, targets = data()
-    expected = criterion(model(inputs), targets, reduction="none").detach()
-    torch.testing.assert_close(Objective(model, criterion)(inputs, targets).losses(), expected, rtol=1e-12, atol=0)
-
-
 def test_gradient_of_a_pass() -> None:
     model = network()
     params = list(model.parameters())
@@ -388,7 +360,7 @@ def test_float16_is_refused() -> None:
         Objective(network(), F.cross_entropy, autocast=torch.float16)
 
 
-@pytest.mark.parametrize("answer", ["losses", "hvp", "ggn_vp", "second pass"])
+@pytest.mark.parametrize("answer", ["hvp", "ggn_vp", "second pass"])
 def test_float16_of_the_caller_is_refused(answer: str) -> None:
     model = network()
     ask = answers(Objective(model, F.cross_entropy)(*data()), list(model.parameters()))[answer]
