@@ -15,7 +15,7 @@ from sam_repro.errors import UserError, readable
 from sam_repro.run.request import Request, describe, find_measurement, make_request, weights_file
 
 HERE = ("data_dir", "download", "device", "threads", "wandb", "progress")
-"""Keys that may be other ones here than in the run; the run's own number of threads and device stay unless given."""
+"""Keys that `measure` may change. Those that are not given stay as in the run."""
 
 HELP = """Measure a finished run:  python -m sam_repro.measure run=<home> sharpness=hessian checkpoint=best
 With settings:           python -m sam_repro.measure run=<home> sharpness=luong2024 sharpness.solver=power
@@ -89,7 +89,7 @@ def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[R
 
 
 def _meant(run: Path) -> str:
-    """The runs below a folder that is none itself, or beside it."""
+    """A hint for a folder that is not a run: the finished runs below it."""
     below = sorted(str(file.parent) for file in run.glob("**/result.json"))[:3]
     return f"; there are: {', '.join(below)}" if below else "; the last lines of a run name its home"
 

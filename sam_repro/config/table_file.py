@@ -30,7 +30,7 @@ class Cell:
     Args:
         index: its number in the table, from 0.
         name: its name, unique in the table.
-        series: what it shares with the cells that differ from it by a grid: its name before that was filled in.
+        series: the cell's name template; all cells of one grid share it.
         overrides: key → value, on top of the recipe.
         waiting: what does not exist yet, so that it cannot be composed; None (default) for nothing.
     """
@@ -173,7 +173,7 @@ class Table:
         """The cell of this number or name.
 
         Raises:
-            TableError: if there is none.
+            TableError: if there is no such cell.
         """
         for cell in self.cells:
             if which in (cell.index, cell.name):

@@ -126,11 +126,14 @@ def _refuse_other_data(folder: Path, inputs: str | None) -> None:
 
 
 def _complete(config: Resolved, folder: Path, result: Result) -> Result:
-    """Say that a run is done, and measure what this command asks for and the run lacks; that cannot make it fail."""
+    """Measure what this command asks for and the finished run lacks. A failure here does not fail the run."""
     announce_finished(folder, config, result)
     request = make_request(config, folder, result)
     if request.every not in (None, result["config"].get("sharpness", {}).get("every")):
-        print(f"sharpness.every = {request.every}: cannot be had afterwards; resume=false sets it aside and runs again")
+        print(
+            f"sharpness.every = {request.every}: only possible during training; add resume=false to train again (the "
+            "finished run is kept aside)"
+        )
     try:
         if not request.is_nothing and find_measurement(request) is None:
             measure_finished(request, config, trust=True)  # this command's own configuration

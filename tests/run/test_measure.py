@@ -256,7 +256,7 @@ def test_a_finished_run_is_measured_and_not_trained_again(run: Path) -> None:
     assert "measured" not in trained(run, *words).out
     assert "measured" not in trained(run, *SMALL).out
     again = trained(run, *SMALL, "sharpness.every=2")
-    assert "sharpness.every = 2: cannot be had afterwards; resume=false" in again.out
+    assert "sharpness.every = 2: only possible during training; add resume=false" in again.out
     assert "sharpness  " not in trained(run, "sharpness=none").out
 
 
