@@ -51,7 +51,7 @@ def _main() -> int:
 
 
 def _requests(argv: list[str]) -> list[tuple[Request, dict[str, Any]]]:
-    """What is to be measured of which run, with the configuration to do it; all of it checked before the first."""
+    """The requests of a command line, each with its run's configuration. All are checked before the first is measured."""
     given = [word for word in argv if word.startswith("run=")]
     if len(given) != 1:
         raise UserError("run: give one run=<home>, such as run=outputs/runs/main/…/seed=0, or several with -m run=a,b")

@@ -1,4 +1,4 @@
-"""What a value may be, and what cannot be together."""
+"""Which values are allowed, and which combinations are not."""
 
 import math
 import re

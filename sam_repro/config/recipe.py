@@ -15,7 +15,7 @@ CASE = ("when", "set", "from", "assumed")
 
 
 class RecipeError(ValueError):
-    """A recipe says something that cannot be meant, or has nothing to say for what was chosen."""
+    """A recipe that contradicts itself, or that does not cover the chosen options."""
 
 
 @dataclass(frozen=True)

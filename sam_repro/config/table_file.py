@@ -20,7 +20,7 @@ METRICS = ("test", "validation", "train", "label_noise", "sharpness", "epoch")
 
 
 class TableError(ValueError):
-    """A table file says something that cannot be meant."""
+    """A table file that cannot be right; the message says where."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a file of a run says that it is of, compared with what was asked: no file is believed by its place."""
+"""Compares what a file of a run says it is of with what was asked. No file is believed because of its place."""
 
 from collections.abc import Mapping
 from pathlib import Path

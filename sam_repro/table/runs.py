@@ -267,7 +267,7 @@ def _finished(folder: Path) -> Run:
 
 
 def _refuse_other(run: Run) -> None:
-    """Refuse a result that has come here from another home."""
+    """Refuse a result that was copied from another home."""
     if re.fullmatch(r"seed=\d+", run.folder.name) and run.folder.name != f"seed={run.seed}":
         raise ValueError(f"result.json is of seed {run.seed}; put back this home's own")
     if (file := run.folder / "run.json").exists():
