@@ -51,7 +51,7 @@ def _main() -> int:
 
 
 def _requests(argv: list[str]) -> list[tuple[Request, dict[str, Any]]]:
-    """The requests of a command line, each with its run's configuration. All are checked before the first is measured."""
+    """The requests of a command line, with the runs' configurations; all are checked before the first is measured."""
     given = [word for word in argv if word.startswith("run=")]
     if len(given) != 1:
         raise UserError("run: give one run=<home>, such as run=outputs/runs/main/…/seed=0, or several with -m run=a,b")
@@ -83,7 +83,7 @@ def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[R
     if request.every is not None:
         raise UserError(f"sharpness.every = {request.every}: is for training; a finished run has one set of weights")
     if not done and not weights.is_file():
-        raise UserError(f"{weights}: missing; resume=false sets this home aside and runs again")
+        raise UserError(f"{weights}: missing; add resume=false to set this home aside and run again")
     here = {key: config[key] for key in HERE if any(word.startswith(f"{key}=") for word in line)}
     return request, of_run | {key: config[key] for key in ("wandb", "progress")} | here
 

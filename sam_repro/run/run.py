@@ -121,7 +121,7 @@ def _refuse_other_data(folder: Path, inputs: str | None) -> None:
         return
     with readable(file):
         then = json.loads(file.read_text()).get("inputs")
-        remedy = "give this run a name of its own, such as name=other-data; resume=false sets the old one aside"
+        remedy = "give this run a name of its own, such as name=other-data; or add resume=false to redo the old one"
         refuse_other_inputs(file, then, inputs, remedy)
 
 
@@ -216,7 +216,7 @@ def _begin(
     torch.set_num_threads(before["threads"])
     sources = provenance.sources(targets_of(config))
     if done and (changed := provenance.changed(before["sources"], sources)):
-        print(f"changed    since {done} steps were done: {', '.join(changed)}; resume=false would begin anew")
+        print(f"changed    since {done} steps were done: {', '.join(changed)}; add resume=false to begin anew")
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "step": done,

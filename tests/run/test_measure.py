@@ -460,7 +460,7 @@ REFUSED = {
     "run=RUN rho": "rho: cannot be read; settings are written key=value",
     "run=DAMAGED": "result.json: damaged (",
     "run=OLD": "result.json: damaged (no 'config')",
-    "run=WITHOUT": "model.safetensors: missing; resume=false sets this home aside and runs again",
+    "run=WITHOUT": "model.safetensors: missing; add resume=false to set this home aside and run again",
     "run=SGD sharpness=worst_case": "sharpness.rho = null: the run has no rho for worst_case; give one, such as",
     "-m run=RUN,nowhere": "run = nowhere: no finished run",
 }
