@@ -11,6 +11,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What `torch.compile` keeps is of this session: it does not ask whether kept code was made for this CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     """New tensors and modules are float64 in the test."""

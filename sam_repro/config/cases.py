@@ -70,8 +70,11 @@ def answer(
     network, known = choices["architecture"], recipe.speaks_for.get("architecture")
     if known and network not in known:
         assumed["architecture"] = unmet["architecture"] = f"the paper has no {network}; its are {', '.join(known)}"
-    stronger = (*unstated, *line.keys, *line.groups)
-    stated = {key: at for key, at in recipe.sources.items() if not _is_at_or_below(key, stronger)}
+    assumed = {key: why for key, why in assumed.items() if not line.sets(key)}
+    stronger = (*unstated, *line.keys)  # not what lies below a group of the line: the recipe's keys hold for any option
+    stated = {
+        key: at for key, at in recipe.sources.items() if key not in line.groups and not _is_at_or_below(key, stronger)
+    }
     sources = {key: at for key, at in (stated | held).items() if key not in assumed}
     origin = {"from": sources, "cases": held, "no_case": unmet}
     return Answer(sets, assumed, {part: told for part, told in origin.items() if told})

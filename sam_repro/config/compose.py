@@ -57,12 +57,16 @@ class Unresolved:
     Args:
         config: the nodes and keys.
         choices: group → chosen option.
-        told: nodes that say where values are from.
+        recipe: what the recipe says of itself, by `schema.RECIPE`.
+        origin: where values are from.
+        assumed: key → where its value is from, because no paper states it.
     """
 
     config: DictConfig
     choices: dict[str, str]
-    told: Resolved
+    recipe: Resolved
+    origin: Resolved
+    assumed: dict[str, str]
 
     def set(self, key: str, value: Any) -> None:
         """Give a key another value.
@@ -72,26 +76,20 @@ class Unresolved:
         """
         OmegaConf.update(self.config, key, value, merge=False)
 
-    def copy(self) -> "Unresolved":
-        """A copy that can be changed by itself."""
-        return copy.deepcopy(self)
-
     def plain(self) -> Resolved:
-        """Its plain values, with those keys in which a recipe speaks of itself."""
-        ours = OmegaConf.masked_copy(self.config, [*schema.Config.__dataclass_fields__, *schema.RECIPE])
-        return dict(_for_json(OmegaConf.to_container(ours, resolve=True, throw_on_missing=True, enum_to_str=True)))
+        """Its plain values."""
+        container = OmegaConf.to_container(self.config, resolve=True, throw_on_missing=True, enum_to_str=True)
+        return dict(_for_json(container))
 
     def resolved(self) -> Resolved:
         """The configuration of a run."""
-        plain = {key: value for key, value in self.plain().items() if key not in schema.RECIPE}
-        config = {"choices": self.choices} | plain | self.told
+        config = {"choices": self.choices} | self.plain() | {"assumed": self.assumed, "origin": self.origin}
         files = named_files(config)
         return config | ({"files": files} if files else {})
 
     def shown(self, resolve: bool) -> str:
         """It as YAML; unless it is resolved, interpolations stand as they are written."""
-        ours = OmegaConf.masked_copy(self.config, list(schema.Config.__dataclass_fields__))
-        return OmegaConf.to_yaml(ours, resolve=resolve)
+        return OmegaConf.to_yaml(self.config, resolve=resolve)
 
 
 def compose(words: Sequence[str], extra_dir: str | None = None) -> Unresolved:
@@ -107,7 +105,7 @@ def compose(words: Sequence[str], extra_dir: str | None = None) -> Unresolved:
     groups = groups_of(extra_dir)
     overrides = [parse_word(word) for word in words]
     chosen = tuple(o.input_line or "" for o in overrides if o.key_or_group in groups)
-    base = _base(chosen, extra_dir, option_files(extra_dir)).copy()
+    base = copy.deepcopy(_base(chosen, extra_dir, option_files(extra_dir)))
     ConfigLoaderImpl._apply_overrides_to_config([o for o in overrides if o.key_or_group not in groups], base.config)
     return base
 
@@ -125,7 +123,8 @@ def _base(chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]
         found["experiment"] = recipe
     with open_dict(config):
         del config["hydra"]
-    return Unresolved(config, found, {"origin": {}})
+        apart: Any = {key: OmegaConf.to_container(config.pop(key)) for key in (*schema.RECIPE, "assumed")}
+    return Unresolved(config, found, recipe=apart, origin={}, assumed=apart.pop("assumed"))
 
 
 def parse_word(written: str) -> Override:
@@ -195,7 +194,7 @@ def _no_such_key(key: str, words: Sequence[str], extra_dir: str | None) -> str:
     chosen = [word for word in words if word.partition("=")[0] in groups and "," not in word]
     leaves = flat(compose(chosen, extra_dir).plain())
     below = [leaf.removeprefix(node + dot) for leaf in leaves if leaf.startswith(node + dot)]
-    known = [leaf for leaf in below if not leaf.endswith(("_target_", "_partial_")) and leaf not in schema.RECIPE]
+    known = [leaf for leaf in below if not leaf.endswith(("_target_", "_partial_"))]
     return f"{key}: no such key{nearest(word, known, node + dot)}"
 
 

@@ -1,18 +1,20 @@
 """From the words of a line to the configuration that it stands for: a table's cell, a recipe's cases, a seed."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from yaml import safe_load
 
-from sam_repro.config import cases, recipe, schema, table_file
+from sam_repro.config import cases, recipe, table_file
 from sam_repro.config.checks import check
 from sam_repro.config.command_line import Command, read_command
 from sam_repro.config.compose import Unresolved, compose, explained, parse_word, read_yaml
 from sam_repro.config.identity import home
 from sam_repro.config.options import groups_of, require_option, roots_of
 from sam_repro.config.schema import Resolved
+from sam_repro.config.table_reader import parsed
 from sam_repro.errors import UserError
 
 
@@ -91,7 +93,7 @@ def read_table(name: str, extra_dir: str | None = None) -> table_file.Table:
     require_option("table", name, extra_dir)
     file = next(file for root in roots_of(extra_dir) if (file := root / f"table/{name}.yaml").exists())
     try:
-        return table_file.parsed(name, read_yaml(file))
+        return parsed(name, read_yaml(file))
     except table_file.TableError as error:
         raise UserError(f"{file}: {error}") from None
 
@@ -141,10 +143,9 @@ def _compose_cell(
     words = cell_overrides(table, cell, own)
     with explained(words, extra_dir, where):
         composed = _with_cases(words, extra_dir)
-    origin = composed.told["origin"] | {"table": table.name, "cell": cell.name}
+    composed.origin.update(table=table.name, cell=cell.name)
     if "rho" in table.overrides(cell) and not any(word.startswith("rho=") for word in own):
-        origin["rho"] = "from the cell"
-    composed.told["origin"] = origin
+        composed.origin["rho"] = "from the cell"
     return composed
 
 
@@ -170,8 +171,8 @@ def _with_cases(words: Sequence[str], extra_dir: str | None) -> Unresolved:
         said = _ask_recipe(composed, words, extra_dir)
         for key, value in said.sets.items():
             composed.set(key, value)
-        composed.told.update(assumed=said.assumed, origin=dict(said.origin))
-    composed.told["origin"] = _origin_of_rho(composed, words, extra_dir) | composed.told["origin"]
+        composed = replace(composed, assumed=said.assumed, origin=dict(said.origin))
+    composed.origin.update(_origin_of_rho(composed, words, extra_dir))
     return composed
 
 
@@ -181,22 +182,21 @@ def _ask_recipe(composed: Unresolved, words: Sequence[str], extra_dir: str | Non
     given = cases.Line(keys=keys - groups.keys(), groups=keys & groups.keys())
     own = extra_dir is not None and (Path(extra_dir) / f"dataset/{composed.choices['dataset']}.yaml").exists()
     try:
-        spoken = recipe.parsed(composed.choices["experiment"], plain, groups)
-        config = {key: value for key, value in plain.items() if key not in schema.RECIPE}
-        return cases.answer(spoken, composed.choices, config, given, brings_constants=own)
+        said_of_itself = composed.recipe | {"assumed": composed.assumed}
+        spoken = recipe.parsed(composed.choices["experiment"], plain | said_of_itself, groups)
+        return cases.answer(spoken, composed.choices, plain, given, brings_constants=own)
     except recipe.RecipeError as error:
         raise UserError(str(error)) from None
 
 
 def _origin_of_rho(composed: Unresolved, words: Sequence[str], extra_dir: str | None) -> dict[str, str]:
     """Where the radius came from, for the first lines of a run."""
-    rho = composed.plain()["rho"]
-    if rho is None:
+    if (rho := composed.config.rho) is None:
         return {}
     rule, experiment = composed.choices["optimizer"], composed.choices.get("experiment")
     if any(word.startswith("rho=") for word in words):
         return {"rho": "from the command line"}
-    if case := composed.told["origin"].get("cases", {}).get("rho"):
+    if case := composed.origin.get("cases", {}).get("rho"):
         return {"rho": f"from the recipe {experiment} ({case})"}
     files = [file for root in roots_of(extra_dir) if (file := root / f"optimizer/{rule}.yaml").exists()]
     if experiment and safe_load(files[0].read_text()).get("rho") != rho:

@@ -18,6 +18,7 @@ from sam_repro.files import replacing, write_json
 from sam_repro.limits import shown
 from sam_repro.table import plot, render, runs
 from sam_repro.table.cost import Price, prices
+from sam_repro.table.definitions import HEADER, definitions
 from sam_repro.table.report import Choice, Report, difference
 
 USAGE = """python -m sam_repro.table                    lists the tables
@@ -27,11 +28,13 @@ python -m sam_repro.table keep NAME          copy the runs that count, table and
 python -m sam_repro.table why RUN [NAME]     for which cell a run counts, or what keeps it from counting
 python -m sam_repro.table compare RUN RUN    differences of configuration and metrics
 python -m sam_repro.table diff RECIPE RECIPE differences of two recipes, key by key
+python -m sam_repro.table recipe NAME [LINE] each definition and its source, for a line like optimizer=sgd epochs=400,
+                                             or table=NAME cell=3; --all: the idle ones too; --markdown
 
 A cell is run by  python -m sam_repro.train -m table=NAME cell=0,3 seed=0,1,2"""
 
 
-VERBS = ("search", "keep", "why", "compare", "diff")
+VERBS = ("search", "keep", "why", "compare", "diff", "recipe")
 
 
 def main() -> None:
@@ -56,6 +59,8 @@ def _main(argv: Sequence[str]) -> int:
             _compare(_run(one), _run(other))
         case ["diff", one, other]:
             _diff(one, other, options)
+        case ["recipe", name, *line]:
+            _recipe(name, line, options)
         case [verb] if verb in VERBS:
             raise UserError(f"{verb}: of what? It is one of\n{USAGE}")
         case [name]:
@@ -80,6 +85,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--to", default="outputs/tables", metavar="DIR", help="where a table is written to")
     parser.add_argument("--config-dir", metavar="DIR", help="options of your own, as for sam_repro.train")
+    parser.add_argument("--all", action="store_true", help="of a recipe: also the defaults that have no effect")
+    parser.add_argument("--markdown", action="store_true", help="of a recipe: as a Markdown table")
     options = parser.parse_intermixed_args(argv)
     options.outputs = [Path(root) for root in options.outputs or ["outputs"]]
     for root in options.outputs[0 if options.outputs != [Path("outputs")] else 1 :]:
@@ -246,13 +253,14 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
     run = _run(folder)
     if (problem := runs.record_problem(run)) is not None:
         print(problem)
+    cells = [(table, cell) for table in _tables(names, options) for cell in table.cells if not cell.waiting]
+    least = min((_apart(table, cell, run) for table, cell in cells), default=0)
     differences = {
         f"{table.name}, cell {cell.index} ({cell.name})": difference(
             identity(run.config), identity(compose_cell(table, cell, extra_dir=options.config_dir))
         )
-        for table in _tables(names, options)
-        for cell in table.cells
-        if not cell.waiting
+        for table, cell in cells
+        if _apart(table, cell, run) == least
     }
     for where in (where for where, keys in differences.items() if not keys):
         print(f"counts for {where}, seed {run.seed}")
@@ -260,6 +268,12 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
         where, keys = min(differences.items(), key=lambda entry: len(entry[1]))
         print(f"counts for no cell; the nearest is {where}, from which it differs in:")
         _print_difference(keys, "run", "cell")
+
+
+def _apart(table: Table, cell: Cell, run: runs.Run) -> int:
+    """In how many of the options that it names a cell differs from a run: to compose all cells takes a minute."""
+    named, chosen = table.overrides(cell), run.config["choices"]
+    return sum(named.get(group, chosen[group]) != chosen[group] for group in ("dataset", "architecture", "optimizer"))
 
 
 def _compare(one: runs.Run, other: runs.Run) -> None:
@@ -297,6 +311,22 @@ def _recipes(names: Sequence[str], options: argparse.Namespace) -> Sequence[str]
     for name in names:
         require_option("experiment", name, options.config_dir)
     return names
+
+
+def _recipe(name: str, line: Sequence[str], options: argparse.Namespace) -> None:
+    """Print each definition of a recipe's line, and where it is from."""
+    found = definitions(name, line, options.config_dir)
+    rows = [row.cells() for row in found.rows(options.all)]
+    if options.markdown:
+        print(
+            "\n".join(
+                [f"# {' '.join((name, *line))}", "", *(f"* {' '.join(told.split())}" for told in found.told()), ""]
+            )
+        )
+        print("\n".join(render.rows(render.Section(name, HEADER, rows))))
+        return
+    print("\n".join([f"recipe     {' '.join((name, *line))}", *found.told(), ""]))
+    _print_columns([HEADER, *rows])
 
 
 def _print_difference(keys: Sequence[tuple[str, Any, Any]], one: str, other: str) -> None:

@@ -63,7 +63,7 @@ def _printed(report: Report, plot: Plot) -> dict[tuple[str, str], list[Point]]:
     """The printed points of the metric, by series; of a claim with several readings, in that of the first."""
     cells = _with(report.table.cells, plot.x)
     series: dict[tuple[str, str], list[Point]] = {}
-    for claim in report.table.claims:
+    for claim in (claim for claim in report.table.claims if not claim.literature):
         reading, pick = next(iter(claim.readings.items()))
         if claim.metric == plot.y and claim.value is not None and pick.cells[0] in cells:
             cell = cells[pick.cells[0]]

@@ -39,7 +39,7 @@ def markdown(report: Report) -> str:
     if table.recipe:
         lines += [f"Recipe: `experiment={table.recipe}`.", ""]
     for part in sections(report):
-        lines += [f"## {part.title}", "", *_rows(part), ""]
+        lines += [f"## {part.title}", "", *rows(part), ""]
     lines += [f"* {note}" for note in notes(report)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -68,7 +68,7 @@ def _claim_record(judged: Judged) -> dict[str, Any]:
     claim, line = judged.claim, judged.line
     printed = {"printed": claim.value, "plus_minus": claim.plus_minus, "bound": claim.bound, "where": claim.printed}
     said = {"reading": judged.reading, "delta": judged.delta, "verdict": judged.word}
-    tol = {} if claim.value is None or claim.bound else {"tolerance": tolerance(claim)}
+    tol = {"tolerance": tolerance(claim)} if _has_tolerance(claim) else {}
     ours = _numbers(line.estimates[0] if line.estimates else None)
     return _record("claim", line, claim.metric) | printed | said | tol | ours
 
@@ -94,7 +94,7 @@ def notes(report: Report) -> list[str]:
         said.append(
             "match: |Δ| ≤ tol and our half-width ≤ tol; differs: the interval of Δ lies outside of ± tol; fewer than 3 "
             "seeds: provisional. tol: the larger of the printed half-width and 0.3 points; 0.6 for a single run; 20 % "
-            "of a sharpness."
+            "of a sharpness; of anything else as the table says."
         )
     said.append("± is half of the 95 % t-interval over the seeds.")
     measured = {
@@ -136,17 +136,22 @@ def _claim(judged: Judged) -> tuple[str, ...]:
         shown(ours),
         str(ours.n if ours else 0),
         DASH if judged.delta is None else f"{judged.delta:+.2f}",
-        DASH if claim.value is None or claim.bound else f"{tolerance(claim):.2f}",
+        f"{tolerance(claim):.2f}" if _has_tolerance(claim) else DASH,
         judged.word,
         line.numerics,
         "; ".join(marks),
     )
 
 
+def _has_tolerance(claim: Claim) -> bool:
+    return claim.value is not None and not claim.bound and not claim.literature
+
+
 def _printed(claim: Claim) -> str:
     if claim.value is None:
         return "blank"
-    spread = "" if claim.plus_minus is None else f" ± {claim.plus_minus:g}" + (" sd" if claim.spread == "sd" else "")
+    kind = "" if claim.spread == "ci95" else f" {claim.spread}"
+    spread = "" if claim.plus_minus is None else f" ± {claim.plus_minus:g}{kind}"
     return f"{claim.bound or ''}{claim.value:g}{spread}"
 
 
@@ -192,7 +197,7 @@ def _search(report: Report) -> Section:
     return Section(title, (search.per or "", search.over, search.metric, "n", "ours", "paper", "numerics"), rows)
 
 
-def _rows(part: Section) -> list[str]:
+def rows(part: Section) -> list[str]:
     """The rows of a Markdown table, padded; columns that are empty throughout are left out."""
     kept = [i for i in range(len(part.header)) if any(row[i] for row in part.rows)]
     table = [[cell.replace("|", "\\|") for cell in row] for row in [part.header, *part.rows]]

@@ -155,6 +155,8 @@ class Report:
         return [line for words, runs in budgets.items() for line in self._lines(name, runs, f"cut budget: {words}")]
 
     def _judged(self, claim: Claim) -> list[Judged]:
+        if claim.literature:
+            return [Judged(claim, "", Line(claim.row), "literature")]
         if claim.derived is not None:
             return self._derived(claim)
         return [row for reading, pick in claim.readings.items() for row in self._reading(claim, reading, pick)]

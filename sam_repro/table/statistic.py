@@ -41,8 +41,11 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 def tolerance(claim: Claim) -> float:
     """How far ours may be from a printed value and still agree.
 
-    The larger of its printed half-width and 0.3 points, 0.6 for a single run without one; for sharpness 20 % of it.
+    Its own, if it has one. For sharpness 20 % of it; else the larger of its printed half-width and 0.3 points, 0.6 for
+    a single run without one.
     """
+    if claim.tolerance is not None:
+        return claim.tolerance
     if claim.metric.startswith("sharpness/"):
         return SHARPNESS_SHARE * abs(claim.value or 0.0)
     if claim.plus_minus is None:

@@ -105,6 +105,18 @@ def test_a_key_that_a_case_sets_is_stated_and_one_it_assumes_is_not():
     assert found.origin["from"] == {"epochs": "Table 1", "lr": "Table 6"}
 
 
+def test_what_the_line_sets_is_not_assumed():
+    guess = {"lr": "a guess", "label_noise": "not stated", "architecture": "not stated"}
+    found = said(assumed=guess, keys=["lr", "label_noise.rate"], groups=["architecture"])
+    assert found.assumed == {key: guess[key] for key in ("label_noise", "architecture")}
+
+
+def test_an_option_that_the_line_chooses_leaves_the_recipes_keys_below_it():
+    sources = {"architecture": "section 3", "architecture.initialisation": "the code"}
+    found = said(sources=sources, groups=["architecture"])
+    assert found.origin["from"] == {"architecture.initialisation": "the code"}
+
+
 def test_a_key_on_which_no_case_fits_is_named_with_the_reason():
     table = [
         case({"architecture": "small", "epochs": [300, 400]}, {"lr": 0.3, "weight_decay": 0.1}),
@@ -429,7 +441,7 @@ def test_every_key_that_a_recipe_sets_has_a_source(name):
     keys = set(flat({key: value for key, value in content.items() if key not in apart}))
     keys |= {str(next(iter(o))).rpartition("/")[2] for o in content["defaults"] if isinstance(o, dict)}
     config = compose_line([f"experiment={name}"])
-    assert keys - {*config["origin"]["from"], *config["assumed"]} == set()
+    assert keys - {*config["origin"].get("from", {}), *config["assumed"]} == set()
     assert not set(config["origin"]["from"]) & set(config["assumed"])
 
 

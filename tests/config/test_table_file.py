@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from sam_repro.config.table_file import Pick, TableError, parsed, written
+from sam_repro.config.table_file import Pick, TableError, written
+from sam_repro.config.table_reader import parsed
 
 CELLS = """
 title: t
@@ -79,6 +80,11 @@ claims:
     assert claims[3].readings == {"one": Pick(("sgd",)), "other": Pick(("sam 0.1", "sam 0.2"), "validation")}
 
 
+def test_a_number_of_the_literature_is_of_no_cell_and_of_any_metric():
+    (claim,) = table("claims: [{row: MentorNet, literature: true, value: 92, metric: images/s}]\n").claims
+    assert (claim.readings, claim.value, claim.metric, claim.literature) == ({}, 92, "images/s", True)
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -93,7 +99,7 @@ claims:
         ("claims: [{row: r, cell: sgd, vlaue: 1}]", "r: vlaue: no such field"),
         ("claims: [{row: r, cell: sgd, of: [{radius: 1}]}]", "r: radius: no such field"),
         ("claims: [{row: r, cell: sgd, value: '79,2'}]", "r: value = '79,2': must be a finite number, or null"),
-        ("claims: [{row: r, cell: sgd, value: 1, spread: se}]", "r: spread = se: must be one of ci95, sd"),
+        ("claims: [{row: r, cell: sgd, value: 1, spread: se}]", "r: spread = se: must be one of ci95, ci68, sd"),
         ("claims: [{row: r, cell: sgd, value: 1, bound: about}]", "r: bound = about: must be one of"),
         ("claims: {row: r}", "must be a list"),
         ("claims: [{cell: sgd}]", "row is missing"),
@@ -109,7 +115,14 @@ claims:
         ("notes: one note", "notes: must be a list"),
         ("set: [lr]", "set: must be a mapping"),
         ("set: {seed: 5}", "set: seed: a cell has none"),
-        ("claims: [{row: r, cell: sgd, metric: test/loss}]", "a claim is of a percentage or a sharpness"),
+        ("claims: [{row: r, cell: sgd, metric: test/loss}]", "neither a percentage nor a sharpness, so it needs a"),
+        (
+            "claims: [{row: r, cell: sgd, metric: test/loss, tolerance: 0}]",
+            "r: tolerance = 0: must be a finite number > 0",
+        ),
+        ("claims: [{row: r, cell: sgd, literature: true, value: 1}]", "r: literature: true is shown and not run"),
+        ("claims: [{row: r, literature: false, value: 1}]", "r: literature: true is shown and not run"),
+        ("claims: [{row: r, literature: true}]", "r: literature: needs a value"),
         ("claims: [{row: r, cell: sgd, epoch: first}]", "r: epoch = first: must be a finite number > 0, or null"),
         ("claims: [{row: r, candidates: [sgd]}]", "r: candidates: must be a mapping"),
         ("claims: [{row: r, cell: sgd, of: {a: 1}}]", "of: must be a list"),

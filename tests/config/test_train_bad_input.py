@@ -313,7 +313,7 @@ def light() -> Iterator[Door]:
 
 @pytest.fixture(scope="module")
 def heavy() -> Iterator[Door]:
-    with door("sam_repro.run", "sklearn.datasets", "torchvision.datasets", "torch._dynamo") as answer:
+    with door("sam_repro.run.run", "sklearn.datasets", "torchvision.datasets", "torch._dynamo") as answer:
         yield answer
 
 

@@ -97,7 +97,10 @@ def test_backward_leaves_the_weights_bitwise(make_rule: MakeRule, m: int | None,
         before = [p.detach().clone() for p in model.parameters()]
         rule.backward(objective(*batch(step, dtype)), m)
         assert_bitwise([p.detach() for p in model.parameters()], before)
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        assert all(gradient is not None for gradient in gradients.values())
+        del gradients["0.bias"]  # before batch norm: 0 but for rounding
+        assert all(gradient.abs().sum() > 0 for gradient in gradients.values())
         rule.base.step()
         rule.steps += 1
 

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_repro.config.checks import check
-from sam_repro.config.compose import check_config
 from sam_repro.config.identity import cell_hash
-from sam_repro.config.lines import compose_line
+from sam_repro.config.lines import check_config, compose_line
 from sam_repro.errors import UserError
 from sam_repro.optimizer import SAM, SGD, parameter_groups
 from sam_repro.oracle import Objective

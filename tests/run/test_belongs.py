@@ -305,11 +305,11 @@ def test_what_a_record_names_is_not_run(two_seeds: tuple[Path, Path], tmp_path: 
 def test_ones_own_network_is_built_for_who_says_so(outside: Path) -> None:
     assert trained(outside, *DOTS, "data_dir=one").code == 0
     home = only_home(outside)
-    with pytest.raises(UserError, match=r"mine\.linear: is no part of sam_repro.* trust=True"):
+    with pytest.raises(UserError, match=r"mine_data\.linear: is no part of sam_repro.* trust=True"):
         sam_repro.load(home)
     assert sam_repro.load(home, trust=True).model is not None
     asks = [f"run={home}", "sharpness=lambda_max", "sharpness.examples=16"]
-    refused(command(measure.main, outside, *asks), "mine.dots", "--trust")
+    refused(command(measure.main, outside, *asks), "mine_data.dots", "--trust")
     assert command(measure.main, outside, "--trust", *asks).code == 0
 
 

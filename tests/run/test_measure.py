@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from called import Said, command
+from rates import CLIMBS
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
@@ -26,7 +27,7 @@ from sam_repro.sharpness import Hessian, LambdaMax, Unmeasurable
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ["wandb=disabled", "progress=silent", "epochs=3", "lr=0.5", "dataset.validation.count=850"]
-SMALL = ["sharpness.examples=40", "sharpness.batch_size=40", "sharpness.max_products=8", "sharpness.tolerance=0.1"]
+SMALL = ["sharpness.examples=40", "sharpness.batch_size=40", "sharpness.max_products=100", "sharpness.tolerance=0.1"]
 
 
 def home(folder: Path) -> Path:
@@ -167,11 +168,11 @@ def test_measuring_in_training_changes_no_bit_of_the_rest(tmp_path: Path) -> Non
 
 
 def test_best_weights_are_measured_at_the_end(tmp_path: Path) -> None:
-    values = {}
+    values, settings = {}, [*SMALL, *CLIMBS, "lr=0.1", "dataset.validation.count=200"]
     for report, which in (("last", "best"), ("best_validation", "last"), ("best_validation", "best")):
         folder = tmp_path / f"{report}-{which}"
         folder.mkdir()
-        trained(folder, *SMALL, f"report={report}", f"sharpness.checkpoint={which}", "schedule=constant", "lr=1")
+        trained(folder, *settings, f"report={report}", f"sharpness.checkpoint={which}")
         node = result(folder)["sharpness"]["lambda_max"]
         assert node["protocol"]["checkpoint"] == which
         own = which == ("best" if report == "best_validation" else "last")

@@ -16,7 +16,7 @@ from sam_repro.run.mirror import open_mirror
 SWEEP = """
 import json, math, os, signal, subprocess, sys
 from pathlib import Path
-from sam_repro import mirror
+from sam_repro.run import mirror
 
 home = Path("runs/seed=0 x")
 told = []
@@ -164,7 +164,7 @@ def test_a_dead_host_and_a_dead_service_cost_no_row_of_what_follows(sweep, run_i
 def test_without_a_key_nothing_is_asked_of_the_host(tmp_path):
     program = """
 from pathlib import Path
-from sam_repro import mirror
+from sam_repro.run import mirror
 opened = mirror.open_mirror(
     "auto", directory=Path(), run_id="a", name="a", group="a", job_type="a", tags=[], config={})
 opened.log({"step": 0})

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 def test_sources_are_what_sha256sum_prints():
     names = sorted(provenance.sources())
-    assert {"__init__.py", "provenance.py", "optimizer/sam.py"} <= set(names)
+    assert {"__init__.py", "run/provenance.py", "optimizer/sam.py"} <= set(names)
     printed = subprocess.run(
         ["sha256sum", *names], cwd=provenance.PACKAGE, capture_output=True, text=True, check=True
     ).stdout
@@ -184,7 +184,7 @@ def test_environment_follows_the_switches(monkeypatch):
 def test_tf32_is_read_whichever_way_it_was_set(switch):
     program = f"""
 import sys, torch, warnings
-from sam_repro import provenance
+from sam_repro.run import provenance
 {switch}
 warnings.simplefilter("error")
 environment = provenance.environment(torch.device("cpu"))

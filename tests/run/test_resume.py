@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rates import CLIMBS
 
 SEED = 0  # of the moments of the faults
 MOMENTS = ("torn", "before fsync", "before replace", "after replace")
+TESTS = Path(__file__).parents[1]
 OPTIMIZERS = sorted(file.stem for file in (Path(__file__).parents[2] / "configs/optimizer").glob("*.yaml"))
 SETTINGS = [
     "wandb=disabled",
     "epochs=3",
     "batch_size=60",  # of 200 images: the last batch has 20
-    "lr=0.2",  # so large that the last epoch is not the best
+    "lr=0.2",
+    *CLIMBS,
     "dataset.validation.count=800",
     "label_noise.rate=0.2",
     "augmentation=basic",
@@ -43,7 +46,12 @@ class Server:
     def __init__(self, threads: int) -> None:
         self.process = subprocess.Popen(
             [sys.executable, __file__],
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"},
+            env=os.environ
+            | {
+                "OMP_NUM_THREADS": str(threads),
+                "OMP_WAIT_POLICY": "passive",
+                "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -263,8 +271,8 @@ def serve() -> None:
 
 def become(config: dict[str, Any], settings: list[str], folder: Path, fault: dict[str, Any] | None) -> None:
     """Be the command, once it has composed its configuration; what it says goes to the file `output`."""
-    from sam_repro.config.compose import check_config
     from sam_repro.config.launch import guarded
+    from sam_repro.config.lines import check_config
     from sam_repro.run.run import run
 
     os.chdir(folder)

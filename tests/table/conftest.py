@@ -11,7 +11,8 @@ import yaml
 from sam_repro.config.identity import cell_hash, home
 from sam_repro.config.lines import compose_line
 from sam_repro.config.schema import SCHEMA
-from sam_repro.config.table_file import Cell, Table, parsed, written
+from sam_repro.config.table_file import Cell, Table, written
+from sam_repro.config.table_reader import parsed
 from sam_repro.table import runs
 from sam_repro.table.report import Report
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from old_configs import OLD, resolved_then
 
-from sam_repro.config.compose import check_config
 from sam_repro.config.identity import cell_hash, home
-from sam_repro.config.lines import compose_cell, compose_line, read_table
+from sam_repro.config.lines import check_config, compose_cell, compose_line, read_table
 from sam_repro.config.options import table_names
 from sam_repro.config.schema import flat
 from sam_repro.config.schema1 import modern
@@ -69,7 +68,10 @@ FORET = {
     "rho": 0.05,
     "dataset.mean": [0.49139968, 0.48215841, 0.44653091],
 }
-RECIPES = ["luong2024/cifar100", "luong2024/cifar100_clean", "foret2021/cifar", "digits/label_noise"]
+RECIPES = [
+    *("luong2024/cifar100", "luong2024/cifar100_clean", "foret2021/cifar", "digits/label_noise"),
+    *("becker2024/cifar100", "liu2022/cifar", "du2022/cifar"),
+]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,24 @@ def test_a_suspect_claim_is_marked_and_says_why(lab):
     assert "* suspect, r: pasted from another row." in text
 
 
+def test_a_number_of_the_literature_is_shown_and_not_judged(lab):
+    claim = "row: theirs, literature: true, metric: images/s, value: 501, plus_minus: 2, spread: ci68"
+    table = lab.tabled(f"claims: [{{{claim}}}]\nplot: {{x: rho, y: test/error_pct}}\n")
+    lab.runs("sam 0.1", [9.9, 10.0, 10.1])
+    (judged,) = lab.report().claims
+    assert (judged.word, judged.line.estimates) == ("literature", ())
+    assert "501 ± 2 ci68" in render.markdown(lab.report())
+    assert "tolerance" not in render._claim_record(judged)
+    assert plot._printed(lab.report(), table.plot) == {}
+
+
+def test_a_claim_of_a_cost_or_a_loss_says_its_tolerance(lab):
+    lab.tabled("claims: [{row: r, cell: sam 0.1, metric: cost/passes, value: 99, tolerance: 2}]\n")
+    lab.runs("sam 0.1", [9.9, 10.0, 10.1])
+    (judged,) = lab.report().claims
+    assert (judged.word, judged.delta) == ("match", 1)
+
+
 def test_runs_of_two_versions_of_the_sources_are_pooled_and_marked(lab):
     lab.tabled(CLAIM)
     lab.runs("sam 0.1", [9.9, 10.0])
