@@ -22,8 +22,8 @@ class Stopped(Exception):
 
 
 @contextmanager
-def readable(path: Path, remedy: str = "resume=false sets this home aside and runs again") -> Iterator[Path]:
-    """What cannot be read back is damaged; JSON, torch and safetensors each have errors of their own for that."""
+def readable(path: Path, remedy: str = "add resume=false to set this home aside and run again") -> Iterator[Path]:
+    """Turn any error of reading a file into a UserError: JSON, torch and safetensors each have errors of their own."""
     try:
         yield path
     except UserError:

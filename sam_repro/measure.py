@@ -15,7 +15,7 @@ from sam_repro.errors import UserError, readable
 from sam_repro.run.request import Request, describe, find_measurement, make_request, weights_file
 
 HERE = ("data_dir", "download", "device", "threads", "wandb", "progress")
-"""Keys that may be other ones here than in the run; the run's own number of threads and device stay unless given."""
+"""Keys that `measure` may change. Those that are not given stay as in the run."""
 
 HELP = """Measure a finished run:  python -m sam_repro.measure run=<home> sharpness=hessian checkpoint=best
 With settings:           python -m sam_repro.measure run=<home> sharpness=luong2024 sharpness.solver=power
@@ -51,7 +51,7 @@ def _main() -> int:
 
 
 def _requests(argv: list[str]) -> list[tuple[Request, dict[str, Any]]]:
-    """What is to be measured of which run, with the configuration to do it; all of it checked before the first."""
+    """The requests of a command line, with the runs' configurations; all are checked before the first is measured."""
     given = [word for word in argv if word.startswith("run=")]
     if len(given) != 1:
         raise UserError("run: give one run=<home>, such as run=outputs/runs/main/…/seed=0, or several with -m run=a,b")
@@ -83,13 +83,13 @@ def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[R
     if request.every is not None:
         raise UserError(f"sharpness.every = {request.every}: is for training; a finished run has one set of weights")
     if not done and not weights.is_file():
-        raise UserError(f"{weights}: missing; resume=false sets this home aside and runs again")
+        raise UserError(f"{weights}: missing; add resume=false to set this home aside and run again")
     here = {key: config[key] for key in HERE if any(word.startswith(f"{key}=") for word in line)}
     return request, of_run | {key: config[key] for key in ("wandb", "progress")} | here
 
 
 def _meant(run: Path) -> str:
-    """The runs below a folder that is none itself, or beside it."""
+    """A hint for a folder that is not a run: the finished runs below it."""
     below = sorted(str(file.parent) for file in run.glob("**/result.json"))[:3]
     return f"; there are: {', '.join(below)}" if below else "; the last lines of a run name its home"
 

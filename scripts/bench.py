@@ -101,7 +101,7 @@ class Bench:
         self.say(note=text)
 
     def say(self, **line: Any) -> None:
-        """Write a JSON line, at once, for a script may be stopped."""
+        """Write a JSON line at once, because a script may be stopped."""
         with self._path.open("a") as file:
             file.write(json.dumps({"script": self.name} | line) + "\n")
 

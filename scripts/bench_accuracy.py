@@ -62,7 +62,7 @@ def main() -> None:
     bench = Bench("bench_accuracy", __doc__)
     short, device = ["epochs=1"] if bench.quick else [], f"device={bench.device.type}"
     seeds = 2 if bench.quick else 8 if bench.device.type == "cuda" else 12
-    if bench.arguments.data:  # first, for it may not be there
+    if bench.arguments.data:  # first, because it may be missing
         fashion = [
             device,
             *FASHION,

@@ -82,7 +82,7 @@ def ceilings(bench: Bench) -> tuple[float, float]:
     """FLOP/s of a bfloat16 matrix product of random numbers, and bytes/s of a copy, reading and writing."""
     cuda = bench.device.type == "cuda"
     size, count = (8192, 2**30) if cuda else (512, 2**24) if bench.quick else (2048, 2**26)
-    # random, for a product of zeros runs faster
+    # random, because a product of zeros runs faster
     one, two = (torch.randn(size, size, device=bench.device).bfloat16() for _ in range(2))
     source = torch.randn(count, device=bench.device)
     target: Tensor = torch.empty_like(source)

@@ -322,7 +322,9 @@ def main() -> None:
         torch.backends.cudnn.benchmark = True
         graph: list[dict[str, Any]] = [{"graph": True}]
         parts: list[dict[str, Any]] = [{"m": 32}, {"m": 32, "graph": True}]
-        compiled += [{**option, "graph": True} for option in compiled]  # in one case, for each takes a minute or two
+        compiled += [
+            {**option, "graph": True} for option in compiled
+        ]  # in one case, because each takes a minute or two
         cases = [
             ("ResNet-18", resnet18, 128, 32, graph + parts + compiled),
             ("ResNet-18", resnet18, 256, 32, graph + parts),

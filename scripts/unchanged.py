@@ -4,7 +4,7 @@
     python scripts/unchanged.py HEAD~1 --only looksam --keep    # some of the lines; the outputs stay
 
 BASE is checked out into a temporary worktree. Every line runs there and in the working tree of the current directory,
-on this machine, for float results differ between CPUs: nothing is compared with a number that was written down. The
+on this machine, because float results differ between CPUs: no number that was written down is compared. The
 door is all that is used, `sam_repro.train`, and the files that a run leaves: the weights, tensor by tensor; every key
 of every row of the record; metrics, cost, sharpness and label noise of the result; all but the times. One process per
 side calls the door line by line, so that imports are paid once. A line under `STOPPED` also starts as a process of its

@@ -1,23 +1,37 @@
-"""What the README shows is what there is."""
+"""What the README and those of the rooms show is what there is."""
 
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sam_repro.config.command_line import read_command
+from sam_repro.config.lines import compose_sweep
+
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ROOT / "tests" / "outside"
-README = (ROOT / "README.md").read_text()
-GROUPS = ["optimizer", "dataset", "architecture", "augmentation", "base_optimizer", "schedule", "sharpness"]
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PACKAGE = ["sam_repro", "sam_repro/optimizer", "sam_repro/sharpness", "sam_repro/table"]
+ROOMS = ["", "configs", *PACKAGE, "scripts", "outputs"]
+TEXTS = {room: (ROOT / room / "README.md").read_text() for room in ROOMS}
+GROUPS = sorted(folder.name for folder in (ROOT / "configs").iterdir() if folder.is_dir())
+OPTIONS = sorted(file for file in (ROOT / "configs").glob("*/**/*.yaml") if file.relative_to(ROOT).parts[1] != "table")
+LINES = [
+    line
+    for text in TEXTS.values()
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python -m sam_repro.train")
+]
 
 
-def block(language, containing):
-    (found,) = [text for kind, text in BLOCKS if kind == language and containing in text]
+def block(language, containing, room=""):
+    blocks = re.findall(r"```(\w+)\n(.*?)```", TEXTS[room], re.DOTALL)
+    (found,) = [text for kind, text in blocks if kind == language and containing in text]
     return found
 
 
@@ -28,8 +42,10 @@ def train(folder, *arguments):
 
 
 def test_the_outside_rule_is_the_readmes():
-    code = (OUTSIDE / "mine.py").read_text().partition('"""\n\n')[2]
-    assert block("python", "USAM") == code
+    code = (OUTSIDE / "mine.py").read_text()
+    imports, rule = block("python", "USAM").split("\n\n\n")
+    assert rule in code
+    assert set(imports.splitlines()) <= set(code.splitlines())
     assert block("yaml", "USAM") == (OUTSIDE / "configs" / "optimizer" / "usam.yaml").read_text()
 
 
@@ -61,7 +77,7 @@ def test_an_edited_rule_outside_is_noticed(tmp_path):
 
 def test_the_readmes_own_table_is_one(tmp_path):
     (tmp_path / "configs/table").mkdir(parents=True)
-    (tmp_path / "configs/table/mine.yaml").write_text(block("yaml", "Does the radius matter?"))
+    (tmp_path / "configs/table/mine.yaml").write_text(block("yaml", "Does the radius matter?", room="configs"))
     command = [sys.executable, "-m", "sam_repro.table", "--config-dir", "configs", "mine"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
@@ -82,10 +98,48 @@ def test_the_snippet_runs():
     assert torch.nn.functional.cross_entropy(model(loader[0][0]), loader[0][1]) < first
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_option_is_listed(group):
-    options = {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}
-    rows = [line for line in README.splitlines() if line.startswith("| `") and f"`{group}`" in line.split("|")[1]]
-    assert rows
-    missing = {option for option in options if f"`{option}`" not in rows[0]}
+def test_the_readme_is_short():
+    assert len(TEXTS[""].splitlines()) <= 200
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_links_lead_somewhere(room):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", TEXTS[room])
+    assert links
+    missing = [link for link in links if "://" not in link and not (ROOT / room / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room])
+def test_every_room_is_on_the_map(room):
+    assert f"]({room}/README.md)" in TEXTS[""]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_group_of_options_is_on_the_map(group):
+    assert f"| [`{group}`]({group})" in TEXTS["configs"]
+
+
+@pytest.mark.parametrize("file", OPTIONS, ids=lambda file: "/".join(file.relative_to(ROOT / "configs").parts))
+def test_every_option_says_what_it_is(file):
+    comments = [line for line in file.read_text().splitlines()[:2] if re.match(r"# [^@]", line)]
+    assert comments, "its first line, behind # @package, is a comment that says what the option is"
+
+
+@pytest.mark.parametrize("group", ["optimizer", "sharpness"])
+def test_a_table_of_options_has_none_that_is_not_there(group):
+    rows = [line.split("|")[1] for line in TEXTS[f"sam_repro/{group}"].splitlines() if line.startswith("| `")]
+    named = {word for row in rows for word in re.findall(r"`(\w+)`", row)[:1]}
+    assert named
+    assert named <= {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}
+
+
+def test_every_script_is_listed():
+    scripts = {file.name for file in (ROOT / "scripts").glob("*.py")} - {"bench.py"}  # what the others share
+    assert not {name for name in scripts if f"`{name}" not in TEXTS["scripts"]}
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if "…" not in line and "--config-dir" not in line])
+def test_a_command_is_one(line):
+    words = [word for word in shlex.split(line, comments=True)[3:] if word not in ("--help", "--resolve")]
+    assert compose_sweep(read_command(words))

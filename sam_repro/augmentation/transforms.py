@@ -1,4 +1,4 @@
-"""Transforms of a batch of images, each image by its own parameters: a few kernels, and no host in between."""
+"""Transforms of a batch of images, each image by its own parameters: a few kernels, and no host synchronisation."""
 
 import torch
 from torch import Tensor

@@ -95,7 +95,7 @@ def told(config: Fields) -> list[str]:
 
 
 def _unmet(recipe: Recipe, seen: Fields, spoken: Collection[str], line: Line) -> dict[str, str]:
-    """The keys on which the recipe has cases none of which holds, and what it is that none of them is for."""
+    """The keys for which the recipe has cases but none holds, each with the choice that no case covers."""
     unmet = {}
     for key in dict.fromkeys(key for case in recipe.cases for key in case.set):
         if key in spoken or line.sets(key) or not _has(seen, key):

@@ -1,4 +1,4 @@
-"""What a value may be, and what cannot be together."""
+"""Which values are allowed, and which combinations are not."""
 
 import math
 import re
@@ -212,7 +212,7 @@ def finding(key: str, value: Any) -> str | None:
     if parts := [part for part in LIMITS if part.startswith(f"{key}.")]:
         return f"{key} = {limits.shown(value)}: has keys of its own; set {', '.join(parts)}"
     if whole := [whole for whole in LIMITS if key.startswith(f"{whole}.")]:
-        return f"{key}: no such key, for {whole[0]} is one value; write {whole[0]}=value"
+        return f"{key}: no such key, because {whole[0]} is one value; write {whole[0]}=value"
     try:
         LIMITS.get(key, lambda *_: None)(key, value)
     except ValueError as error:

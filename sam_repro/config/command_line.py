@@ -17,7 +17,7 @@ from sam_repro.errors import UserError
 OF_A_TABLE = ("table", "cell")
 """Words that stand for a table's cell."""
 OF_HYDRA = ("hydra/launcher", "hydra.launcher")
-"""What of Hydra's own can be chosen: how the lines of a sweep are started."""
+"""The settings of Hydra that a user may choose: how the lines of a sweep are started."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def read_command(argv: Sequence[str], keys: Collection[str] = ()) -> Command:
 
 
 def _read_arguments(argv: list[str]) -> Namespace:
-    """The words of a command line as Hydra sorts them; what this project has no use for is refused."""
+    """The words of a command line as Hydra sorts them. Options that this project does not use are refused."""
     try:
         arguments, unknown = hydras_parser().parse_known_args(argv)
     except ArgumentError as error:

@@ -188,7 +188,7 @@ def explained(words: Sequence[str], extra_dir: str | None, where: str = "") -> I
 
 
 def _no_such_key(key: str, words: Sequence[str], extra_dir: str | None) -> str:
-    """What to say of a key that is not there with the options that the line chooses."""
+    """The message for a key that the chosen options do not have."""
     node, dot, word = key.rpartition(".")
     groups = groups_of(extra_dir)
     chosen = [word for word in words if word.partition("=")[0] in groups and "," not in word]

@@ -16,7 +16,7 @@ def names(text: str) -> set[str]:
     """The names in a formula.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the text is not a formula.
     """
     try:
         tree = ast.parse(text, mode="eval").body

@@ -62,7 +62,7 @@ def _neutral(key: str, value: Any) -> bool:
 
 
 def _idle(key: str, leaves: dict[str, Any]) -> bool:
-    """Whether a key has no effect under this configuration; of a node built from elsewhere nobody knows."""
+    """Whether a key has no effect under this configuration. Keys of code from elsewhere always count."""
     target = leaves.get(f"{key.partition('.')[0]}._target_")
     return (target is None or _is_ours(target)) and any(
         key.startswith(keys) and (switch is None or leaves.get(switch, off) == off) for keys, switch, off in IDLE

@@ -25,7 +25,7 @@ from sam_repro.errors import Busy, Failure, Stopped, UserError
 
 Task = Callable[[Resolved, list[str]], int]
 
-ConfigStore.instance().store(  # what a launcher of Hydra composes: the number of a line; Hydra writes nothing
+ConfigStore.instance().store(  # a launcher of Hydra composes only the number of a line, and writes nothing
     name="line",
     node={
         "defaults": ["_self_", {"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}],
@@ -47,7 +47,7 @@ def guarded(action: Callable[[], int]) -> int:
         return _said(stop, 128 + stop.signal)
     except Failure as error:
         return _said(error, 1)
-    except BrokenPipeError:  # whoever read our lines has gone: no traceback into the void
+    except BrokenPipeError:  # the reader of our lines has gone, and would see no traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -90,13 +90,13 @@ def launch(task: Task) -> list[Resolved]:
 
 
 def run_line(task: Task, line: Line) -> None:
-    """Do one line of a sweep; only a signal ends the sweep with it."""
+    """Run one line of a sweep. A signal ends the sweep; a failed line does not."""
     if (code := guarded(partial(task, line.config, line.words))) >= 128:
         sys.exit(code)
 
 
 def run_numbered(task: Task, lines: Sequence[Line], config: DictConfig) -> None:
-    """Do the line of this number: what a launcher of Hydra calls, maybe in another process."""
+    """Run the line of this number. A launcher of Hydra calls it, maybe in another process."""
     run_line(task, lines[config.line])
 
 

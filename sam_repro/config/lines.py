@@ -88,7 +88,7 @@ def read_table(name: str, extra_dir: str | None = None) -> table_file.Table:
     """The table of this name.
 
     Raises:
-        UserError: if there is none, or its file is none.
+        UserError: if there is no such table, or its file is not one.
     """
     require_option("table", name, extra_dir)
     file = next(file for root in roots_of(extra_dir) if (file := root / f"table/{name}.yaml").exists())
@@ -207,7 +207,7 @@ def _origin_of_rho(composed: Unresolved, words: Sequence[str], extra_dir: str | 
 def _without_foreign_rho(lines: Sequence[Line]) -> list[Line]:
     """In a sweep over optimizers a rule that has no rho drops the sweep's, so that its cells become one."""
     foreign = [line.config["rho"] is not None and "rho" not in line.config["optimizer"] for line in lines]
-    if all(foreign):  # nobody sweeps over rules here: the check says that this one has none
+    if all(foreign):  # this is no sweep over rules: `check` refuses the line
         return list(lines)
     for rule in sorted(
         {line.config["choices"]["optimizer"] for line, is_so in zip(lines, foreign, strict=True) if is_so}

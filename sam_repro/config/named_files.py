@@ -21,7 +21,7 @@ def named_files(config: Resolved) -> dict[str, str]:
 
 
 def without_missing(config: Resolved) -> Resolved:
-    """The configuration with null in the place of each file that has gone: what was learned from it lies elsewhere."""
+    """The configuration with null in place of each missing file. Trained weights do not need the file any more."""
     for key in (key for key in config.get("files", {}) if not _is_file(Path(flat(config)[key]).expanduser())):
         config = _with_leaf(config, key.split("."), None)
     return config

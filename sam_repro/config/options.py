@@ -46,7 +46,10 @@ def option_files(extra_dir: str | None) -> tuple[tuple[str, int], ...]:
 
 
 def roots_of(extra_dir: str | None) -> list[Path]:
-    """The folders with options: the user's own, which has no name of ours, for Hydra would not look at it, and ours."""
+    """The search path for options: the user's folder, then ours.
+
+    A user's file must not have the name of a shipped one, because Hydra would silently ignore it.
+    """
     if not extra_dir:
         return [config_dir()]
     if not Path(extra_dir).is_dir():

@@ -15,7 +15,7 @@ CASE = ("when", "set", "from", "assumed")
 
 
 class RecipeError(ValueError):
-    """A recipe says something that cannot be meant, or has nothing to say for what was chosen."""
+    """A recipe that contradicts itself, or that does not cover the chosen options."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def parsed(name: str, config: Fields, options: Mapping[str, Collection[str]]) ->
         options: group → its options.
 
     Raises:
-        RecipeError: if it is none; one line.
+        RecipeError: if it is not a recipe; one line.
     """
     where, leaves = f"experiment = {name}", flat({key: value for key, value in config.items() if key not in RECIPE})
     if not isinstance(config["cases"], list):

@@ -96,9 +96,9 @@ BOOKKEEPING = (
     "dataset.verified",
 )
 RECIPE = ("for", "cases", "from")
-"""Keys in which a recipe speaks of itself; the door takes them out, and a run has none of them."""
+"""Keys that describe a recipe. The door takes them out, so a run has none of them."""
 APART = ("choices", "origin", "assumed", *RECIPE, "sharpness", "files")
-"""Nodes of which nothing enters a hash: how a value was chosen, and what is measured, which changes no number."""
+"""Nodes that enter no hash: how a value was chosen, and what is measured. Neither changes a number."""
 IDLE: tuple[tuple[str, str | None, Any], ...] = (
     ("label_noise.", "label_noise.rate", 0),
     ("dataset.validation.", "dataset.validation.count", 0),

@@ -1,4 +1,4 @@
-"""Stored configurations of schema 1, the records of before 2026-12, as today's code would resolve them."""
+"""Stored configurations of schema 1 (records from before 2026-12), as today's code would resolve them."""
 
 from typing import Any
 

@@ -13,7 +13,7 @@ _WORDS = ("null", "none", "true", "false", "nan", "inf")  # texts that would be 
 
 
 class TableError(ValueError):
-    """A table file says something that cannot be meant."""
+    """A table file that cannot be right; the message says where."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Cell:
     Args:
         index: its number in the table, from 0.
         name: its name, unique in the table.
-        series: what it shares with the cells that differ from it by a grid: its name before that was filled in.
+        series: the cell's name template; all cells of one grid share it.
         overrides: key → value, on top of the recipe.
         waiting: what does not exist yet, so that it cannot be composed; None (default) for nothing.
     """
@@ -170,7 +170,7 @@ class Table:
         """The cell of this number or name.
 
         Raises:
-            TableError: if there is none.
+            TableError: if there is no such cell.
         """
         for cell in self.cells:
             if which in (cell.index, cell.name):

@@ -14,8 +14,8 @@ FORMULAS = ("layer_wg", "layer_wg_globalnorm", "layer_unit")
 class LookLayerSAM(Look):
     """LookSAM whose perturbation is scaled layer by layer, for large batches; a layer l is a parameter tensor.
 
-    No formula is confirmed, for the descriptions of the method differ: name the one that was used wherever a number is.
-    With λ_l = ‖w_l‖/‖g_l‖, and λ_l = 1 where w_l = 0 (a fresh bias), as LAMB has it,
+    The published descriptions disagree and none is confirmed: always report which formula was used. With
+    λ_l = ‖w_l‖/‖g_l‖, and λ_l = 1 where w_l = 0 (a fresh bias), as LAMB has it,
 
     * "layer_wg": ε_l = ρ·λ_l·g_l, of length ρ·‖w_l‖;
     * "layer_wg_globalnorm": ε_l = ρ·λ_l·g_l/‖g‖;

@@ -76,8 +76,8 @@ class LookSAM(Look):
         base: the optimizer below.
         rho: radius ρ of the ball, ≥ 0; 0 is the base alone.
         period: k ≥ 1, default 5; 1 is SAM.
-        alpha: α ≥ 0, default 0.7, the published one; 0 is SAM-k. The reused part is as long as α·‖g‖ however short g_v
-            was: for convolutional networks others took 0.1.
+        alpha: α ≥ 0, default 0.7, the published one; 0 is SAM-k. The reused part always has length α·‖g‖, even if g_v
+            was tiny. For convolutional networks, published re-implementations use 0.1.
         scope: "global" (default): norms and products over all parameters, or "tensor": of each tensor by itself, as
             some implementations have it; ε is over all parameters in both.
 

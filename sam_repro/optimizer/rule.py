@@ -14,7 +14,7 @@ from sam_repro.vectors import Vector, moved, norm, ratio, scaled
 
 
 class Observation(NamedTuple):
-    """What a backward has in hand anyway, for whoever wants to look: nothing is computed for it."""
+    """The losses, vectors and outputs that a backward has anyway, for diagnostics. Nothing is computed for it."""
 
     losses: list[Tensor]
     vectors: list[Vector]

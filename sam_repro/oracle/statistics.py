@@ -18,7 +18,7 @@ class Statistics:
 
     @property
     def values(self) -> list[Tensor]:
-        """Means and variances; looked up each time, for a model may be moved to another device."""
+        """Means and variances; looked up each time, because a model may be moved to another device."""
         buffers = (buffer for layer in self.layers for buffer in (layer.running_mean, layer.running_var))
         return [buffer for buffer in buffers if buffer is not None]
 

@@ -1,4 +1,4 @@
-"""What a file of a run says that it is of, compared with what was asked: no file is believed by its place."""
+"""Compares what a file of a run says it is of with what was asked. No file is believed because of its place."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from sam_repro.config.schema1 import modern
 from sam_repro.errors import UserError
 from sam_repro.limits import shown
 
-REMEDY = "put back its own file, or resume=false sets this home aside and runs again"
+REMEDY = "put back its own file, or add resume=false to set this home aside and run again"
 
 
 def refuse_other_config(file: Path, config: Resolved, asked: Resolved) -> None:

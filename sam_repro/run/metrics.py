@@ -25,8 +25,8 @@ class Metrics:
     """The rows of a run: JSON lines in an append-only file, each handed to the system as it comes.
 
     A row is a flat dict; its `step` is the step after which it was made, counted from 0, also in the row of an epoch.
-    A float that is not finite is written as null, for JSON has no word for it: null says "measured, and not finite";
-    what was not measured has no key.
+    A float that is not finite is written as null, because JSON has no word for it: null says "measured, and not
+    finite". A value that was not measured has no key.
 
     Args:
         path: the file, `metrics.jsonl`; its directory must exist.

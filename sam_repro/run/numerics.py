@@ -11,7 +11,7 @@ from sam_repro.config.schema import Resolved
 from sam_repro.errors import UserError
 
 _THREADS = torch.get_num_threads()
-"""The machine's own number, for runs that name none: a sweep in one process sets others in between."""
+"""Thread count at start-up, restored for runs without `threads`: an earlier run of the sweep may have changed it."""
 
 
 def with_numerics(config: Resolved) -> Resolved:

@@ -103,7 +103,7 @@ def git_diff() -> str | None:
 
 
 def _own_file(module: str) -> Path | None:
-    """The file of a module that is none of this package, an installed one or Python's own."""
+    """The file of a module, unless it belongs to this package, an installed one or Python."""
     if module.partition(".")[0] in sys.stdlib_module_names:
         return None
     try:

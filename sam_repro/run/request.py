@@ -1,4 +1,4 @@
-"""What is to be measured of a run, and whether it has been: known without torch."""
+"""A request to measure a run, and where its result would be. Does not import torch."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ class Request:
 
 
 def make_request(config: Resolved, run: Path, result: Resolved | None = None) -> Request:
-    """What a configuration asks of a run; of a finished one without a best checkpoint, that is the last."""
+    """The request of a configuration. A finished run without a best checkpoint is measured at its last."""
     node = config["sharpness"]
     which = node.get("checkpoint", "last")
     if result is not None and not _has_best(result):

@@ -121,16 +121,19 @@ def _refuse_other_data(folder: Path, inputs: str | None) -> None:
         return
     with readable(file):
         then = json.loads(file.read_text()).get("inputs")
-        remedy = "give this run a name of its own, such as name=other-data; resume=false sets the old one aside"
+        remedy = "give this run a name of its own, such as name=other-data; or add resume=false to redo the old one"
         refuse_other_inputs(file, then, inputs, remedy)
 
 
 def _complete(config: Resolved, folder: Path, result: Result) -> Result:
-    """Say that a run is done, and measure what this command asks for and the run lacks; that cannot make it fail."""
+    """Measure what this command asks for and the finished run lacks. A failure here does not fail the run."""
     announce_finished(folder, config, result)
     request = make_request(config, folder, result)
     if request.every not in (None, result["config"].get("sharpness", {}).get("every")):
-        print(f"sharpness.every = {request.every}: cannot be had afterwards; resume=false sets it aside and runs again")
+        print(
+            f"sharpness.every = {request.every}: only possible during training; add resume=false to train again (the "
+            "finished run is kept aside)"
+        )
     try:
         if not request.is_nothing and find_measurement(request) is None:
             measure_finished(request, config, trust=True)  # this command's own configuration
@@ -213,7 +216,7 @@ def _begin(
     torch.set_num_threads(before["threads"])
     sources = provenance.sources(targets_of(config))
     if done and (changed := provenance.changed(before["sources"], sources)):
-        print(f"changed    since {done} steps were done: {', '.join(changed)}; resume=false would begin anew")
+        print(f"changed    since {done} steps were done: {', '.join(changed)}; add resume=false to begin anew")
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "step": done,

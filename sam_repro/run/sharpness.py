@@ -67,7 +67,7 @@ class RunSharpness:
         return {f"sharpness/{self.request.name}/{key}": value for key, value in told.items()}
 
     def measure_end(self, weights: dict[str, dict[str, Tensor] | None]) -> dict[str, Any]:
-        """The node `sharpness` of a result; a run with a value that cannot be had is finished without it.
+        """The `sharpness` entry of result.json. If measuring fails, the run finishes without it.
 
         Args:
             weights: what the last step left, and the best by validation error, None where there is none. The network is

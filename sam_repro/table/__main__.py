@@ -101,7 +101,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _tables(names: Iterable[str], options: argparse.Namespace) -> Iterator[Table]:
-    """The tables of these names; a file that is none is told of and passed over."""
+    """The tables of these names. A file that is not a table is reported and skipped."""
     for name in names:
         try:
             yield read_table(name, options.config_dir)

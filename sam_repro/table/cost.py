@@ -22,11 +22,11 @@ class Price(NamedTuple):
     seconds: float | None
 
     def times(self, runs: int) -> "Price":
-        """Of so many runs."""
+        """The price of so many runs."""
         return Price(*(None if part is None else part * runs for part in self))  # type: ignore[arg-type]
 
     def __add__(self, other: object) -> "Price":
-        """Both; what is unknown of one is unknown of the sum."""
+        """The sum of two prices. A part that is unknown in one is unknown in the sum."""
         assert isinstance(other, Price)
         pairs = zip(self, other, strict=True)
         return Price(*(None if a is None or b is None else a + b for a, b in pairs))  # type: ignore[arg-type]

@@ -23,8 +23,8 @@ class Protocol(NamedTuple):
     """How a sharpness was measured, as texts to compare.
 
     Args:
-        asked: the settings and the checkpoint: what a whole table has in common.
-        done: all that its protocol says but the weights and the way there: what the runs of a cell have in common.
+        asked: settings and checkpoint; equal for all runs of a table.
+        done: the protocol without weights hash and outcome; equal for all runs of a cell.
     """
 
     asked: str
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def inputs(self) -> str | None:
-        """Digest of the data that it was trained on; None for a record of before there was one."""
+        """Digest of the data that it was trained on; None in a record from before inputs were recorded."""
         return self.result.get("inputs")
 
     @cached_property
@@ -80,7 +80,7 @@ class Run:
         """The rows of its epochs, by epoch; empty where the record is not whole."""
         try:
             rows = read_metrics(self.folder / "metrics.jsonl") if record_problem(self) is None else []
-        except ValueError:  # named by whoever lists the problems
+        except ValueError:  # `find` lists it under problems
             return {}
         return {row["epoch"]: row for row in rows if row.get("kind") == "epoch"}
 
@@ -199,7 +199,7 @@ def find(roots: Iterable[Path]) -> Found:
         found.problems += _problems(first)
         different = (run for run in others if run not in same)
         found.problems += [
-            f"{run.folder}: not counted, for {first.folder} is of the same cell and seed" for run in different
+            f"{run.folder}: not counted, because {first.folder} is of the same cell and seed" for run in different
         ]
     return found
 
@@ -267,7 +267,7 @@ def _finished(folder: Path) -> Run:
 
 
 def _refuse_other(run: Run) -> None:
-    """Refuse a result that has come here from another home."""
+    """Refuse a result that was copied from another home."""
     if re.fullmatch(r"seed=\d+", run.folder.name) and run.folder.name != f"seed={run.seed}":
         raise ValueError(f"result.json is of seed {run.seed}; put back this home's own")
     if (file := run.folder / "run.json").exists():
@@ -288,7 +288,7 @@ def _unfinished(folder: Path) -> Unfinished:
 
 
 def _homes(root: Path) -> Iterator[Path]:
-    """Every home below a folder; what was set aside is none."""
+    """Every home below a folder; a folder that was set aside does not count."""
     seen = set()
     for path, folders, files in os.walk(root, followlinks=True):
         if (real := os.path.realpath(path)) in seen:  # a link to where we have been

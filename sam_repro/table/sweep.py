@@ -63,7 +63,7 @@ def _state(cell: Resolved) -> float | str:
 def _varying(cells: list[Resolved]) -> dict[str, str]:
     """The keys in which the cells differ, under the names that a command line gives them.
 
-    What an option brings along goes without saying: a key of a group counts where cells of one option differ in it.
+    Keys that follow from an option are not listed: a key of a group counts where cells of one option differ in it.
     """
     leaves = [flat(cell) for cell in cells]
     told = ("origin.rho", "origin.table", "origin.from", "origin.cases", "origin.no_case", "assumed.")

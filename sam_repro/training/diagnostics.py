@@ -1,4 +1,4 @@
-"""What the steps of a run tell about themselves, from the vectors that a rule has in hand anyway."""
+"""Numbers about each step of a run, made from the vectors that a rule has anyway."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whole steps as CUDA graphs: what a step of some kind does is recorded once, and from then on replayed in one launch.
+"""Whole steps as CUDA graphs: each kind of step is recorded once, and from then on replayed in one launch.
 
 The first steps of each kind run eagerly: they are steps of the run, and make what has to stand before a capture, such
 as momentum buffers, the rule's own, and the choice of kernels. A batch of another size than the rest, an epoch's last
@@ -33,8 +33,8 @@ def refuse(rule: Rule, diagnostics: str) -> None:
         diagnostics: level of what is told of a step.
 
     Raises:
-        ValueError: for Hessian products, for a base that reads its learning rate or counts its steps on the host, and
-            for vectors that are kept from step to step.
+        ValueError: if the rule takes Hessian products, if the base reads its learning rate or counts its steps on the
+            host, or if the diagnostics keep vectors from step to step.
     """
     if rule.products(0):
         raise ValueError(f"graph = true: {type(rule).__name__} takes Hessian products, which cannot be captured")
@@ -50,8 +50,8 @@ def refuse(rule: Rule, diagnostics: str) -> None:
 class Graph:
     """One captured step.
 
-    A graph keeps random kernels, not their seeds. Each time the step seeds its noise, it goes over to a generator state
-    of its own, which is seeded before a replay just as the eager step would have seeded the default generator.
+    A graph records random kernels but not seeds. Every reseed inside the step therefore gets its own generator state,
+    and `replay` seeds these states as the eager step would seed the default generator.
 
     Args:
         update: the step; it reads and writes memory that stays.

@@ -43,7 +43,7 @@ class Interrupted(Exception):
 
 
 class Listener(Protocol):
-    """Who wants to know what happens in a run."""
+    """Is told what happens in a run."""
 
     def step(self, done: int) -> None:
         """So many steps are done."""
@@ -70,7 +70,7 @@ class Trainer:
         plan: the numbers.
         diagnostics: what is told of each step.
         folder: the run's home, where `checkpoint.pt` lies.
-        measure: more for the row of an epoch, which is given: the network is as the epoch left it, and is left so.
+        measure: called with the epoch; returns extra values for its row. Must leave the network unchanged.
 
     Raises:
         ValueError: if the plan asks for CUDA graphs of steps that cannot be captured.
@@ -210,7 +210,7 @@ class Trainer:
         return self.rule.phase(step), self.diagnostics.closely(step)
 
     def _set_rates(self, step: int) -> None:
-        """Number, learning rate and radius of the step, into the tensors that it reads."""
+        """Write number, learning rate and radius of the step into the tensors that it reads."""
         self._now.fill_(step)
         per_epoch = self.plan.steps_per_epoch(len(self.data.train))
         factor = self.schedule.factor(step, per_epoch, self.plan.epochs)

@@ -138,7 +138,7 @@ def test_true_and_1_are_two_things(key):
 
 def test_a_node_is_no_value_and_a_value_no_node():
     assert finding("label_noise", 0.4).startswith("label_noise = 0.4: has keys of its own; set label_noise.rate,")
-    assert finding("lr.x", 1) == "lr.x: no such key, for lr is one value; write lr=value"
+    assert finding("lr.x", 1) == "lr.x: no such key, because lr is one value; write lr=value"
     assert finding("a.key.of.somebody.else", "anything") is None
 
 

@@ -29,7 +29,7 @@ SPELLING = "settings are written key=value, such as rho=0.1"
 
 # command line: what its message says
 REFUSED = {
-    # keys that nobody has, options that do not exist
+    # unknown keys, unknown options
     "optimzer=sam": "optimzer=sam: no such key; did you mean optimizer?",
     "lrr=0.1": "lrr=0.1: no such key; did you mean lr?",
     "foo.bar=1": "foo.bar=1: no such key; there are: architecture,",
@@ -58,8 +58,8 @@ REFUSED = {
     "dataset.source.path=/data": "dataset.source.path: no such key; --cfg job shows them all",
     "label_noise.rte=0.4": "label_noise.rte: no such key; did you mean label_noise.rate?",
     "label_noise={rte:0.4}": "label_noise.rte: no such key; did you mean label_noise.rate?",
-    "label_noise.rate.x=1": "label_noise.rate.x: no such key, for label_noise.rate is one value",
-    "lr.x=1": "lr.x: no such key, for lr is one value; write lr=value",
+    "label_noise.rate.x=1": "label_noise.rate.x: no such key, because label_noise.rate is one value",
+    "lr.x=1": "lr.x: no such key, because lr is one value; write lr=value",
     "label_noise=0.4": "label_noise = 0.4: has keys of its own; set label_noise.rate,",
     "label_noise=null": "label_noise = null: has keys of its own; set label_noise.rate,",
     "dataset.validation=5": "dataset.validation = 5: has keys of its own; set dataset.validation.count,",
@@ -111,7 +111,7 @@ REFUSED = {
     "rho=true": f"rho = true: {NUMBER} >= 0, or null",
     "rho=": f"rho = '': {NUMBER} >= 0, or null",
     "rho=[0.1]": f"rho = [0.1]: {NUMBER} >= 0, or null",
-    "rho={a:1}": "rho.a: no such key, for rho is one value; write rho=value",
+    "rho={a:1}": "rho.a: no such key, because rho is one value; write rho=value",
     "\"rho='0.1'\"": f"rho = '0.1': {NUMBER} >= 0, or null",
     "seed=-1": f"seed = -1: {INTEGER} >= 0 and <= 4294967295",
     "seed=1.5": f"seed = 1.5: {INTEGER} >= 0",

@@ -257,7 +257,7 @@ def test_a_finished_run_is_measured_and_not_trained_again(run: Path) -> None:
     assert "measured" not in trained(run, *words).out
     assert "measured" not in trained(run, *SMALL).out
     again = trained(run, *SMALL, "sharpness.every=2")
-    assert "sharpness.every = 2: cannot be had afterwards; resume=false" in again.out
+    assert "sharpness.every = 2: only possible during training; add resume=false" in again.out
     assert "sharpness  " not in trained(run, "sharpness=none").out
 
 
@@ -461,7 +461,7 @@ REFUSED = {
     "run=RUN rho": "rho: cannot be read; settings are written key=value",
     "run=DAMAGED": "result.json: damaged (",
     "run=OLD": "result.json: damaged (no 'config')",
-    "run=WITHOUT": "model.safetensors: missing; resume=false sets this home aside and runs again",
+    "run=WITHOUT": "model.safetensors: missing; add resume=false to set this home aside and run again",
     "run=SGD sharpness=worst_case": "sharpness.rho = null: the run has no rho for worst_case; give one, such as",
     "-m run=RUN,nowhere": "run = nowhere: no finished run",
 }

@@ -32,7 +32,7 @@ RUN = [
 ]
 EVERY_STEP = [*RUN, "checkpoint_every=0"]
 SELDOM = [*RUN, "record_every=null"]  # a fault is noticed at the end of the epoch
-RESUME_FALSE = "resume=false sets this home aside and runs again"
+RESUME_FALSE = "add resume=false to set this home aside and run again"
 
 
 class Answer(NamedTuple):
@@ -415,7 +415,7 @@ def test_a_source_that_changed_after_the_end(door, undisturbed, tmp_path, change
     before = files(home(tmp_path))
     answer = door.run(tmp_path, RUN)
     assert (answer.code, answer.err) == (0, "")
-    told = f"changed    since that run: {changed_source}; resume=false sets it aside and runs again"
+    told = f"changed    since that run: {changed_source}; add resume=false to set it aside and run again"
     assert told in answer.out.splitlines()
     assert files(home(tmp_path)) == before
     answer = door.run(tmp_path, [*RUN, "resume=false"])
@@ -432,5 +432,5 @@ def test_a_source_that_changed_after_the_end(door, undisturbed, tmp_path, change
 def test_a_source_that_changed_before_a_run_goes_on(door, undisturbed, folder, changed_source):
     answer = door.run(folder, RUN)
     assert answer.code == 0
-    assert f"changed    since {AT} steps were done: {changed_source}; resume=false would begin anew" in answer.out
+    assert f"changed    since {AT} steps were done: {changed_source}; add resume=false to begin anew" in answer.out
     assert outcome(home(folder)) == outcome(undisturbed)

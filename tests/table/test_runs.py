@@ -131,7 +131,7 @@ def test_of_two_different_runs_of_one_seed_the_first_counts_and_the_other_is_nam
     rewritten(again, lambda result: result.update(weights_sha256="other"))
     found = lab.report().found
     assert [run.folder for run in found.runs] == two
-    assert found.problems == [f"{again}: not counted, for {two[0]} is of the same cell and seed"]
+    assert found.problems == [f"{again}: not counted, because {two[0]} is of the same cell and seed"]
 
 
 def test_sharpness_of_two_protocols_is_never_pooled(lab):
