@@ -224,16 +224,17 @@ class Report:
         return sorted(rows, key=lambda row: row[1]) or [(effect, "", None, printed)]
 
     def _printed_difference(self, effect: Effect) -> float | None:
-        """Claim of the one less claim of the other, where each has one claim that leaves no choice of a reading."""
+        """Claim of the one less claim of the other, in the reading that these two cells are."""
         printed = [self._printed(name, effect.metric) for name in (effect.cell, effect.twin)]
         return None if printed[0] is None or printed[1] is None else printed[0] - printed[1]
 
     def _printed(self, name: str, metric: str) -> float | None:
-        for claim in self.table.claims:
-            picks = list(claim.readings.values())
-            if claim.metric == metric and len(picks) == 1 and picks[0].cells == (name,) and not claim.bound:
-                return claim.value
-        return None
+        """What was printed of a cell; None where several claims could be of it."""
+        claims = [
+            claim for claim in self.table.claims if claim.metric == metric and not claim.bound and not claim.derived
+        ]
+        of_it = [claim for claim in claims if any(pick.cells == (name,) for pick in claim.readings.values())]
+        return of_it[0].value if len(of_it) == 1 else None
 
     def _choice(self, search: Search, per: str, cells: Sequence[Cell]) -> Choice:
         """The best mean over a whole grid of one numerics; of equal means the first of the grid."""

@@ -215,6 +215,17 @@ def test_an_effect_pairs_no_two_numerics_and_knows_what_was_printed(lab):
     assert (effect, printed) == (None, -2.5)
 
 
+def test_what_was_printed_of_a_cell_that_is_one_reading_of_its_claim(lab):
+    effect = "effects: [{name: e, cell: sam 0.1, twin: sgd, equal: epochs}]\n"
+    sam = "{row: sam, cell: sam 0.1, value: 7.5}"
+    readings = "{row: sgd, candidates: {one: sgd, other: sam 0.2}, value: 10}"
+    again = "{row: another, candidates: {one: sgd, other: sam 0.2}, value: 11}"
+    lab.tabled(f"claims: [{sam}, {readings}]\n" + effect)
+    assert lab.report().effects[0][3] == -2.5
+    lab.tabled(f"claims: [{sam}, {readings}, {again}]\n" + effect)
+    assert lab.report().effects[0][3] is None
+
+
 SEARCH = "search: {over: rho, metric: validation/error_pct, series: 'sam {rho}', printed: {'': 0.1}}\n"
 
 
