@@ -442,7 +442,7 @@ def test_every_key_that_a_recipe_sets_has_a_source(name):
     keys |= {str(next(iter(o))).rpartition("/")[2] for o in content["defaults"] if isinstance(o, dict)}
     config = compose_line([f"experiment={name}"])
     assert keys - {*config["origin"].get("from", {}), *config["assumed"]} == set()
-    assert not set(config["origin"]["from"]) & set(config["assumed"])
+    assert not set(config["origin"].get("from", {})) & set(config["assumed"])
 
 
 # Cells that moved when the trees by_network, by_optimizer and by_both became cases.

@@ -79,7 +79,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Vector]:
         seen.append(rademacher(like, generator))
         return seen[-1]
 
-    monkeypatch.setattr("sam_repro.oracle.rademacher", recorded)
+    monkeypatch.setattr("sam_repro.oracle.oracle.rademacher", recorded)
     monkeypatch.setattr("sam_repro.optimizer.sgdhess.rademacher", recorded)
     return seen
 
@@ -193,7 +193,7 @@ def mean_over_all_signs(
     params = list(model.parameters())
     total = torch.zeros(sum(p.numel() for p in params))
     for signs in all_signs(count):
-        monkeypatch.setattr("sam_repro.oracle.rademacher", lambda like, u=signs: [u.view_as(like[0])])
+        monkeypatch.setattr("sam_repro.oracle.oracle.rademacher", lambda like, u=signs: [u.view_as(like[0])])
         total += flat(oracle.ggn_diagonal(params))
     return total / 2**count
 

@@ -125,6 +125,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     for key in ("seconds", "examples_per_second"):
         assert result["cost"].pop(key) > 0
     rows = [json.loads(line) for line in (home(folder) / "metrics.jsonl").read_text().splitlines()]
+    assert result.pop("rows")["rows"] == len(rows)  # its bytes and their digest hold times
     for row in rows:
         row.pop("seconds", None)
     weights = {file.name: file.read_bytes() for file in home(folder).glob("*.safetensors")}
