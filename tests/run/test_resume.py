@@ -112,7 +112,7 @@ def output(folder: Path) -> str:
 def outcome(folder: Path) -> dict[str, Any]:
     """All that a run leaves, but for times, and for what describes the machine and the checkout."""
     result = json.loads((home(folder) / "result.json").read_text())
-    for key in ("environment", "git", "sources_sha256"):
+    for key in ("environment", "git", "sources_sha256", "rows"):  # a digest of the rows, which have times
         del result[key]
     for key in ("seconds", "examples_per_second"):
         assert result["cost"].pop(key) > 0
@@ -263,8 +263,8 @@ def serve() -> None:
 
 def become(config: dict[str, Any], settings: list[str], folder: Path, fault: dict[str, Any] | None) -> None:
     """Be the command, once it has composed its configuration; what it says goes to the file `output`."""
-    from sam_repro.config.compose import check_config
     from sam_repro.config.launch import guarded
+    from sam_repro.config.lines import check_config
     from sam_repro.run.run import run
 
     os.chdir(folder)

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from old_configs import OLD, resolved_then
 
-from sam_repro.config.compose import check_config
 from sam_repro.config.identity import cell_hash, home
-from sam_repro.config.lines import compose_cell, compose_line, read_table
+from sam_repro.config.lines import check_config, compose_cell, compose_line, read_table
 from sam_repro.config.options import table_names
 from sam_repro.config.schema import flat
 from sam_repro.config.schema1 import modern
