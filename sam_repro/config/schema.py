@@ -94,6 +94,7 @@ BOOKKEEPING = (
     "graph",  # a captured step is bitwise the eager one: a GPU test holds it
     "dataset.train_images",
     "dataset.verified",
+    "dataset.shape",
 )
 RECIPE = ("for", "cases", "from")
 """Keys in which a recipe speaks of itself; the door takes them out, and a run has none of them."""
