@@ -1,7 +1,10 @@
 """Limits of values: one line that says what was given and what is allowed."""
 
 import math
+import re
+import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 
@@ -11,6 +14,8 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
         return
     if isinstance(value, bool) or not isinstance(value, int) or not _inside(value, low, high):
         raise ValueError(f"{name} = {shown(value)}: must be an integer{_range(low, high)}{_or_null(optional)}")
+    if abs(value) >= 2**63:
+        raise ValueError(f"{name} = {shown(value)}: must be an integer of at most 63 bits")
 
 
 def number(
@@ -28,7 +33,7 @@ def number(
     fits = (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and math.isfinite(value)
+        and abs(value) <= sys.float_info.max  # neither NaN, nor infinite, nor an integer that no float can be
         and _inside(value, low, high)
         and (above is None or value > above)
         and (below is None or value < below)
@@ -38,12 +43,14 @@ def number(
         raise ValueError(f"{name} = {shown(value)}: must be a finite number{allowed}{_or_null(optional)}")
 
 
-def numbers(name: str, value: Any, **limits: Any) -> None:
-    """Refuse what is not a non-empty list of numbers within the limits of `number`."""
+def numbers(name: str, value: Any, length: int | None = None, **limits: Any) -> None:
+    """Refuse what is not a non-empty list, of `length` if that is told, of numbers within the limits of `number`."""
     if isinstance(value, str) or not isinstance(value, Iterable) or not (items := list(value)):
         raise ValueError(f"{name} = {shown(value)}: must be a list of numbers, such as [0.5, 0.5]")
     for index, item in enumerate(items):
         number(f"{name}[{index}]", item, **limits)
+    if length not in (None, len(items)):
+        raise ValueError(f"{name} = {shown(items)}: must be a list of {length} numbers")
 
 
 def integers(name: str, value: Any, **limits: Any) -> None:
@@ -68,6 +75,41 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
         raise ValueError(f"{name} = {shown(value)}: must be one of {', '.join(map(shown, allowed))}")
 
 
+def order(name: str, value: Any) -> None:
+    """Refuse what is not the order p of a norm: a number > 1, or infinity, also as a text."""
+    if value not in (math.inf, "inf"):
+        try:
+            number(name, value, above=1)
+        except ValueError as error:
+            raise ValueError(f"{error}, or inf") from None
+
+
+def pattern(name: str, value: Any) -> None:
+    """Refuse what is neither None nor a regular expression."""
+    if value is None:
+        return
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} = {shown(value)}: must be a pattern of names, or null")
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{name} = {shown(value)}: must be a pattern of names ({error}), or null") from None
+
+
+natural = partial(integer, low=0)
+positive = partial(integer, low=1)
+share = partial(number, low=0, high=1)
+# What the top level of a configuration and a constructor both take.
+seed = partial(integer, low=0, high=2**32 - 1)  # what NumPy's frozen streams take
+radius = partial(number, low=0)
+weight_decay = partial(number, low=0)
+weight_decay_on = partial(choice, allowed=("all", "no_norm_no_bias"))
+batch_norm_statistics = partial(choice, allowed=("mean", "first", "both"))
+noise_kind = partial(choice, allowed=("uniform", "symmetric", "asymmetric"))
+diagnostics = partial(choice, allowed=("standard", "loss", "drift"))
+wandb = partial(choice, allowed=("auto", "online", "offline", "disabled"))
+
+
 def shown(value: Any) -> str:
     """The value as a command line would spell it; a text that is not one plain word in quotes."""
     if value is None:
@@ -76,6 +118,8 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"{str(value)[:20]}… ({len(str(abs(value)))} digits)"
     return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sam_repro import limits
-from sam_repro.config.checks import sharpness_findings
+from sam_repro.config.checks import contradictions_of_sharpness
 from sam_repro.config.launch import guarded
 from sam_repro.config.lines import compose_part
+from sam_repro.config.schema import flat
 from sam_repro.config.schema1 import modern
 from sam_repro.errors import UserError, readable
 from sam_repro.run.request import Request, describe, find_measurement, make_request, weights_file
@@ -60,7 +61,9 @@ def _requests(argv: list[str]) -> list[tuple[Request, dict[str, Any]]]:
         raise UserError(f"{given[0]}: several runs are a sweep; add -m")
     rest = [_in_group(word) for word in argv if word not in given]
     cells = compose_part(rest, ("sharpness", *HERE))
-    return [_read_request(Path(run), config, words) for run in runs for words, config in cells]
+    requests = [_read_request(Path(run), config, words) for run in runs for words, config in cells]
+    _refuse_settings([request for request, _ in requests if find_measurement(request) is None])
+    return requests
 
 
 def _in_group(word: str) -> str:
@@ -78,7 +81,7 @@ def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[R
         done, weights = find_measurement(request), weights_file(request)
     if request.is_nothing:
         raise UserError("sharpness = none: measures nothing; choose a measure, such as sharpness=lambda_max")
-    if findings := sharpness_findings(config, of_run["rho"]):
+    if findings := list(contradictions_of_sharpness(flat(config), of_run["rho"])):
         raise UserError("\n".join(findings))
     if request.every is not None:
         raise UserError(f"sharpness.every = {request.every}: is for training; a finished run has one set of weights")
@@ -86,6 +89,17 @@ def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[R
         raise UserError(f"{weights}: missing; add resume=false to set this home aside and run again")
     here = {key: config[key] for key in HERE if any(word.startswith(f"{key}=") for word in line)}
     return request, of_run | {key: config[key] for key in ("wandb", "progress")} | here
+
+
+def _refuse_settings(requests: list[Request]) -> None:
+    """Refuse what a measure's constructor refuses, before data are loaded; only here torch is needed."""
+    if not requests:
+        return
+    from sam_repro.run.dry_build import measure_findings
+
+    for request in requests:
+        if findings := measure_findings(request.settings):
+            raise UserError("\n".join(findings))
 
 
 def _meant(run: Path) -> str:

@@ -16,8 +16,8 @@ class Schedule(ABC):
     """
 
     def __init__(self, per: str = "step", warmup_epochs: float = 0.0) -> None:
-        limits.choice("schedule.per", per, ("step", "epoch"))
-        limits.number("schedule.warmup_epochs", warmup_epochs, low=0)
+        limits.choice("per", per, ("step", "epoch"))
+        limits.number("warmup_epochs", warmup_epochs, low=0)
         self.per = per
         self.warmup_epochs = warmup_epochs
 
@@ -45,7 +45,7 @@ class Cosine(Schedule):
     """
 
     def __init__(self, per: str = "step", warmup_epochs: float = 0.0, final: float = 0.0) -> None:
-        limits.number("schedule.final", final, low=0, high=1)
+        limits.number("final", final, low=0, high=1)
         super().__init__(per, warmup_epochs)
         self.final = final
 
@@ -67,10 +67,10 @@ class MultiStep(Schedule):
     def __init__(
         self, milestones: Sequence[float], gamma: float, per: str = "step", warmup_epochs: float = 0.0
     ) -> None:
-        limits.numbers("schedule.milestones", milestones, above=0, below=1)
-        limits.number("schedule.gamma", gamma, above=0, high=1)
+        limits.numbers("milestones", milestones, above=0, below=1)
+        limits.number("gamma", gamma, above=0, high=1)
         if list(milestones) != sorted(set(milestones)):
-            raise ValueError(f"schedule.milestones = {list(milestones)}: must be rising")
+            raise ValueError(f"milestones = {list(milestones)}: must be rising")
         super().__init__(per, warmup_epochs)
         self.milestones = list(milestones)
         self.gamma = gamma

@@ -1,6 +1,7 @@
 """The door to training: `python -m sam_repro.train optimizer=sam rho=0.05`, and `-m` for sweeps."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from sam_repro.config.launch import guarded, launch
@@ -12,7 +13,7 @@ def main() -> None:
 
 
 def _main() -> int:
-    cells = launch(_task)
+    cells = launch(_task, _dry_build)
     if not cells:
         return 0
     from sam_repro.table.sweep import table
@@ -20,6 +21,12 @@ def _main() -> int:
     text, complete = table(cells)
     print(text)
     return 0 if complete else 1
+
+
+def _dry_build(configs: Sequence[dict[str, Any]]) -> list[str]:
+    from sam_repro.run.dry_build import findings
+
+    return findings(configs)
 
 
 def _task(config: dict[str, Any], overrides: list[str]) -> int:

@@ -25,7 +25,9 @@ def message(check, value, **bounds):
     [
         (3, {}, None),
         (-3, {}, None),
-        (10**30, {}, None),
+        (2**63 - 1, {}, None),
+        (2**63, {}, "x = 9223372036854775808: must be an integer of at most 63 bits"),
+        (10**50, {}, "x = 10000000000000000000… (51 digits): must be an integer of at most 63 bits"),
         (0, {"low": 0}, None),
         (-1, {"low": 0}, "x = -1: must be an integer >= 0"),
         (7, {"low": 0, "high": 7}, None),
@@ -62,6 +64,8 @@ def test_integer(value, bounds, said):
         (NAN, {"optional": True}, "x = nan: must be a finite number, or null"),
         (INF, {}, "x = inf: must be a finite number"),
         (-INF, {}, "x = -inf: must be a finite number"),
+        (10**300, {}, None),
+        (10**400, {}, "x = 10000000000000000000… (401 digits): must be a finite number"),
         (True, {}, "x = true: must be a finite number"),
         (False, {"low": 0}, "x = false: must be a finite number >= 0"),
         ("0.5", {}, "x = '0.5': must be a finite number"),
@@ -86,6 +90,9 @@ def test_number(value, bounds, said):
         ([0.5, 0], {"above": 0}, "x[1] = 0: must be a finite number > 0"),
         ([[0.5]], {}, "x[0] = [0.5]: must be a finite number"),
         ([NAN], {}, "x[0] = nan: must be a finite number"),
+        ([0.5, 1], {"length": 2}, None),
+        ([0.5], {"length": 2}, "x = [0.5]: must be a list of 2 numbers"),
+        (np.ones(3), {"length": 2, "low": 0}, "x = [1.0, 1.0, 1.0]: must be a list of 2 numbers"),
     ],
 )
 def test_numbers(value, bounds, said):
@@ -141,6 +148,34 @@ def test_boolean(value, said):
 )
 def test_choice(value, allowed, said):
     assert message(limits.choice, value, allowed=allowed) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1.5, None),
+        (INF, None),
+        ("inf", None),
+        (1, "x = 1: must be a finite number > 1, or inf"),
+        (NAN, "x = nan: must be a finite number > 1, or inf"),
+    ],
+)
+def test_order(value, said):
+    assert message(limits.order, value) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, None),
+        ("conv.*weight", None),
+        ("", "x = '': must be a pattern of names, or null"),
+        (3, "x = 3: must be a pattern of names, or null"),
+        ("(", "x = '(': must be a pattern of names (missing ), unterminated subpattern at position 0), or null"),
+    ],
+)
+def test_pattern(value, said):
+    assert message(limits.pattern, value) == said
 
 
 @pytest.mark.parametrize(

@@ -101,15 +101,15 @@ def test_factor_is_a_function_of_the_step(make: Callable[..., Schedule], per: st
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Cosine(per="batch"), "schedule.per = batch: must be one of step, epoch"),
-        (lambda: Cosine(warmup_epochs=-1), "schedule.warmup_epochs = -1"),
-        (lambda: Cosine(final=1.5), "schedule.final = 1.5"),
-        (lambda: MultiStep([0.5, 1.0], 0.1), r"schedule.milestones\[1\] = 1.0"),
-        (lambda: MultiStep([], 0.1), r"schedule.milestones = \[\]"),
-        (lambda: MultiStep([0.6, 0.3], 0.1), r"schedule.milestones = \[0.6, 0.3\]: must be rising"),
-        (lambda: MultiStep([0.5, 0.5], 0.1), r"schedule.milestones = \[0.5, 0.5\]: must be rising"),
-        (lambda: MultiStep([0.5], 0.0), "schedule.gamma = 0.0"),
-        (lambda: MultiStep([0.5], 1.5), "schedule.gamma = 1.5"),
+        (lambda: Cosine(per="batch"), "per = batch: must be one of step, epoch"),
+        (lambda: Cosine(warmup_epochs=-1), "warmup_epochs = -1"),
+        (lambda: Cosine(final=1.5), "final = 1.5"),
+        (lambda: MultiStep([0.5, 1.0], 0.1), r"milestones\[1\] = 1.0"),
+        (lambda: MultiStep([], 0.1), r"milestones = \[\]"),
+        (lambda: MultiStep([0.6, 0.3], 0.1), r"milestones = \[0.6, 0.3\]: must be rising"),
+        (lambda: MultiStep([0.5, 0.5], 0.1), r"milestones = \[0.5, 0.5\]: must be rising"),
+        (lambda: MultiStep([0.5], 0.0), "gamma = 0.0"),
+        (lambda: MultiStep([0.5], 1.5), "gamma = 1.5"),
     ],
 )
 def test_out_of_range_is_refused(make: Any, message: str) -> None:

@@ -30,9 +30,9 @@ class Cutout:
     probability: float = 1.0
 
     def __post_init__(self) -> None:
-        limits.integer("cutout.size", self.size, low=0)
+        limits.natural("cutout.size", self.size)
         limits.choice("cutout.per", self.per, ("image", "batch"))
-        limits.number("cutout.probability", self.probability, low=0, high=1)
+        limits.share("cutout.probability", self.probability)
 
 
 NO_CUTOUT = Cutout()
@@ -83,7 +83,7 @@ class Augmentation:
         limits.numbers("std", std, above=0)
         if len(mean) != len(std):
             raise ValueError(f"std = {list(std)}: must be as many numbers as mean, {len(mean)}")
-        limits.integer("pad", pad, low=0)
+        limits.natural("pad", pad)
         limits.choice("padding_mode", padding_mode, ("zero", "reflect"))
         limits.boolean("flip", flip)
         self.mean = tuple(mean)
@@ -138,10 +138,11 @@ class Augmentation:
 
     def check(self, images: Tensor) -> None:
         """Refuse images that it cannot work on: of another kind, or too small for the crop or the square."""
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != len(self.mean):
-            raise ValueError(
-                f"images: {images.dtype} of shape {list(images.shape)}; must be uint8 [B, {len(self.mean)}, H, W]"
-            )
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise ValueError(f"images: {images.dtype} of shape {list(images.shape)}; must be uint8 [B, C, H, W]")
+        if (channels := images.shape[1]) != len(self.mean):
+            mean = limits.shown(list(self.mean))
+            raise ValueError(f"mean = {mean}: must be one number for each channel, of which there are {channels}")
         smallest = min(images.shape[2:])
         limits.integer("pad", self.pad, low=0, high=smallest - 1)
         limits.integer("cutout.size", self.cutout.size, low=0, high=2 * smallest - 1)

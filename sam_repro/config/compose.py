@@ -27,6 +27,7 @@ from sam_repro.config.options import config_dir, groups_of, nearest, option_file
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import quoted
 from sam_repro.errors import UserError
+from sam_repro.limits import shown
 
 __all__ = [
     "SPELLING",
@@ -106,8 +107,20 @@ def compose(words: Sequence[str], extra_dir: str | None = None) -> Unresolved:
     overrides = [parse_word(word) for word in words]
     chosen = tuple(o.input_line or "" for o in overrides if o.key_or_group in groups)
     base = copy.deepcopy(_base(chosen, extra_dir, option_files(extra_dir)))
-    ConfigLoaderImpl._apply_overrides_to_config([o for o in overrides if o.key_or_group not in groups], base.config)
+    keys = [o for o in overrides if o.key_or_group not in groups]
+    for override in keys:
+        _refuse_value_of_a_node(base.config, override)
+    ConfigLoaderImpl._apply_overrides_to_config(keys, base.config)
     return base
+
+
+def _refuse_value_of_a_node(config: DictConfig, override: Override) -> None:
+    """Refuse one value where there are keys; what a node builds is not one of them."""
+    key, value = override.key_or_group, override.value()
+    node = None if isinstance(value, dict) or "${" in repr(value) else OmegaConf.select(config, key)
+    names = [str(name) for name in node] if isinstance(node, DictConfig) else []
+    if below := [f"{key}.{name}" for name in names if not name.startswith("_")]:
+        raise UserError(f"{key} = {shown(value)}: has keys of its own; set {', '.join(below)}")
 
 
 @lru_cache(maxsize=256)
@@ -135,7 +148,7 @@ def parse_word(written: str) -> Override:
     """
     try:
         return OverridesParser.create().parse_override(written)
-    except HydraException:
+    except (HydraException, ValueError):  # Python reads no integer of more than 4300 digits
         key, equals, value = written[:200].partition("=")
         remedy = f"; a text with such signs needs quotes of its own: \"{key}='{value}'\"" if set(value) & SIGNS else ""
         raise UserError(

@@ -24,6 +24,7 @@ from sam_repro.config.schema import Resolved
 from sam_repro.errors import Busy, Failure, Stopped, UserError
 
 Task = Callable[[Resolved, list[str]], int]
+DryBuild = Callable[[Sequence[Resolved]], list[str]]
 
 ConfigStore.instance().store(  # a launcher of Hydra composes only the number of a line, and writes nothing
     name="line",
@@ -57,8 +58,8 @@ def guarded(action: Callable[[], int]) -> int:
         return 1
 
 
-def launch(task: Task) -> list[Resolved]:
-    """Check the command line, compose every line of it once, and call the task with each.
+def launch(task: Task, dry_build: DryBuild) -> list[Resolved]:
+    """Check the command line, compose every line of it once, build all of them dry, and call the task with each.
 
     A single run ends the process with the task's exit code. A line of a sweep that fails does not end the sweep, one
     that is stopped by a signal does.
@@ -66,6 +67,7 @@ def launch(task: Task) -> list[Resolved]:
     Args:
         task: (resolved and checked configuration, words) → exit code; a function of a module, so that a launcher can
             send it to another process.
+        dry_build: configurations → what constructors refuse of them, one line each; none if all may run.
 
     Returns:
         The configurations of a sweep's lines; nothing where something was only shown (`--cfg job`, `--help`).
@@ -79,13 +81,16 @@ def launch(task: Task) -> list[Resolved]:
         _show(command)
         return []
     lines = compose_sweep(command)
+    launcher = _compose_launcher(command) if command.launcher else None
+    if findings := dry_build([line.config for line in lines]):
+        raise UserError("\n".join(findings))
     if not command.is_sweep:
         sys.exit(guarded(partial(task, lines[0].config, lines[0].words)))
-    if command.launcher:
-        _send(command, task, lines)
-    else:
+    if launcher is None:
         for line in lines:
             run_line(task, line)
+    else:
+        _send(launcher, task, lines)
     return [line.config for line in lines]
 
 
@@ -100,11 +105,16 @@ def run_numbered(task: Task, lines: Sequence[Line], config: DictConfig) -> None:
     run_line(task, lines[config.line])
 
 
-def _send(command: Command, task: Task, lines: Sequence[Line]) -> None:
-    """Let one of Hydra's launchers start the lines: it gets their numbers, and composes nothing of ours."""
+def _compose_launcher(command: Command) -> DictConfig:
+    """The configuration of one of Hydra's launchers, and of a line as it sees one."""
     words = ["hydra.mode=MULTIRUN", *(override.input_line or "" for override in command.of_hydra)]
     with explained([], None), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = hydra.compose("line", words, return_hydra_config=True)
+        return hydra.compose("line", words, return_hydra_config=True)
+
+
+def _send(config: DictConfig, task: Task, lines: Sequence[Line]) -> None:
+    """Let one of Hydra's launchers start the lines: it gets their numbers, and composes nothing of ours."""
+    with explained([], None), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
         job = partial(run_numbered, task, list(lines))
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)

@@ -94,6 +94,7 @@ BOOKKEEPING = (
     "graph",  # a captured step is bitwise the eager one: a GPU test holds it
     "dataset.train_images",
     "dataset.verified",
+    "dataset.shape",
 )
 RECIPE = ("for", "cases", "from")
 """Keys that describe a recipe. The door takes them out, so a run has none of them."""

@@ -40,9 +40,9 @@ class LabelNoise:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        limits.number("label_noise.rate", self.rate, low=0, high=1)
-        limits.choice("label_noise.kind", self.kind, tuple(REPLACEMENTS))
-        limits.integer("label_noise.seed", self.seed, low=0, high=2**32 - 1)
+        limits.share("rate", self.rate)
+        limits.noise_kind("kind", self.kind)
+        limits.seed("seed", self.seed)
 
     def corrupted(self, images: Images) -> Tensor:
         """The training labels [N], in file order, with the noise."""

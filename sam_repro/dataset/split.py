@@ -35,11 +35,11 @@ class Validation:
     noisy: bool = False
 
     def __post_init__(self) -> None:
-        limits.integer("validation.count", self.count, low=0)
-        limits.integer("validation.seed", self.seed, low=0, high=2**32 - 1)
-        limits.boolean("validation.stratified", self.stratified)
-        limits.boolean("validation.augmented", self.augmented)
-        limits.boolean("validation.noisy", self.noisy)
+        limits.natural("count", self.count)
+        limits.seed("seed", self.seed)
+        limits.boolean("stratified", self.stratified)
+        limits.boolean("augmented", self.augmented)
+        limits.boolean("noisy", self.noisy)
 
     def held_out(self, labels: Tensor) -> Tensor:
         """Which of the images with these true labels [N] are held out: a mask [N] of `count` trues."""

@@ -20,8 +20,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, on: str = "all") -> 
     Raises:
         ValueError: if an argument is outside of what is said here.
     """
-    limits.number("weight_decay", weight_decay, low=0)
-    limits.choice("weight_decay_on", on, ("all", "no_norm_no_bias"))
+    limits.weight_decay("weight_decay", weight_decay)
+    limits.weight_decay_on("weight_decay_on", on)
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for parameter, norm, bias in _kinds(model):
         decays = on == "all" or not (norm or bias)

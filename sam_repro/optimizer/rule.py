@@ -133,7 +133,7 @@ class TwoPass(Rule):
     """
 
     def __init__(self, base: Optimizer, rho: float) -> None:
-        limits.number("rho", rho, low=0)
+        limits.radius("rho", rho)
         super().__init__(base)
         self.rho: Tensor = torch.tensor(rho, dtype=torch.float64, device=self.params[0].device)
         self._backup: Vector = []

@@ -49,8 +49,7 @@ class SAM(TwoPass):
         second_order: bool = False,
         perturb: str = "all",
     ) -> None:
-        if p not in (math.inf, "inf"):
-            limits.number("p", p, above=1)
+        limits.order("p", p)
         limits.integer("ascent_steps", ascent_steps, low=1)
         limits.choice("ascent", ascent, ("gradient", "random"))
         limits.boolean("second_order", second_order)

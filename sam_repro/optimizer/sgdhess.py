@@ -47,7 +47,7 @@ class SGDHess(Rule):
     allows_decay_in_loss = False
 
     def __init__(self, base: Optimizer, rho: float, curvature: str = "gauss_newton", period: int = 1) -> None:
-        limits.number("rho", rho, low=0)
+        limits.radius("rho", rho)
         limits.choice("curvature", curvature, (*PRODUCTS, *DIAGONALS))
         limits.integer("period", period, low=1)
         if period > 1 and curvature not in DIAGONALS:

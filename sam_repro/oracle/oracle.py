@@ -22,7 +22,6 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 Mean = Callable[[list[Tensor]], list[Tensor]]
 Reseed = Callable[[int, torch.device], object]
 T = TypeVar("T")
-BATCH_NORM_STATISTICS = ("mean", "first", "both")
 
 
 class Term(NamedTuple):
@@ -74,7 +73,7 @@ class Objective:
         compile: bool = False,
     ) -> None:
         _refuse_float16(autocast)
-        limits.choice("batch_norm_statistics", batch_norm_statistics, BATCH_NORM_STATISTICS)
+        limits.batch_norm_statistics("batch_norm_statistics", batch_norm_statistics)
         self.model = model
         self.criterion = criterion
         self.autocast = autocast

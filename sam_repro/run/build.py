@@ -1,8 +1,11 @@
 """From a resolved configuration to the objects of a run."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from sam_repro.config.schema import Resolved
 from sam_repro.dataset import Data, DataError, LabelNoise, Validation, prepare
 from sam_repro.errors import UserError
 from sam_repro.optimizer import Rule, parameter_groups
+from sam_repro.optimizer.base import check_base
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Schedule
 from sam_repro.seeds import derived
@@ -36,20 +40,28 @@ class Shape:
 def make_data(config: Resolved) -> Data:
     """Images and labels of the run, split and with label noise, on the device."""
     node = config["dataset"]
-    with refused("dataset"):
+    validation, noise = make_validation(config), make_noise(config)
+    with refused(config, "dataset"):
         images = _made(node["source"])(data_dir=config["data_dir"], download=config["download"])
-        data = prepare(images, validation=Validation(**node["validation"]), noise=LabelNoise(**config["label_noise"]))
+        data = prepare(images, validation, noise)
     if config["batch_size"] > len(data.train):
         raise UserError(
             f"batch_size = {config['batch_size']}: the training set has {len(data.train)} images; "
             f"choose batch_size={len(data.train)} or less"
         )
-    channels = data.train.images.shape[1]
-    if len(node["mean"]) != channels:
-        raise UserError(
-            f"dataset.mean = {node['mean']}: must be one number for each channel, of which there are {channels}"
-        )
     return data.to(torch.device(config["device"]))
+
+
+def make_validation(config: Resolved) -> Validation:
+    """Which training images are held out."""
+    with refused(config, "dataset.validation"):
+        return Validation(**config["dataset"]["validation"])
+
+
+def make_noise(config: Resolved) -> LabelNoise:
+    """Which training labels are replaced."""
+    with refused(config, "label_noise"):
+        return LabelNoise(**config["label_noise"])
 
 
 def shape_of(data: Data) -> Shape:
@@ -61,18 +73,25 @@ def shape_of(data: Data) -> Shape:
 def make_model(config: Resolved, shape: Shape) -> nn.Module:
     """The network with its initial weights, a function of the seed alone."""
     torch.default_generator.manual_seed(derived(config["seed"], "initialisation"))
-    with refused("architecture"):
-        model: nn.Module = _made(config["architecture"])(**vars(shape))
+    model = make_network(config, shape)
     layout = torch.channels_last if config["channels_last"] else torch.contiguous_format
     return model.to(config["device"], memory_format=layout)  # type: ignore[call-overload]
 
 
-def make_augmentation(config: Resolved, data: Data) -> Augmentation:
-    """The augmentation, with the data set's normalisation and fit for its images."""
-    with refused("augmentation"):
+def make_network(config: Resolved, shape: Shape) -> nn.Module:
+    """The network, with weights from torch's own generator, on torch's default device."""
+    with refused(config, "architecture"):
+        network: nn.Module = _made(config["architecture"])(**vars(shape))
+        return network
+
+
+def make_augmentation(config: Resolved, images: Tensor | None) -> Augmentation:
+    """The augmentation, with the data set's normalisation; fit for images such as these, if there are any."""
+    with refused(config, "augmentation", "dataset"):
         node = config["dataset"]
         augmentation: Augmentation = _made(config["augmentation"])(mean=node["mean"], std=node["std"])
-        augmentation.check(data.train.images[:1])
+        if images is not None:
+            augmentation.check(images)
         return augmentation
 
 
@@ -100,9 +119,11 @@ def make_rule(config: Resolved, model: nn.Module) -> Rule:
     """The rule on its base optimizer."""
     in_base = config["weight_decay"] if config["weight_decay_in"] == "base" else 0.0
     groups = parameter_groups(model, in_base, config["weight_decay_on"])
-    with refused("base_optimizer"):
+    with refused(config, "base_optimizer"):
+        if config["base_optimizer"]["_target_"].partition(".")[0] in ("torch", "timm"):
+            check_base(config["base_optimizer"])
         base = _made(config["base_optimizer"])(groups, lr=config["lr"])
-    with refused("optimizer"):
+    with refused(config, "optimizer"):
         rule: Rule = _made(config["optimizer"])(base)
     if config["weight_decay_in"] == "loss" and not rule.allows_decay_in_loss:
         name = config["choices"]["optimizer"]
@@ -112,7 +133,7 @@ def make_rule(config: Resolved, model: nn.Module) -> Rule:
 
 def make_schedule(config: Resolved) -> Schedule:
     """The schedule of the learning rate."""
-    with refused("schedule"):
+    with refused(config, "schedule"):
         return _made(config["schedule"])
 
 
@@ -126,9 +147,14 @@ def declared_cost(config: Resolved) -> tuple[int | None, int | None]:
     images = config["dataset"].get("train_images")
     if images is None:
         return None, None
-    rule = make_rule(config, nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)))  # any network costs as many
+    rule = make_rule(config, smallest_network())
     steps = make_plan(config).steps(images - config["dataset"]["validation"]["count"])
     return sum(map(rule.passes, range(steps))), sum(map(rule.products, range(steps)))
+
+
+def smallest_network() -> nn.Module:
+    """What a rule is built on where no network is at hand: it costs as many passes and has parameters of each kind."""
+    return nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
 
 
 def make_diagnostics(config: Resolved) -> Diagnostics:
@@ -138,7 +164,7 @@ def make_diagnostics(config: Resolved) -> Diagnostics:
 
 def make_measure(node: Resolved) -> Measure | None:
     """The measure of sharpness that a node describes; None where nothing is measured."""
-    with refused("sharpness"):
+    with refused({"sharpness": node}, "sharpness"):
         return _made(node)
 
 
@@ -148,13 +174,27 @@ def _made(node: Resolved) -> Any:
 
 
 @contextmanager
-def refused(group: str) -> Iterator[None]:
-    """What a constructor refuses is the user's to change."""
+def refused(config: Resolved, *nodes: str) -> Iterator[None]:
+    """What a constructor refuses is the user's to change, who knows it by the key in the configuration.
+
+    Args:
+        config: the configuration.
+        nodes: where the arguments are from, dotted; what is about none of their keys is told of the first.
+    """
     try:
         yield
     except InstantiationException as error:
-        raise UserError(f"{group}: {' '.join(str(error.__cause__ or error).split())}") from error
+        raise UserError(_in_node(error.__cause__ or error, config, nodes)) from error
     except (ValueError, TypeError) as error:
-        raise UserError(f"{group}: {error}") from error
+        raise UserError(_in_node(error, config, nodes)) from error
     except DataError as error:
         raise UserError(str(error)) from error
+
+
+def _in_node(error: BaseException, config: Resolved, nodes: tuple[str, ...]) -> str:
+    message = " ".join(str(error).split())
+    about = re.match(r"\w+(?=[\w.\[\]]* = )", message)
+    for node in nodes:
+        if about and about[0] in reduce(getitem, node.split("."), config):
+            return f"{node}.{message}"
+    return f"{nodes[0]}: {message}" if nodes else message

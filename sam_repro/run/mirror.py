@@ -12,7 +12,6 @@ from sam_repro import limits
 if TYPE_CHECKING:
     from wandb import Run
 
-MODES = ("auto", "online", "offline", "disabled")
 START_SECONDS = 5  # until a host counts as dead; the offline start then takes its second
 FINISH_SECONDS = 15  # until what is not uploaded is left on disk
 
@@ -101,7 +100,7 @@ def open_mirror(
     Raises:
         ValueError: if there is no such mode.
     """
-    limits.choice("wandb", mode, MODES)
+    limits.wandb("wandb", mode)
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or "online"
     if mode == "disabled":

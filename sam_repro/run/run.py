@@ -88,7 +88,8 @@ def run(config: Resolved, overrides: list[str]) -> Result:
     if done:
         return _complete(config, folder, done)
     model = build.make_model(config, build.shape_of(data))
-    objective, augmentation = build.make_objective(config, model), build.make_augmentation(config, data)
+    objective = build.make_objective(config, model)
+    augmentation = build.make_augmentation(config, data.train.images[:1])
     request = make_request(config, folder)
     sharpness = RunSharpness(
         request, build.make_measure(request.settings), config, objective, data, augmentation, folder

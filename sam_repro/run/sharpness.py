@@ -176,7 +176,8 @@ def measure_finished(request: Request, config: Resolved, trust: bool = False) ->
         if path.name == "model.safetensors" and tensors_sha256(weights) != request.result["weights_sha256"]:
             raise ValueError("its weights are not those of result.json")
         model.load_state_dict(weights)
-    augmentation, objective = build.make_augmentation(config, data), build.make_objective(config, model)
+    augmentation = build.make_augmentation(config, data.train.images[:1])
+    objective = build.make_objective(config, model)
     sharpness = RunSharpness(request, measure, config, objective, data, augmentation, request.run)
     with locked(request.run):
         try:

@@ -57,7 +57,7 @@ class Luong2024(Measure):
         limits.choice("mode", self.mode, MODES)
         limits.number("tolerance", self.tolerance, above=0)
         limits.integer("max_products", self.max_products, low=1)
-        limits.integer("seed", self.seed, low=0, high=2**32 - 1)
+        limits.seed("seed", self.seed)
 
     def __call__(self, subject: Subject, notes: Notes) -> Measurement:
         """Measure `mean_positive` (absent where none is positive), `maximum`, `negative_share`, `unconverged_share`."""

@@ -102,12 +102,8 @@ class OnSample(Measure):
         limits.integer("examples", self.examples, low=1)
         limits.integer("batch_size", self.batch_size, low=1)
         limits.choice("mode", self.mode, MODES)
-        limits.integer("seed", self.seed, low=0, high=2**32 - 1)
-        if self.parameters is not None:
-            try:
-                re.compile(self.parameters)
-            except re.error as error:
-                raise ValueError(f"parameters = {limits.shown(self.parameters)}: no pattern ({error})") from None
+        limits.seed("seed", self.seed)
+        limits.pattern("parameters", self.parameters)
 
     @contextmanager
     def curvature(self, subject: Subject) -> Iterator[Curvature]:

@@ -11,8 +11,6 @@ from sam_repro.optimizer import Observation
 from sam_repro.optimizer.sam_masked import ratio_classes
 from sam_repro.vectors import Vector, dot, norm, ratio
 
-LEVELS = ("standard", "loss", "drift")
-
 
 class Diagnostics:
     """Numbers of a step, 0-dim tensors on the device; nothing is read by the host.
@@ -30,9 +28,9 @@ class Diagnostics:
     """
 
     def __init__(self, level: str = "standard", every: int | None = 100, period: int = 5) -> None:
-        limits.choice("diagnostics", level, LEVELS)
-        limits.integer("diagnose_every", every, low=1, optional=True)
-        limits.integer("period", period, low=1)
+        limits.diagnostics("diagnostics", level)
+        limits.positive("diagnose_every", every, optional=True)
+        limits.positive("period", period)
         self.level = level
         self.every = every
         self.period = period

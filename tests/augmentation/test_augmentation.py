@@ -195,8 +195,16 @@ def test_refused_arguments(arguments, message):
 @pytest.mark.parametrize(
     ("augmentation", "images", "message"),
     [
-        (Augmentation(MEAN, STD), batch(channels=1), r"must be uint8 \[B, 3, H, W\]"),
-        (Augmentation([0.5], [0.5]), batch(), r"must be uint8 \[B, 1, H, W\]"),
+        (
+            Augmentation(MEAN, STD),
+            batch(channels=1),
+            r"mean = .*: must be one number for each channel, of which there are 1",
+        ),
+        (
+            Augmentation([0.5], [0.5]),
+            batch(),
+            r"mean = \[0.5\]: must be one number for each channel, of which there are 3",
+        ),
         (Augmentation(MEAN, STD), batch() / 255, "float32"),
         (Augmentation(MEAN, STD), batch()[0], "shape"),
         (Augmentation(MEAN, STD, pad=8, padding_mode="reflect"), batch(height=8), r"pad = 8: .* <= 7"),

@@ -149,10 +149,10 @@ def test_the_hash_is_over_the_mask_and_the_labels():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rate": -0.1}, "label_noise.rate = -0.1"),
-        ({"rate": 1.1}, "label_noise.rate = 1.1"),
-        ({"kind": "pairs"}, "label_noise.kind = pairs: must be one of uniform, symmetric, asymmetric"),
-        ({"seed": -1}, "label_noise.seed = -1"),
+        ({"rate": -0.1}, "rate = -0.1"),
+        ({"rate": 1.1}, "rate = 1.1"),
+        ({"kind": "pairs"}, "kind = pairs: must be one of uniform, symmetric, asymmetric"),
+        ({"seed": -1}, "seed = -1"),
     ],
 )
 def test_refused(arguments, message):

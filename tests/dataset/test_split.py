@@ -110,11 +110,11 @@ def test_the_count_must_leave_something_to_train_on():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"count": -1}, "validation.count = -1"),
-        ({"seed": 2**32}, "validation.seed"),
-        ({"stratified": "yes"}, "validation.stratified = yes"),
-        ({"augmented": 0}, "validation.augmented = 0"),
-        ({"noisy": None}, "validation.noisy = null"),
+        ({"count": -1}, "count = -1"),
+        ({"seed": 2**32}, "seed = "),
+        ({"stratified": "yes"}, "stratified = yes"),
+        ({"augmented": 0}, "augmented = 0"),
+        ({"noisy": None}, "noisy = null"),
     ],
 )
 def test_refused(arguments, message):

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro.config.checks import check
 from sam_repro.config.lines import compose_line
 from sam_repro.optimizer import SGD, LookLayerSAM, LookSAM, Rule
 from sam_repro.oracle import Objective
+from sam_repro.run.dry_build import findings
 
 pytestmark = pytest.mark.usefixtures("float64")
 RHO, ALPHA, PERIOD, LR, MOMENTUM, STEPS = 0.05, 0.3, 3, 0.05, 0.9, 20
@@ -177,7 +177,7 @@ def test_bad_arguments_are_refused() -> None:
         LookLayerSAM(sgd(toy()), RHO, formula="layer_norm")
     config = compose_line(["optimizer=look_layersam"])
     config["optimizer"]["formula"] = "layer_norm"
-    assert check(config) == [f"optimizer.{message}"]
+    assert findings([config]) == [f"optimizer.{message}"]
     for options in ({"period": 0}, {"alpha": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} = "):
             LookLayerSAM(sgd(toy()), RHO, **options)

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro.config.checks import check
 from sam_repro.config.lines import compose_line
 from sam_repro.optimizer import SAM, SAMK, SGD, Rule
 from sam_repro.oracle import Objective
+from sam_repro.run.dry_build import findings
 
 pytestmark = pytest.mark.usefixtures("float64")
 RHO, LR, MOMENTUM, STEPS = 0.1, 0.1, 0.9, 11
@@ -93,4 +93,4 @@ def test_period_out_of_range_is_refused(bad: Any) -> None:
     for rule in ("sam_k", "looksam", "look_layersam"):
         config = compose_line([f"optimizer={rule}"])
         config["optimizer"]["period"] = bad
-        assert "optimizer.period = " in check(config)[0]
+        assert "optimizer.period = " in findings([config])[0]

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro.config.checks import finding
+from sam_repro.config.lines import compose_line
+from sam_repro.limits import shown
 from sam_repro.optimizer import SAM, SGD, Rule, SAMMasked
 from sam_repro.oracle import Objective
+from sam_repro.run.dry_build import findings
 from sam_repro.vectors import Vector, norm
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -209,6 +211,5 @@ def test_bad_input_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SAMMasked(base(network()), **({"rho": RHO, "classes": [1]} | options))
     ((key, value),) = options.items()
-    found = finding(f"optimizer.{key}", value)
-    assert found is not None
-    assert found.startswith(f"optimizer.{key}")
+    (line,) = findings([compose_line(["optimizer=sam_masked", f"optimizer.{key}={shown(value)}"])])
+    assert line.startswith(f"optimizer.{key}")

@@ -446,13 +446,6 @@ REFUSED = {
     "run=RUN +sharpness.x=1": "+sharpness.x=1: keys can be set, not added or removed",
     "run=RUN sharpness.steps=3": "sharpness.steps: no such key; there are: sharpness.",
     "run=RUN sharpness=hessian sharpness.step=3": "sharpness.step: no such key; did you mean sharpness.steps?",
-    "run=RUN sharpness.examples=0": "sharpness.examples = 0: must be an integer >= 1",
-    "run=RUN sharpness=hessian sharpness.trace_products=3": "sharpness.trace_products = 3: must be an integer >= 6",
-    "run=RUN sharpness.mode=test": "sharpness.mode = test: must be one of eval, train",
-    "run=RUN 'sharpness.parameters=\"[\"'": "sharpness.parameters = '[': must be a pattern of names",
-    "run=RUN sharpness=worst_case sharpness.p=1": "sharpness.p = 1: must be 2 or inf",
-    "run=RUN sharpness=landscape sharpness.points=4": "sharpness.points = 4: must be odd",
-    "run=RUN sharpness.tolerance=nan": "sharpness.tolerance = nan: must be a finite number > 0",
     "run=RUN sharpness.every=2": "sharpness.every = 2: is for training",
     "run=RUN checkpoint=worst": "sharpness.checkpoint = worst: must be one of last, best",
     "run=RUN checkpoint=": "sharpness.checkpoint = '': must be one of last, best",
@@ -464,6 +457,16 @@ REFUSED = {
     "run=WITHOUT": "model.safetensors: missing; add resume=false to set this home aside and run again",
     "run=SGD sharpness=worst_case": "sharpness.rho = null: the run has no rho for worst_case; give one, such as",
     "-m run=RUN,nowhere": "run = nowhere: no finished run",
+}
+REFUSED_BY_DRY_BUILD = {
+    "run=RUN sharpness.examples=0": "sharpness.examples = 0: must be an integer >= 1",
+    "run=RUN sharpness=hessian sharpness.trace_products=3": "sharpness.trace_products = 3: must be an integer >= 6",
+    "run=RUN sharpness.mode=test": "sharpness.mode = test: must be one of eval, train",
+    "run=RUN 'sharpness.parameters=\"[\"'": "sharpness.parameters = '[': must be a pattern of names",
+    "run=RUN sharpness=worst_case sharpness.p=1": "sharpness.p = 1: must be one of 2, inf",
+    "run=RUN sharpness=landscape sharpness.points=4": "sharpness.points = 4: must be odd",
+    "run=RUN sharpness.tolerance=nan": "sharpness.tolerance = nan: must be a finite number > 0",
+    "run=RUN sharpness=hessian sharpness.steps=1": "sharpness.steps = 1: must be an integer >= 2",
 }
 
 
@@ -484,16 +487,18 @@ def homes(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return folder, {"RUN": str(own)}
 
 
-@pytest.mark.parametrize("line", REFUSED)
-def test_refused_in_one_line_without_torch(door: Door, homes: tuple[Path, dict[str, str]], line: str) -> None:
+@pytest.mark.parametrize("line", [*REFUSED, *REFUSED_BY_DRY_BUILD])
+def test_refused_in_one_line_and_torch_is_for_the_measure(
+    door: Door, homes: tuple[Path, dict[str, str]], line: str
+) -> None:
     folder, names = homes
     before = files(folder)
     answer = door(line.replace("RUN", names["RUN"]), folder)
     assert answer.code == 2, answer
     assert answer.err.startswith("sam_repro: ")
     assert answer.err.count("\n") == 1
-    assert REFUSED[line].replace("RUN", names["RUN"]) in answer.err
-    assert not answer.torch
+    assert (REFUSED | REFUSED_BY_DRY_BUILD)[line].replace("RUN", names["RUN"]) in answer.err
+    assert answer.torch == (line in REFUSED_BY_DRY_BUILD)
     assert files(folder) == before
 
 
@@ -524,7 +529,7 @@ def test_training_refuses_what_could_not_be_measured(tmp_path: Path, line: str) 
 
 
 def test_a_measure_outside_the_repository(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run / "mine.py").write_text(
+    (run / "slopes.py").write_text(
         "from dataclasses import dataclass\n"
         "from sam_repro.sharpness import Measurement, OnSample\n\n\n"
         "@dataclass(frozen=True, kw_only=True)\n"
@@ -538,7 +543,7 @@ def test_a_measure_outside_the_repository(run: Path, monkeypatch: pytest.MonkeyP
     )
     option = run / "options" / "sharpness" / "slope.yaml"
     option.parent.mkdir(parents=True)
-    option.write_text("_target_: mine.GradientNorm\npower: 2\n")
+    option.write_text("_target_: slopes.GradientNorm\npower: 2\n")
     monkeypatch.syspath_prepend(str(run))
     said = measured(run, "--config-dir", "options", "sharpness=slope", "sharpness.power=1")
     assert said.code == 0, said

@@ -1,0 +1,226 @@
+"""The door builds everything but the data before it loads any: what a constructor refuses is told by its key."""
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from called import command
+from hydra.utils import get_object
+
+from sam_repro import train
+from sam_repro.augmentation import Augmentation
+from sam_repro.augmentation.augmentation import Cutout
+from sam_repro.config.checks import LIMITS, finding
+from sam_repro.config.identity import home
+from sam_repro.config.lines import compose_line
+from sam_repro.config.options import config_dir
+from sam_repro.config.schema import flat
+from sam_repro.dataset import LabelNoise, Validation, digits
+from sam_repro.optimizer import SAM, SGDHess, parameter_groups
+from sam_repro.oracle import Objective
+from sam_repro.run import build
+from sam_repro.run.dry_build import findings
+from sam_repro.run.mirror import open_mirror
+from sam_repro.run.numerics import with_numerics
+from sam_repro.training.diagnostics import Diagnostics
+
+OPTIONS = sorted(
+    f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in compose_line([])
+)
+BAD = [math.nan, -1, "nonsense"]
+TEXTS = {"sharpness.parameters"}  # a pattern of names: any word is one
+INHERITED = {"optimizer.rho"}  # ${rho}, a top-level key: `contradictions` refuses another value
+OF_THE_DATA = {"dataset.mean", "dataset.std"}  # arguments of the augmentation
+
+
+def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[..., Any]]]:
+    """The nodes of an option with their settings and what takes them."""
+    group = option.partition("=")[0]
+    config = compose_line([option])
+    if group == "dataset":
+        yield "dataset.validation", config["dataset"]["validation"], Validation
+        return
+    yield group, config[group], get_object(config[group]["_target_"])
+    if group == "augmentation":
+        yield "augmentation.cutout", config["augmentation"]["cutout"], Cutout
+
+
+def changed(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The configuration with another value at a dotted key."""
+    first, _, rest = key.partition(".")
+    return {**config, first: changed(config[first], rest, value) if rest else value}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_is_built_dry(option: str) -> None:
+    assert findings([compose_line([option])]) == []
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_key_of_an_option_is_an_argument_or_has_limits(option: str) -> None:
+    for node, settings, target in nodes_of(option):
+        keys = [key for key in settings if key not in ("_target_", "_partial_") and f"{node}.{key}" not in LIMITS]
+        assert [key for key in keys if key not in inspect.signature(target).parameters] == []
+    if option.startswith("dataset="):
+        keys = [key for key in flat(compose_line([option])) if key.startswith("dataset.") and "._" not in key]
+        rest = {key for key in keys if key not in LIMITS and not key.startswith("dataset.validation.")}
+        assert rest == OF_THE_DATA
+        assert {"mean", "std"} <= inspect.signature(Augmentation).parameters.keys()
+
+
+def keys_of(option: str) -> list[str]:
+    """The keys of an option that a constructor takes."""
+    keys = [f"{node}.{key}" for node, settings, _ in nodes_of(option) for key in settings if not key.startswith("_")]
+    keys += OF_THE_DATA if option.startswith("dataset=") else ()
+    return [key for key in keys if key not in LIMITS and key != "augmentation.cutout" and key not in INHERITED]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_bad_value_of_a_key_is_refused_in_one_line_that_names_it(option: str) -> None:
+    config = compose_line([option])
+    for key in keys_of(option):
+        for value in BAD:
+            if key in TEXTS and value != -1:
+                continue
+            heard = findings([changed(config, key, "nan" if value != value else value)])  # JSON has no NaN
+            assert len(heard) == 1, (key, value, heard)
+            assert heard[0].startswith(f"{key} = "), (key, value, heard)
+            assert "must be" in heard[0]
+
+
+def base() -> torch.optim.Optimizer:
+    return torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1)
+
+
+SHARED: dict[str, Callable[[Any], Any]] = {
+    "rho": lambda value: (SAM(base(), value), SGDHess(base(), value)),
+    "weight_decay": lambda value: parameter_groups(torch.nn.Linear(1, 1), value),
+    "weight_decay_on": lambda value: parameter_groups(torch.nn.Linear(1, 1), 0.0, value),
+    "batch_norm_statistics": lambda value: Objective(
+        torch.nn.Linear(1, 1), torch.nn.functional.cross_entropy, batch_norm_statistics=value
+    ),
+    "label_noise.rate": lambda value: LabelNoise(rate=value),
+    "label_noise.kind": lambda value: LabelNoise(kind=value),
+    "label_noise.seed": lambda value: LabelNoise(seed=value),
+    "diagnostics": lambda value: Diagnostics(value),
+    "diagnose_every": lambda value: Diagnostics(every=value),
+    "dataset.augmentation.pad": lambda value: Augmentation([0.5], [0.5], pad=value),
+    "dataset.augmentation.flip": lambda value: Augmentation([0.5], [0.5], flip=value),
+    "dataset.augmentation.cutout": lambda value: Cutout(value),
+    "wandb": lambda value: open_mirror(
+        value, directory=Path(), run_id="", name="", group="", job_type="", tags=[], config={}
+    ),
+}
+"""Keys that are known without torch, and the constructors that take the same value."""
+TRIED = [*BAD, None, True, 0, 1, 1.5, 2**32 - 1, 2**32, 10**400, [1], "", *("uniform", "all", "mean", "loss")]
+
+
+@pytest.mark.parametrize("key", SHARED)
+def test_a_top_level_key_and_the_constructor_that_takes_it_say_the_same(key: str) -> None:
+    for value in TRIED:
+        line = finding(key, value)
+        if value is None and line is None:
+            continue  # rho = null is for rules that have none
+        try:
+            SHARED[key](value)
+            said = None
+        except ValueError as error:
+            said = str(error)
+        if line is None or said is None:
+            assert line is said is None, (key, value)
+        else:
+            assert line.partition(" = ")[2].removesuffix(", or null") == said.partition(" = ")[2].removesuffix(
+                ", or null"
+            )
+
+
+def test_all_that_constructors_refuse_is_told_at_once() -> None:
+    words = ["optimizer.ascent=up", "schedule.final=2", "sharpness.examples=0", "dataset.validation.count=-1"]
+    assert [line.partition(" = ")[0] for line in findings([compose_line(words)])] == [
+        "dataset.validation.count",
+        "schedule.final",
+        "sharpness.examples",
+        "optimizer.ascent",
+    ]
+
+
+def test_a_cell_is_built_once_for_all_its_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, make_rule = [], build.make_rule
+    monkeypatch.setattr(build, "make_rule", lambda config, model: built.append(config) or make_rule(config, model))
+    assert findings([compose_line([f"seed={seed}", f"rho={rho}"]) for rho in (0.1, 0.2) for seed in range(3)]) == []
+    assert [config["rho"] for config in built] == [0.1, 0.2]
+
+
+def test_a_done_cell_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = compose_line(["optimizer.ascent=up"])  # as if it had been done
+    folder = home(with_numerics(config))
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{}")
+    assert findings([config]) == []
+    assert len(findings([config, config | {"seed": 1}])) == 1
+    assert len(findings([config | {"resume": False}])) == 1
+    assert len(findings([changed(config, "sharpness.examples", 0)])) == 1  # a done run can be measured again
+
+
+def test_what_is_built_from_elsewhere_has_limits_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere.py").write_text(
+        "import torch\nfrom sam_repro.optimizer import SGD\n"
+        "class Rule(SGD):\n"
+        "    def __init__(self, base, rho, scope):\n"
+        "        super().__init__(base)\n"
+        "        if scope != 'layer': raise ValueError(f'scope = {scope}: must be layer')\n"
+        "def looks(num_classes, in_channels, image_size):\n"
+        "    return torch.nn.Linear(1, int(torch.ones(1)))\n"
+        "def numpys(num_classes, in_channels, image_size):\n"
+        "    return torch.nn.Linear(1, len(torch.ones(1).numpy()))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = compose_line(["optimizer=sam"])
+    rule = {"_target_": "elsewhere.Rule", "_partial_": True, "rho": 0.05}
+    assert findings([config | {"optimizer": rule | {"scope": "layer"}}]) == []
+    assert findings([config | {"optimizer": rule | {"scope": 3}}]) == ["optimizer.scope = 3: must be layer"]
+    assert findings([config | {"optimizer": rule}])[0].startswith("optimizer: Rule.__init__() missing 1 required")
+    for network in ("looks", "numpys"):  # which the meta device cannot build
+        assert findings([config | {"architecture": {"_target_": f"elsewhere.{network}", "_partial_": True}}]) == []
+
+
+def test_a_network_of_an_unknown_shape_is_not_built() -> None:
+    config = compose_line(["architecture.initialisation=he"])
+    assert len(findings([config])) == 1
+    assert findings([changed(config, "dataset.shape", None)]) == []
+    del config["dataset"]["shape"]
+    assert findings([config]) == []
+
+
+def test_the_told_shape_is_that_of_the_data() -> None:
+    data = build.make_data(with_numerics(compose_line([])))
+    assert list(vars(build.shape_of(data)).values()) == compose_line([])["dataset"]["shape"]
+    for name in ("cifar10", "cifar100", "fashion_mnist"):
+        node = compose_line([f"dataset={name}"])["dataset"]
+        assert node["shape"][1] == len(node["mean"])
+
+
+def test_nothing_is_loaded_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "digits", None)
+    monkeypatch.chdir(tmp_path)
+    assert findings([compose_line([])]) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_measure_that_cannot_be_is_refused_before_the_data_are_loaded(tmp_path: Path) -> None:
+    words = ("max_steps=1", "wandb=disabled", "progress=silent", "sharpness=none")
+    assert command(train.main, tmp_path, *words).code == 0
+    (run,) = tmp_path.glob("outputs/runs/*/*/seed=0")
+    from sam_repro import measure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "make_data", None)
+        said = command(measure.main, tmp_path, f"run={run}", "sharpness=hessian", "sharpness.steps=1")
+    assert (said.code, said.err) == (2, "sam_repro: sharpness.steps = 1: must be an integer >= 2\n")
+    assert json.loads((run / "result.json").read_text())["sharpness"] == {}
