@@ -1,6 +1,6 @@
 """The loss as a function of the weights."""
 
-from sam_repro.oracle.oracle import Criterion, Mean, Objective, Oracle, Reseed, Term, reseed, seed_of
+from sam_repro.oracle.oracle import Criterion, Mean, Objective, Oracle, Reseed, Term, reseed
 from sam_repro.oracle.statistics import Statistics
 
-__all__ = ["Criterion", "Mean", "Objective", "Oracle", "Reseed", "Statistics", "Term", "reseed", "seed_of"]
+__all__ = ["Criterion", "Mean", "Objective", "Oracle", "Reseed", "Statistics", "Term", "reseed"]

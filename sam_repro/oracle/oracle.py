@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sam_repro import limits
+from sam_repro import limits, seeds
 from sam_repro.oracle.statistics import Statistics
 from sam_repro.vectors import Vector, rademacher
 
@@ -226,8 +226,7 @@ class Oracle:
 
     def shared_generator(self) -> torch.Generator:
         """A generator whose draws are the same for all parts of the batch, and not those of the passes' noise."""
-        seed = (self.shared_noise * 2862933555777941757 + 3037000493) % 2**63
-        return torch.Generator(self.inputs.device).manual_seed(seed)
+        return torch.Generator(self.inputs.device).manual_seed(seeds.of_shared_noise(self.shared_noise))
 
     def split(self, m: int | None) -> list["Oracle"]:
         """The batch in parts of `m` examples, the last one smaller if need be; None is the batch itself.
@@ -329,17 +328,11 @@ class Oracle:
 
 def reseed(noise: int, device: torch.device) -> None:
     """Make what a pass draws a function of `noise` alone, whatever ran before it."""
-    seed = seed_of(noise)
+    seed = seeds.of_noise(noise)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         torch.cuda.default_generators[index].manual_seed(seed)
-
-
-def seed_of(noise: int) -> int:
-    """The generators' seed for a noise."""
-    # The multiplier keeps the next step's noise, which starts from this seed, apart from this step's.
-    return (noise * 6364136223846793005 + 1442695040888963407) % 2**63
 
 
 def _both(a: T | None, b: T | None, join: Callable[[T, T], T]) -> T | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam_repro import limits
+from sam_repro.config.schema import Resolved
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -65,6 +66,27 @@ class Mirror:
             self._run = None
             _tear_down()
             self._say(f"wandb: off ({_first_line(error)}); the run goes on; what was saved uploads with {self._upload}")
+
+
+def mirror_of(home: Path, config: Resolved, identity: str, mode: str) -> Mirror:
+    """Open the wandb run of a home, new or again.
+
+    Args:
+        home: of the run.
+        config: its resolved configuration, which wandb shows.
+        identity: the id of its wandb run, from `run.json`.
+        mode: as for `open_mirror`.
+    """
+    return open_mirror(
+        mode,
+        directory=home,
+        run_id=identity,
+        name=f"{home.parent.name} {home.name}",
+        group=home.parent.name,
+        job_type="train",
+        tags=[config["choices"][group] for group in ("dataset", "architecture", "augmentation", "optimizer")],
+        config=config,
+    )
 
 
 def open_mirror(

@@ -21,7 +21,7 @@ from sam_repro.run.announce import announce, announce_two_protocols
 from sam_repro.run.belongs import refuse_other, refuse_other_config, refuse_other_inputs
 from sam_repro.run.lock import locked, set_aside
 from sam_repro.run.metrics import Metrics
-from sam_repro.run.mirror import Mirror, open_mirror
+from sam_repro.run.mirror import Mirror, mirror_of
 from sam_repro.run.numerics import set_numerics, with_numerics
 from sam_repro.run.progress import Progress
 from sam_repro.run.request import Request, describe, find_measurement, make_request
@@ -160,7 +160,7 @@ def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
     announce(config, folder, trainer, done)
     watch = _Watch(
         metrics,
-        _open_mirror(config, folder, before["wandb_id"]),
+        mirror_of(folder, config, before["wandb_id"], config["wandb"]),
         Progress(config["progress"], trainer.plan.steps(len(trainer.data.train)), done, config["epochs"]),
         of(config),
     )
@@ -244,20 +244,6 @@ def _begin(
     if (diff := provenance.git_diff()) is not None:
         with replacing(folder / "uncommitted.diff") as file:
             file.write(diff.encode())
-
-
-def _open_mirror(config: Resolved, folder: Path, identity: str) -> Mirror:
-    choices = config["choices"]
-    return open_mirror(
-        config["wandb"],
-        directory=folder,
-        run_id=identity,
-        name=f"{folder.parent.name} {folder.name}",
-        group=folder.parent.name,
-        job_type="train",
-        tags=[choices[group] for group in ("dataset", "architecture", "augmentation", "optimizer")],
-        config=config,
-    )
 
 
 @contextmanager

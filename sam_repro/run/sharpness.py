@@ -14,6 +14,7 @@ from torch import Tensor
 from sam_repro.augmentation import Augmentation
 from sam_repro.config.named_files import without_missing
 from sam_repro.config.schema import SCHEMA, Resolved
+from sam_repro.config.schema1 import modern
 from sam_repro.dataset import Data
 from sam_repro.errors import Failure, readable
 from sam_repro.files import replacing, write_json
@@ -21,7 +22,7 @@ from sam_repro.oracle import Objective
 from sam_repro.run import build
 from sam_repro.run.belongs import refuse_other_inputs
 from sam_repro.run.lock import locked
-from sam_repro.run.mirror import Mirror, open_mirror
+from sam_repro.run.mirror import Mirror, mirror_of
 from sam_repro.run.numerics import set_numerics, with_numerics
 from sam_repro.run.request import Request, describe, weights_file
 from sam_repro.run.trust import refuse_foreign
@@ -204,16 +205,7 @@ def show_sharpness(mirror: Mirror, sharpness: dict[str, Any], folder: Path) -> N
 def _show_later(request: Request, config: Resolved, measurement: Measurement) -> None:
     with readable(request.run / "run.json") as path:
         identity = json.loads(path.read_text())["wandb_id"]
-    mirror = open_mirror(
-        config["wandb"],
-        directory=request.run,
-        run_id=identity,
-        name=f"{request.run.parent.name} {request.run.name}",
-        group=request.run.parent.name,
-        job_type="train",
-        tags=[config["choices"][group] for group in ("dataset", "architecture", "augmentation", "optimizer")],
-        config=request.result["config"],
-    )
+    mirror = mirror_of(request.run, modern(request.result["config"]), identity, config["wandb"])
     show_sharpness(mirror, {request.name: measurement.record()}, request.run)
     mirror.finish(0)
 

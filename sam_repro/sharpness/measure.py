@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from sam_repro import limits
+from sam_repro import limits, seeds
 from sam_repro.oracle import Criterion
 from sam_repro.sharpness.curvature import MODES, Batch, Curvature, undisturbed
 from sam_repro.sharpness.lanczos import Spectrum, top
@@ -181,8 +180,7 @@ def chosen(model: nn.Module, pattern: str | None) -> list[Tensor]:
 
 def generator(seed: int, device: torch.device | str, *place: int) -> Generator:
     """Random numbers that are a function of the seed and a place."""
-    state = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint32)
-    return Generator(device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+    return Generator(device).manual_seed(seeds.of_measure(seed, *place))
 
 
 def named(spectrum: Spectrum, names: list[str]) -> dict[str, float]:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sam_repro import seeds
 from sam_repro.optimizer import Rule
-from sam_repro.oracle import Objective, Reseed, seed_of
+from sam_repro.oracle import Objective, Reseed
 
 Numbers = dict[str, Tensor]
 Update = Callable[[int, Tensor, Tensor], Numbers]
@@ -140,7 +141,7 @@ class Replayed:
         self._put(images, labels)
         if kind.graph is None:
             kind.graph = self._captured(step, len(kind.noises))
-        return kind.graph.replay([seed_of(start + noise) for noise in kind.noises])
+        return kind.graph.replay([seeds.of_noise(start + noise) for noise in kind.noises])
 
     def _put(self, images: Tensor, labels: Tensor) -> None:
         if self._batch is None:
