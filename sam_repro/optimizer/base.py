@@ -14,8 +14,6 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "betas": partial(limits.numbers, length=2, low=0, below=1),
     "eps": partial(limits.number, above=0),
     "max_grad_norm": partial(limits.number, above=0, optional=True),
-    "trust_clip": limits.boolean,
-    "always_adapt": limits.boolean,
 }
 
 
