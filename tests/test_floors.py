@@ -23,7 +23,7 @@ FLOORS = [
     {"table"},
 ]
 """The rooms, from the ground up: imports go down, or level without circles."""
-HYDRA = {"config/compose", "config/launch", "config/lines", "config/command_line", "run/build"}
+HYDRA = {"config/compose", "config/launch", "run/build"}
 WITHOUT_TORCH = {"config", "table", "errors", "files", "limits", "seeds"}
 HEAVY = {"torch", "torchvision", "timm", "wandb", "matplotlib", "sklearn", "scipy"}
 LAZY = HEAVY - {"torch", "scipy"}
