@@ -55,7 +55,7 @@ def make_data(config: Resolved) -> Data:
 def make_validation(config: Resolved) -> Validation:
     """Which training images are held out."""
     with refused(config, "dataset.validation"):
-        return Validation(**config["dataset"]["validation"])
+        return Validation(**config["dataset"].get("validation", {}))
 
 
 def make_noise(config: Resolved) -> LabelNoise:
@@ -148,7 +148,7 @@ def declared_cost(config: Resolved) -> tuple[int | None, int | None]:
     if images is None:
         return None, None
     rule = make_rule(config, smallest_network())
-    steps = make_plan(config).steps(images - config["dataset"]["validation"]["count"])
+    steps = make_plan(config).steps(images - make_validation(config).count)
     return sum(map(rule.passes, range(steps))), sum(map(rule.products, range(steps)))
 
 

@@ -115,7 +115,10 @@ def _beginning(path: Path, kept: Written) -> bytes:
     """The rows that a checkpoint counts on, as bytes."""
     content = path.read_bytes()[: kept["bytes"]] if path.exists() else b""
     if hashlib.sha256(content).hexdigest() != kept["sha256"]:
-        found = f"{content.count(NEWLINE)} whole rows" if path.exists() else "no file"
+        whole = (
+            "rows were changed" if len(content) == kept["bytes"] else f"{content.count(NEWLINE)} whole rows are left"
+        )
+        found = whole if path.exists() else "no file"
         raise ValueError(f"{found}, and the checkpoint counts on {kept['rows']} rows that are not all there")
     return content
 

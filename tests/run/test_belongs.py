@@ -129,6 +129,15 @@ def test_the_same_images_have_the_same_inputs_wherever_they_are_read(outside: Pa
     assert json.loads((digits / "result.json").read_text())["inputs"] == SHA256
 
 
+def test_a_data_set_without_its_constants_is_refused_and_one_without_validation_is_not(outside: Path) -> None:
+    option = outside / "configs" / "dataset" / "dots.yaml"
+    whole = option.read_text()
+    option.write_text(whole.replace("  validation:\n    count: 0\n", ""))
+    assert trained(outside, *DOTS, "data_dir=one").code == 0
+    option.write_text(whole.replace("  mean: [0.5]\n", ""))
+    refused(trained(outside, *DOTS, "data_dir=one"), "dataset: dataset.mean is missing", "one number for each channel")
+
+
 # Files that a key names
 
 
