@@ -135,9 +135,12 @@ def finding(key: str, value: Any) -> str | None:
 
 def _unbuilt(leaves: dict[str, Any]) -> list[str]:
     """Findings about nodes that do not say what they build, and about data without their constants."""
-    missing = [key for key in ("dataset.mean", "dataset.std") if key not in leaves]
-    constants = "its file must give mean and std, one number for each channel, for pixels/255"
-    return [f"dataset: {', '.join(missing)} is missing; {constants}"] * bool(missing) + [
+    constants = [
+        f"{key}: is missing; the file of the data set must give one number for each channel, for pixels/255"
+        for key in ("dataset.mean", "dataset.std")
+        if key not in leaves
+    ]
+    return constants + [
         f"{node}: its file must say what it builds, by _target_: package.module.name"
         + (" and _partial_: true" if partial else "")
         for node, partial in BUILT.items()

@@ -106,6 +106,8 @@ def run(config: Resolved, overrides: list[str]) -> Result:
         sharpness.measure_epoch,
     )
     with _writable(folder), locked(folder):
+        if config["resume"]:
+            _refuse_other_data(folder, data.inputs)  # another process may have begun it in the meantime
         done = find_finished(folder, config) if config["resume"] else None  # by another process, in the meantime
         if done is None:
             if not config["resume"] and folder.exists():

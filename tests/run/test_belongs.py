@@ -135,7 +135,7 @@ def test_a_data_set_without_its_constants_is_refused_and_one_without_validation_
     option.write_text(whole.replace("  validation:\n    count: 0\n", ""))
     assert trained(outside, *DOTS, "data_dir=one").code == 0
     option.write_text(whole.replace("  mean: [0.5]\n", ""))
-    refused(trained(outside, *DOTS, "data_dir=one"), "dataset: dataset.mean is missing", "one number for each channel")
+    refused(trained(outside, *DOTS, "data_dir=one"), "dataset.mean: is missing", "one number for each channel")
 
 
 # Files that a key names
