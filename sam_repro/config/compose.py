@@ -35,7 +35,7 @@ __all__ = [
     "Unresolved",
     "ValueType",
     "compose",
-    "explained",
+    "explain",
     "hydras_parser",
     "parse_word",
     "read_yaml",
@@ -101,7 +101,7 @@ def compose(words: Sequence[str], extra_dir: str | None = None) -> Unresolved:
         extra_dir: a folder with options of one's own.
 
     Raises:
-        HydraException, OmegaConfBaseException: if Hydra cannot; `explained` says it in a line.
+        HydraException, OmegaConfBaseException: if Hydra cannot; `explain` says it in a line.
     """
     groups = groups_of(extra_dir)
     overrides = [parse_word(word) for word in words]
@@ -176,7 +176,7 @@ def read_yaml(file: Path) -> Any:
 
 
 @contextmanager
-def explained(words: Sequence[str], extra_dir: str | None, where: str = "") -> Iterator[None]:
+def explain(words: Sequence[str], extra_dir: str | None, where: str = "") -> Iterator[None]:
     """Turns Hydra's report of a key or value that does not fit into one line with the remedy.
 
     Args:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sam_repro.config.command_line import Command, read_command
-from sam_repro.config.compose import explained
+from sam_repro.config.compose import explain
 from sam_repro.config.lines import Line, check_config, compose_sweep, compose_unresolved
 from sam_repro.config.options import config_dir
 from sam_repro.config.schema import Resolved
@@ -36,7 +36,7 @@ ConfigStore.instance().store(  # a launcher of Hydra composes only the number of
 )
 
 
-def guarded(action: Callable[[], int]) -> int:
+def guard(action: Callable[[], int]) -> int:
     """Exit code of an action: 0 done, 1 crash, 2 user error, 3 busy, 128 + n stopped by signal n; one message each."""
     try:
         return action()
@@ -85,7 +85,7 @@ def launch(task: Task, dry_build: DryBuild) -> list[Resolved]:
     if findings := dry_build([line.config for line in lines]):
         raise UserError("\n".join(findings))
     if not command.is_sweep:
-        sys.exit(guarded(partial(task, lines[0].config, lines[0].words)))
+        sys.exit(guard(partial(task, lines[0].config, lines[0].words)))
     if launcher is None:
         for line in lines:
             run_line(task, line)
@@ -96,7 +96,7 @@ def launch(task: Task, dry_build: DryBuild) -> list[Resolved]:
 
 def run_line(task: Task, line: Line) -> None:
     """Run one line of a sweep. A signal ends the sweep; a failed line does not."""
-    if (code := guarded(partial(task, line.config, line.words))) >= 128:
+    if (code := guard(partial(task, line.config, line.words))) >= 128:
         sys.exit(code)
 
 
@@ -108,13 +108,13 @@ def run_numbered(task: Task, lines: Sequence[Line], config: DictConfig) -> None:
 def _compose_launcher(command: Command) -> DictConfig:
     """The configuration of one of Hydra's launchers, and of a line as it sees one."""
     words = ["hydra.mode=MULTIRUN", *(override.input_line or "" for override in command.of_hydra)]
-    with explained([], None), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with explain([], None), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         return hydra.compose("line", words, return_hydra_config=True)
 
 
 def _send(config: DictConfig, task: Task, lines: Sequence[Line]) -> None:
     """Let one of Hydra's launchers start the lines: it gets their numbers, and composes nothing of ours."""
-    with explained([], None), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with explain([], None), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
         job = partial(run_numbered, task, list(lines))
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
@@ -125,15 +125,15 @@ def _show(command: Command) -> None:
     """Print the configuration that would run: as it is written, or resolved."""
     (words,) = command.lines()
     line, unresolved = compose_unresolved(words, command.extra_dir)
-    with explained(line, command.extra_dir):
+    with explain(line, command.extra_dir):
         check_config(unresolved.resolved())
         print(unresolved.shown(resolve=bool(command.arguments.resolve)), end="")
 
 
 def _let_hydra_answer(command: Command) -> None:
-    # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guarded`.
+    # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guard`.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with explained([], command.extra_dir):
+    with explain([], command.extra_dir):
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(lambda config: None)()
 
 
