@@ -30,7 +30,7 @@ def assert_same_function(model: nn.Module, reference: nn.Module, images: torch.T
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 @pytest.mark.parametrize(("stem", "image_size"), [("imagenet", 37), ("cifar", 9)])
 def test_equals_torchvision(name: str, stem: str, image_size: int) -> None:
     torch.manual_seed(0)
