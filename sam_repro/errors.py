@@ -22,7 +22,7 @@ class Stopped(Exception):
 
 
 @contextmanager
-def readable(path: Path, remedy: str = "add resume=false to set this home aside and run again") -> Iterator[Path]:
+def refuse_damaged(path: Path, remedy: str = "add resume=false to set this home aside and run again") -> Iterator[Path]:
     """Turn any error of reading a file into a UserError: JSON, torch and safetensors each have errors of their own."""
     try:
         yield path

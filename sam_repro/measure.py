@@ -8,11 +8,11 @@ from typing import Any
 
 from sam_repro import limits
 from sam_repro.config.checks import contradictions_of_sharpness
-from sam_repro.config.launch import guarded
+from sam_repro.config.launch import guard
 from sam_repro.config.lines import compose_part
 from sam_repro.config.schema import flat
 from sam_repro.config.schema1 import modern
-from sam_repro.errors import UserError, readable
+from sam_repro.errors import UserError, refuse_damaged
 from sam_repro.run.request import Request, describe, find_measurement, make_request, weights_file
 
 HERE = ("data_dir", "download", "device", "threads", "wandb", "progress")
@@ -31,7 +31,7 @@ The run's own data and device are taken, unless said otherwise: """ + ", ".join(
 
 def main() -> None:
     """Measure what the command line says; the exit code is 0 done, 1 failed, 2 bad input, 3 busy, 128 + n signal n."""
-    sys.exit(guarded(_main))
+    sys.exit(guard(_main))
 
 
 def _main() -> int:
@@ -45,7 +45,7 @@ def _main() -> int:
         return _task(*requests[0], trust)
     worst = 0
     for request in requests:
-        if (code := guarded(partial(_task, *request, trust))) >= 128:
+        if (code := guard(partial(_task, *request, trust))) >= 128:
             return code
         worst = max(worst, min(code, 1))
     return worst
@@ -74,8 +74,8 @@ def _in_group(word: str) -> str:
 def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[Request, dict[str, Any]]:
     if not (run / "result.json").is_file():
         raise UserError(f"run = {limits.shown(str(run))}: no finished run; result.json is missing{_meant(run)}")
-    with readable(run / "result.json") as path:
-        result = json.loads(path.read_text())
+    with refuse_damaged(run / "result.json") as path:
+        result = json.loads(path.read_text(encoding="utf-8"))
         of_run = modern(result["config"])
         request = make_request(config, run, result)
         done, weights = find_measurement(request), weights_file(request)
@@ -110,7 +110,7 @@ def _meant(run: Path) -> str:
 
 def _task(request: Request, config: dict[str, Any], trust: bool) -> int:
     if file := find_measurement(request):
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         print(f"done       {file}")
         print(describe(request.name, content["sharpness"][request.name] if file.name == "result.json" else content))
         return 0

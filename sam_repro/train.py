@@ -4,12 +4,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sam_repro.config.launch import guarded, launch
+from sam_repro.config.launch import guard, launch
 
 
 def main() -> None:
     """Train what the command line says; the exit code is 0 done, 1 failed, 2 bad input, 3 busy, 128 + n signal n."""
-    sys.exit(guarded(_main))
+    sys.exit(guard(_main))
 
 
 def _main() -> int:

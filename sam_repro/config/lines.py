@@ -5,12 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yaml import safe_load
-
 from sam_repro.config import cases, recipe, table_file
 from sam_repro.config.checks import check
 from sam_repro.config.command_line import Command, read_command
-from sam_repro.config.compose import Unresolved, compose, explained, parse_word, read_yaml
+from sam_repro.config.compose import Unresolved, compose, explain, parse_word, read_yaml
 from sam_repro.config.identity import home
 from sam_repro.config.options import groups_of, require_option, roots_of
 from sam_repro.config.schema import Resolved
@@ -45,7 +43,7 @@ def compose_lines(lines: Sequence[Sequence[str]], extra_dir: str | None = None) 
         if rest not in cells:
             cells[rest] = compose_unresolved(rest, extra_dir)
         written, unresolved = cells[rest]
-        with explained(words, extra_dir):
+        with explain(words, extra_dir):
             for seed in seeds:
                 unresolved.set("seed", parse_word(seed).value())
             composed.append(Line([*written, *seeds], unresolved.resolved()))
@@ -72,7 +70,7 @@ def compose_unresolved(words: Sequence[str], extra_dir: str | None = None) -> tu
     given = {word.partition("=")[0]: word for word in words if word.startswith(("table=", "cell="))}
     own = [word for word in words if word not in given.values()]
     if not given:
-        with explained(own, extra_dir):
+        with explain(own, extra_dir):
             return own, _with_cases(own, extra_dir)
     table, cell = _chosen_cell(given, extra_dir)
     return cell_overrides(table, cell, own), _compose_cell(table, cell, own, extra_dir)
@@ -141,7 +139,7 @@ def _compose_cell(
     if cell.waiting:
         raise UserError(f"{where} waits for {cell.waiting}")
     words = cell_overrides(table, cell, own)
-    with explained(words, extra_dir, where):
+    with explain(words, extra_dir, where):
         composed = _with_cases(words, extra_dir)
     composed.origin.update(table=table.name, cell=cell.name)
     if "rho" in table.overrides(cell) and not any(word.startswith("rho=") for word in own):
@@ -199,7 +197,7 @@ def _origin_of_rho(composed: Unresolved, words: Sequence[str], extra_dir: str | 
     if case := composed.origin.get("cases", {}).get("rho"):
         return {"rho": f"from the recipe {experiment} ({case})"}
     files = [file for root in roots_of(extra_dir) if (file := root / f"optimizer/{rule}.yaml").exists()]
-    if experiment and safe_load(files[0].read_text()).get("rho") != rho:
+    if experiment and read_yaml(files[0], resolve=False).get("rho") != rho:
         return {"rho": f"from the recipe {experiment}"}
     return {"rho": f"the default of {rule}"}
 

@@ -11,7 +11,7 @@ from sam_repro.errors import Busy
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Keep every other process out of a home; the lock lies beside it and ends with the process.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_repro.config.schema import Resolved
-from sam_repro.errors import readable
+from sam_repro.errors import refuse_damaged
 
 WHEN = ("every", "checkpoint")
 
@@ -63,8 +63,8 @@ def find_measurement(request: Request) -> Path | None:
     if own and _same(request, own["protocol"]):
         return request.run / "result.json"
     for file in sorted((request.run / "sharpness").glob(f"{request.name}-{request.checkpoint}-*.json")):
-        with readable(file, "remove it and measure again"):
-            if _same(request, json.loads(file.read_text())["protocol"]):
+        with refuse_damaged(file, "remove it and measure again"):
+            if _same(request, json.loads(file.read_text(encoding="utf-8"))["protocol"]):
                 return file
     return None
 

@@ -12,7 +12,7 @@ from sam_repro.config.identity import cell_hash, numerics
 from sam_repro.config.named_files import without_missing
 from sam_repro.config.schema import SCHEMA, Resolved, flat
 from sam_repro.config.schema1 import modern
-from sam_repro.errors import UserError, readable
+from sam_repro.errors import UserError, refuse_damaged
 from sam_repro.files import write_json
 from sam_repro.run import build, provenance
 from sam_repro.run.belongs import refuse_other_config
@@ -48,19 +48,19 @@ def find_finished(folder: Path, asked: Resolved) -> Result | None:
         return None
     result: Result = {}
     for name in ("run.json", "result.json"):
-        with readable(folder / name) as path:
-            result = json.loads(path.read_text())
+        with refuse_damaged(folder / name) as path:
+            result = json.loads(path.read_text(encoding="utf-8"))
             refuse_other_config(path, result["config"], asked)
-    with readable(folder / "result.json"):
+    with refuse_damaged(folder / "result.json"):
         summarize(result)
     return result
 
 
 def announce_finished(folder: Path, asked: Resolved, result: Result) -> None:
     """Say that a run is done, and which sources changed since; clear what a kill after the result left."""
-    with readable(folder / "run.json") as path:
+    with refuse_damaged(folder / "run.json") as path:
         sources = provenance.sources(targets_of(asked))
-        changed = provenance.changed(json.loads(path.read_text())["sources"], sources)
+        changed = provenance.changed(json.loads(path.read_text(encoding="utf-8"))["sources"], sources)
     with suppress(OSError):  # a disk that is read-only takes nothing from a finished run
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     print(f"done       {folder}")
@@ -82,14 +82,14 @@ def load(folder: str | Path, trust: bool = False) -> Loaded:
     folder = Path(folder)
     if not (folder / "result.json").exists():
         raise UserError(f"{folder}: no finished run; result.json is missing")
-    with readable(folder / "result.json") as path:
-        result = json.loads(path.read_text())
+    with refuse_damaged(folder / "result.json") as path:
+        result = json.loads(path.read_text(encoding="utf-8"))
         config, shape = modern(result["config"]), build.Shape(**result["shape"])
     if not trust:
         refuse_foreign({"architecture": config["architecture"]}, folder / "result.json")
     config = without_missing(config)  # initial weights, which the run's own replace
     model = build.make_model(config | {"device": "cpu"}, shape)
-    with readable(folder / "model.safetensors") as path:
+    with refuse_damaged(folder / "model.safetensors") as path:
         weights = checkpoint.read_weights(path)
         if tensors_sha256(weights) != result["weights_sha256"]:
             raise ValueError("its weights are not those of result.json")
@@ -154,10 +154,10 @@ def _metrics(scores: dict[str, Any]) -> dict[str, Any]:
 
 def _cost(trainer: Trainer) -> dict[str, Any]:
     steps, device = trainer.step, trainer.clock.device
-    seconds = trainer.clock.seconds
+    seconds, cost = trainer.clock.seconds, trainer.rule.total_cost(steps)
     return {
-        "passes": sum(map(trainer.rule.passes, range(steps))),
-        "products": sum(map(trainer.rule.products, range(steps))),
+        "passes": cost.passes,
+        "products": cost.products,
         "steps": steps,
         "seconds": seconds,
         "examples_per_second": trainer.plan.seen(steps, len(trainer.data.train)) / seconds,

@@ -14,12 +14,12 @@ import torch
 
 from sam_repro.config.identity import home, of
 from sam_repro.config.schema import SCHEMA, Resolved
-from sam_repro.errors import Failure, Stopped, UserError, readable
+from sam_repro.errors import Failure, Stopped, UserError, refuse_damaged
 from sam_repro.files import replacing, write_json
 from sam_repro.run import build, provenance
 from sam_repro.run.announce import announce, announce_two_protocols
 from sam_repro.run.belongs import refuse_other, refuse_other_config, refuse_other_inputs
-from sam_repro.run.lock import locked, set_aside
+from sam_repro.run.lock import lock, set_aside
 from sam_repro.run.metrics import Metrics
 from sam_repro.run.mirror import Mirror, mirror_of
 from sam_repro.run.numerics import set_numerics, with_numerics
@@ -105,7 +105,7 @@ def run(config: Resolved, overrides: list[str]) -> Result:
         folder,
         sharpness.measure_epoch,
     )
-    with _writable(folder), locked(folder):
+    with _writable(folder), lock(folder):
         if config["resume"]:
             _refuse_other_data(folder, data.inputs)  # another process may have begun it in the meantime
         done = find_finished(folder, config) if config["resume"] else None  # by another process, in the meantime
@@ -122,8 +122,8 @@ def _refuse_other_data(folder: Path, inputs: str | None) -> None:
     file = folder / "run.json"
     if not file.exists():
         return
-    with readable(file):
-        then = json.loads(file.read_text()).get("inputs")
+    with refuse_damaged(file):
+        then = json.loads(file.read_text(encoding="utf-8")).get("inputs")
         remedy = "give this run a name of its own, such as name=other-data; or add resume=false to redo the old one"
         refuse_other_inputs(file, then, inputs, remedy)
 
@@ -152,10 +152,10 @@ def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
         refuse_other(trainer.path, beside["of"], of(config))
         kept.update(beside)
 
-    with readable(trainer.path):
+    with refuse_damaged(trainer.path):
         done = trainer.resume(check)
     before = _before(folder, config, done)
-    with readable(folder / "metrics.jsonl") as path:
+    with refuse_damaged(folder / "metrics.jsonl") as path:
         metrics = Metrics(path, kept.get("rows"))
     _begin(config, overrides, folder, before, done, sharpness.request, trainer.data.inputs)
     announce_two_protocols(folder / "metrics.jsonl", sharpness.request, done)
@@ -197,8 +197,10 @@ def _before(folder: Path, config: Resolved, done: int) -> dict[str, Any]:
     }
     if not done and not (folder / "run.json").exists():
         return fresh
-    with readable(folder / "run.json") as path:
-        written = {"protocols": {}} | json.loads(path.read_text())  # a run begun before there were any has none
+    with refuse_damaged(folder / "run.json") as path:
+        written = {"protocols": {}} | json.loads(
+            path.read_text(encoding="utf-8")
+        )  # a run begun before there were any has none
         refuse_other_config(path, written["config"], config)
         return {key: written[key] for key in fresh}
 

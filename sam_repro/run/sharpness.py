@@ -16,12 +16,12 @@ from sam_repro.config.named_files import without_missing
 from sam_repro.config.schema import SCHEMA, Resolved
 from sam_repro.config.schema1 import modern
 from sam_repro.dataset import Data
-from sam_repro.errors import Failure, readable
+from sam_repro.errors import Failure, refuse_damaged
 from sam_repro.files import replacing, write_json
 from sam_repro.oracle import Objective
 from sam_repro.run import build
 from sam_repro.run.belongs import refuse_other_inputs
-from sam_repro.run.lock import locked
+from sam_repro.run.lock import lock
 from sam_repro.run.mirror import Mirror, mirror_of
 from sam_repro.run.numerics import set_numerics, with_numerics
 from sam_repro.run.request import Request, describe, weights_file
@@ -172,7 +172,7 @@ def measure_finished(request: Request, config: Resolved, trust: bool = False) ->
     remedy = "measure it on the data that it was trained on: data_dir=…"
     refuse_other_inputs(request.run / "result.json", request.result.get("inputs"), data.inputs, remedy)
     model = build.make_model(config, build.shape_of(data))
-    with readable(weights_file(request)) as path:
+    with refuse_damaged(weights_file(request)) as path:
         weights = checkpoint.read_weights(path)
         if path.name == "model.safetensors" and tensors_sha256(weights) != request.result["weights_sha256"]:
             raise ValueError("its weights are not those of result.json")
@@ -180,7 +180,7 @@ def measure_finished(request: Request, config: Resolved, trust: bool = False) ->
     augmentation = build.make_augmentation(config, data.train.images[:1])
     objective = build.make_objective(config, model)
     sharpness = RunSharpness(request, measure, config, objective, data, augmentation, request.run)
-    with locked(request.run):
+    with lock(request.run):
         try:
             measurement = sharpness.measure_kept(request.checkpoint)
         except (Unmeasurable, torch.OutOfMemoryError) as error:
@@ -203,8 +203,8 @@ def show_sharpness(mirror: Mirror, sharpness: dict[str, Any], folder: Path) -> N
 
 
 def _show_later(request: Request, config: Resolved, measurement: Measurement) -> None:
-    with readable(request.run / "run.json") as path:
-        identity = json.loads(path.read_text())["wandb_id"]
+    with refuse_damaged(request.run / "run.json") as path:
+        identity = json.loads(path.read_text(encoding="utf-8"))["wandb_id"]
     mirror = mirror_of(request.run, modern(request.result["config"]), identity, config["wandb"])
     show_sharpness(mirror, {request.name: measurement.record()}, request.run)
     mirror.finish(0)
@@ -215,7 +215,7 @@ def _notes(file: Path, identity: dict[str, Any], say: Callable[[int, int], None]
     pieces: dict[str, Any] = {}
     if file.exists():
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
             pieces = content["pieces"] if content["identity"] == identity else {}
         except (ValueError, KeyError, TypeError):  # a piece more to compute, no reason to stop
             pieces = {}

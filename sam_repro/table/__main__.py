@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sam_repro.config.identity import identity
-from sam_repro.config.launch import guarded
+from sam_repro.config.launch import guard
 from sam_repro.config.lines import compose_cell, compose_line, read_table
 from sam_repro.config.options import require_option, table_names
 from sam_repro.config.table_file import Cell, Search, Table, written
@@ -39,7 +39,7 @@ VERBS = ("search", "keep", "why", "compare", "diff", "recipe")
 
 def main() -> None:
     """Show what the command line says; the exit code is 0 done, 1 failed, 2 bad input."""
-    sys.exit(guarded(lambda: _main(sys.argv[1:])))
+    sys.exit(guard(lambda: _main(sys.argv[1:])))
 
 
 def _main(argv: Sequence[str]) -> int:

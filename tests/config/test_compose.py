@@ -9,11 +9,11 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import ConfigKeyError
 
-from sam_repro.config.launch import guarded
+from sam_repro.config.launch import guard
 from sam_repro.config.lines import check_config, compose_line
 from sam_repro.config.options import config_dir
 from sam_repro.config.schema import flat
-from sam_repro.errors import Busy, Failure, Stopped, UserError, readable
+from sam_repro.errors import Busy, Failure, Stopped, UserError, refuse_damaged
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,7 +120,7 @@ def test_checked_tells_every_finding():
     ],
 )
 def test_what_cannot_be_read_back_is_damaged_and_a_message_stays_as_it_is(error, said):
-    with pytest.raises(UserError, match=said), readable(Path("file"), "remedy"):
+    with pytest.raises(UserError, match=said), refuse_damaged(Path("file"), "remedy"):
         raise error
 
 
@@ -141,14 +141,14 @@ def test_every_end_has_its_code_and_one_message(capsys, error, code, said):
     def action():
         raise error
 
-    assert guarded(action) == code
+    assert guard(action) == code
     assert capsys.readouterr() == ("", said)
 
 
 def test_a_crash_shows_where(capsys):
-    assert guarded(lambda: 1 // 0) == 1
+    assert guard(lambda: 1 // 0) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
-    assert guarded(lambda: 0) == 0
+    assert guard(lambda: 0) == 0
 
 
 def test_the_folder_of_options_is_there():

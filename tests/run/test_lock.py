@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sam_repro.errors import Busy
-from sam_repro.run.lock import locked, set_aside
+from sam_repro.run.lock import lock, set_aside
 
 ROOT = Path(__file__).parents[2]
 LOCK = "import sys; from pathlib import Path; from sam_repro.run.lock import *; folder = Path(sys.argv[1])\n"
@@ -22,23 +22,23 @@ def in_another_process(code, folder):
 
 def test_a_lock_keeps_other_processes_out_until_it_ends(tmp_path):
     folder = tmp_path / "new" / "home"
-    with locked(folder):
+    with lock(folder):
         assert not folder.exists()  # the lock lies beside it
-        other = in_another_process("with locked(folder): print('in')", folder)
+        other = in_another_process("with lock(folder): print('in')", folder)
         assert other.stdout == ""
         assert f"Busy: {folder}: another process is running this; wait for it, or change the seed" in other.stderr
-        with pytest.raises(Busy), locked(folder):
+        with pytest.raises(Busy), lock(folder):
             pass
-        elsewhere = in_another_process("with locked(folder): print('in')", folder.with_name("other"))
+        elsewhere = in_another_process("with lock(folder): print('in')", folder.with_name("other"))
         assert elsewhere.stdout == "in\n", elsewhere.stderr
-    again = in_another_process("with locked(folder): print('in')", folder)
+    again = in_another_process("with lock(folder): print('in')", folder)
     assert again.stdout == "in\n", again.stderr
 
 
 def test_a_lock_ends_with_a_process_that_is_killed(tmp_path):
-    killed = in_another_process("import os\nwith locked(folder): os.kill(os.getpid(), 9)", tmp_path / "home")
+    killed = in_another_process("import os\nwith lock(folder): os.kill(os.getpid(), 9)", tmp_path / "home")
     assert killed.returncode == -9
-    with locked(tmp_path / "home"):
+    with lock(tmp_path / "home"):
         pass
 
 
@@ -55,10 +55,10 @@ def test_homes_set_aside_are_all_kept(tmp_path):
 def test_a_look_at_the_lock_keeps_nobody_out(tmp_path, monkeypatch):
     """`is_locked` holds it for an instant, which ends here when the other one waits."""
     folder = tmp_path / "home"
-    with locked(folder):
+    with lock(folder):
         (file,) = tmp_path.iterdir()
     with file.open() as look:
         fcntl.flock(look, fcntl.LOCK_SH)
         monkeypatch.setattr(time, "sleep", lambda _: look.close())
-        with locked(folder):
+        with lock(folder):
             assert look.closed

@@ -272,7 +272,7 @@ def serve() -> None:
 
 def become(config: dict[str, Any], settings: list[str], folder: Path, fault: dict[str, Any] | None) -> None:
     """Be the command, once it has composed its configuration; what it says goes to the file `output`."""
-    from sam_repro.config.launch import guarded
+    from sam_repro.config.launch import guard
     from sam_repro.config.lines import check_config
     from sam_repro.run.run import run
 
@@ -282,7 +282,7 @@ def become(config: dict[str, Any], settings: list[str], folder: Path, fault: dic
         os.dup2(descriptor, stream)
     if fault:
         arm(**fault)
-    code = guarded(lambda: 0 if run(check_config(config), settings) else 1)
+    code = guard(lambda: 0 if run(check_config(config), settings) else 1)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -300,7 +300,7 @@ def arm(file: str, moment: str, nth: int = 1, share: float = 0.5, number: int = 
         os.kill(os.getpid(), number)
 
     def is_temporary(descriptor: int) -> bool:
-        temporaries = Path().glob(f"outputs/runs/*/*/*/{file}.tmp")
+        temporaries = Path().glob(f"outputs/runs/*/*/*/{file}.*.tmp")
         return any(os.path.samestat(os.fstat(descriptor), path.stat()) for path in temporaries)
 
     def faulty_fsync(descriptor: int) -> None:
