@@ -3,8 +3,9 @@
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,7 +14,8 @@ from typing import IO, Any
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Replace a file as a whole: readers see the old content or the new one, also after a power cut.
 
-    What is written goes to `<name>.tmp` beside it, so two writers at a time would clash: hold the home's lock.
+    What is written goes to a file of its own beside it, `<name>.<hex>.tmp`, so that two writers do not clash. A link
+    is replaced and not followed.
 
     Args:
         path: the file; it need not exist, its directory must.
@@ -21,9 +23,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Yields:
         The binary file to write to; on any exception it is removed, and `path` stays as it was.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -70,9 +72,10 @@ def _refuse_other_than_json(where: str, value: Any) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Make a rename survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make a rename survive a power cut, on file systems that can sync a folder."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

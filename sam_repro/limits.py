@@ -96,6 +96,7 @@ def pattern(name: str, value: Any) -> None:
         raise ValueError(f"{name} = {shown(value)}: must be a pattern of names ({error}), or null") from None
 
 
+LONGEST = 500  # characters of a value in a message
 natural = partial(integer, low=0)
 positive = partial(integer, low=1)
 share = partial(number, low=0, high=1)
@@ -111,13 +112,18 @@ wandb = partial(choice, allowed=("auto", "online", "offline", "disabled"))
 
 
 def shown(value: Any) -> str:
-    """The value as a command line would spell it; a text that is not one plain word in quotes."""
+    """The value as a command line would spell it; a text that is not one plain word in quotes, a long one cut."""
+    text = _spelled(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
+
+
+def _spelled(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{', '.join(map(shown, value))}]"
+        return f"[{', '.join(map(_spelled, value))}]"
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"{str(value)[:20]}… ({len(str(abs(value)))} digits)"
     return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)

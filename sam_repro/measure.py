@@ -75,7 +75,7 @@ def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[R
     if not (run / "result.json").is_file():
         raise UserError(f"run = {limits.shown(str(run))}: no finished run; result.json is missing{_meant(run)}")
     with refuse_damaged(run / "result.json") as path:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         of_run = modern(result["config"])
         request = make_request(config, run, result)
         done, weights = find_measurement(request), weights_file(request)
@@ -110,7 +110,7 @@ def _meant(run: Path) -> str:
 
 def _task(request: Request, config: dict[str, Any], trust: bool) -> int:
     if file := find_measurement(request):
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         print(f"done       {file}")
         print(describe(request.name, content["sharpness"][request.name] if file.name == "result.json" else content))
         return 0

@@ -102,7 +102,7 @@ def killed_while_writing(process: subprocess.Popen[str], folder: Path) -> bool:
 
 
 def temporaries(folder: Path) -> Iterator[Path]:
-    return folder.glob("outputs/runs/*/*/seed=0/checkpoint.pt.tmp")
+    return folder.glob("outputs/runs/*/*/seed=0/checkpoint.pt.*.tmp")
 
 
 def outcome(folder: Path) -> dict[str, Any]:

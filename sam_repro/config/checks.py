@@ -1,5 +1,6 @@
 """Which values are allowed, and which combinations are not."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,6 +17,12 @@ def _one_of(*allowed: str) -> Callable[[str, Any], None]:
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name} = {limits.shown(value)}: must be a non-empty text")
+
+
+def _folder(name: str, value: Any) -> None:
+    _text(name, value)
+    if value.startswith("~") and os.path.expanduser(value) == value:
+        raise ValueError(f"{name} = {limits.shown(value)}: there is no such user; write the path without ~")
 
 
 def _plain_name(name: str, value: Any) -> None:
@@ -78,7 +85,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "graph": limits.boolean,
     "threads": partial(limits.integer, low=1, high=1024, optional=True),
     "name": _plain_name,
-    "data_dir": _text,
+    "data_dir": _folder,
     "download": limits.boolean,
     "wandb": limits.wandb,
     "resume": limits.boolean,

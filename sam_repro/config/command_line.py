@@ -112,6 +112,8 @@ def _read_arguments(argv: list[str]) -> Namespace:
     modes = [f"--{mode}" for mode in ("run", "multirun", "cfg", "info") if getattr(arguments, mode)]
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)}: only one of them at a time")
+    if arguments.resolve and not arguments.cfg:
+        raise UserError("--resolve: says how --cfg job shows a line; add --cfg job, or leave it out")
     return arguments
 
 
@@ -119,7 +121,9 @@ def _refuse_override(override: Override, arguments: Namespace, known: Collection
     key, groups = override.key_or_group, groups_of(arguments.config_dir)
     written = (override.input_line or key)[:200]
     if override.is_add() or override.is_force_add() or override.is_delete():
-        raise UserError(f"{written}: keys can be set, not added or removed; write {key}=value")
+        raise UserError(
+            f"{written}: keys can be set, not added or removed; write {key}=value, for a key of the option's file"
+        )
     first = _first(override)
     if first == "hydra":
         _refuse_hydras(override, key, written, bool(arguments.multirun))
@@ -143,15 +147,15 @@ def _refuse_hydras(override: Override, key: str, written: str, sweep: bool) -> N
             f"{written}: is fixed; of Hydra's own, hydra/launcher=name and hydra.launcher.key=value can be set, sweeps "
             "are written -m key=a,b, own options come with --config-dir"
         )
-    if override.is_sweep_override():
-        raise UserError(f"{written}: a sweep has one launcher; write one")
+    if override.is_sweep_override() or (key == "hydra/launcher" and not isinstance(override.value(), str)):
+        raise UserError(f"{written}: a sweep has one launcher; write one, such as hydra/launcher=joblib")
     if not sweep:
         raise UserError(f"{written}: is for a sweep; add -m")
 
 
 def _refuse_value(key: str, value: Any) -> None:
     """Refuse a value that is out of its limits; interpolations are checked once they are resolved."""
-    for leaf, item in schema.flat({key: value}).items():
+    for leaf, item in (schema.flat({key: value}) or {key: value}).items():
         if not (isinstance(item, str) and "${" in item) and (line := finding(leaf, item)):
             raise UserError(line)
 

@@ -163,14 +163,14 @@ def hydras_parser() -> Any:
     return parser
 
 
-def read_yaml(file: Path) -> Any:
-    """The plain content of a YAML file, its interpolations resolved.
+def read_yaml(file: Path, resolve: bool = True) -> Any:
+    """The plain content of a YAML file, its interpolations resolved or as they are written.
 
     Raises:
         UserError: if it cannot be read.
     """
     try:
-        return OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+        return OmegaConf.to_container(OmegaConf.load(file), resolve=resolve)
     except (OmegaConfBaseException, YAMLError, UnicodeError, OSError) as error:
         raise UserError(f"{file}: {_one_line(error)}") from None
 
@@ -197,11 +197,13 @@ def explain(words: Sequence[str], extra_dir: str | None, where: str = "") -> Ite
         said = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
         said = said.partition(" Config search path:")[0]
         remedy = "; ${…} may name the keys that --cfg job shows" if "nterpolation" in said else ""
+        remedy = f"; {SPELLING}" if "could not be converted" in said else remedy
         raise UserError(f"{before}{key}: {said}{remedy}" if key else f"{before}{said}{remedy}") from None
 
 
 def _no_such_key(key: str, words: Sequence[str], extra_dir: str | None) -> str:
     """The message for a key that the chosen options do not have."""
+    key = key[:200]
     node, dot, word = key.rpartition(".")
     groups = groups_of(extra_dir)
     chosen = [word for word in words if word.partition("=")[0] in groups and "," not in word]

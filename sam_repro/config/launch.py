@@ -1,9 +1,13 @@
 """What the doors share: one run or a sweep, an exit code, one message for every mistake."""
 
+import codecs
+import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import hydra
@@ -17,11 +21,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sam_repro.config.command_line import Command, read_command
-from sam_repro.config.compose import explain
+from sam_repro.config.compose import Override, explain
 from sam_repro.config.lines import Line, check_config, compose_sweep, compose_unresolved
 from sam_repro.config.options import config_dir
 from sam_repro.config.schema import Resolved
 from sam_repro.errors import Busy, Failure, Stopped, UserError
+from sam_repro.limits import shown
 
 Task = Callable[[Resolved, list[str]], int]
 DryBuild = Callable[[Sequence[Resolved]], list[str]]
@@ -36,23 +41,44 @@ ConfigStore.instance().store(  # a launcher of Hydra composes only the number of
 )
 
 
+SPELLINGS = {"±": "+-", "−": "-", "—": "-", "…": "...", "≤": "<=", "≥": ">=", "Δ": "delta", "ρ": "rho", "λ": "lambda"}
+"""What a stream gets that cannot encode a sign; of any other sign it gets a question mark."""
+
+
+def spell(error: UnicodeError) -> tuple[str, int]:
+    """What stands in the place of a sign, and where the text goes on: a handler of encoding errors."""
+    assert isinstance(error, UnicodeEncodeError)
+    return SPELLINGS.get(error.object[error.start], "?"), error.start + 1
+
+
+codecs.register_error("spelling", spell)
+
+
 def guard(action: Callable[[], int]) -> int:
     """Exit code of an action: 0 done, 1 crash, 2 user error, 3 busy, 128 + n stopped by signal n; one message each."""
+    _prepare_streams()
     try:
         return action()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        return _said(error, 2)
+        return _say(error, 2)
     except Busy as error:
-        return _said(error, 3)
+        return _say(error, 3)
     except Stopped as stop:
-        return _said(stop, 128 + stop.signal)
+        return _say(stop, 128 + stop.signal)
     except Failure as error:
-        return _said(error, 1)
+        return _say(error, 1)
     except BrokenPipeError:  # the reader of our lines has gone, and would see no traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.filename is None:
+            return _say(Failure(f"{error.strerror or error}; what was saved is kept, and the same command goes on"), 1)
+        where = f"{shlex.quote(str(error.filename))}: {error.strerror}"
+        return _say(UserError(f"{where}; name another folder, or start in one that can be used"), 2)
+    except UnicodeEncodeError as error:
+        return _say(UserError(f"{shown(error.object)}: is no path in this locale; set PYTHONUTF8=1"), 2)
     except Exception:
         traceback.print_exc()
         return 1
@@ -90,7 +116,7 @@ def launch(task: Task, dry_build: DryBuild) -> list[Resolved]:
         for line in lines:
             run_line(task, line)
     else:
-        _send(launcher, task, lines)
+        _send(launcher, task, lines, command.of_hydra)
     return [line.config for line in lines]
 
 
@@ -105,6 +131,17 @@ def run_numbered(task: Task, lines: Sequence[Line], config: DictConfig) -> None:
     run_line(task, lines[config.line])
 
 
+def _prepare_streams() -> None:
+    """A closed stream swallows what is said, and one that cannot encode a sign gets another: neither ends a run."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError):  # its file was exchanged under it
+                stream.reconfigure(errors="spelling")
+
+
 def _compose_launcher(command: Command) -> DictConfig:
     """The configuration of one of Hydra's launchers, and of a line as it sees one."""
     words = ["hydra.mode=MULTIRUN", *(override.input_line or "" for override in command.of_hydra)]
@@ -112,13 +149,16 @@ def _compose_launcher(command: Command) -> DictConfig:
         return hydra.compose("line", words, return_hydra_config=True)
 
 
-def _send(config: DictConfig, task: Task, lines: Sequence[Line]) -> None:
+def _send(config: DictConfig, task: Task, lines: Sequence[Line], of_hydra: Sequence[Override]) -> None:
     """Let one of Hydra's launchers start the lines: it gets their numbers, and composes nothing of ours."""
     with explain([], None), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
         job = partial(run_numbered, task, list(lines))
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
-        launcher.launch([[f"line={number}"] for number in range(len(lines))], initial_job_idx=0)
+        try:
+            launcher.launch([[f"line={number}"] for number in range(len(lines))], initial_job_idx=0)
+        except (ValueError, TypeError) as error:  # of the launcher's own settings: a line's errors end with the line
+            raise UserError(f"hydra.launcher: {error}; {', '.join(o.input_line or '' for o in of_hydra)}") from None
 
 
 def _show(command: Command) -> None:
@@ -133,10 +173,13 @@ def _show(command: Command) -> None:
 def _let_hydra_answer(command: Command) -> None:
     # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guard`.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with explain([], command.extra_dir):
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(lambda config: None)()
+    try:
+        with explain([], command.extra_dir):
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(lambda config: None)()
+    except ValueError as error:
+        raise UserError(f"{error}; --hydra-help shows how it is written") from None
 
 
-def _said(message: BaseException, code: int) -> int:
+def _say(message: BaseException, code: int) -> int:
     print(f"sam_repro: {message}", file=sys.stderr)
     return code

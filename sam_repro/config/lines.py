@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yaml import safe_load
-
 from sam_repro.config import cases, recipe, table_file
 from sam_repro.config.checks import check
 from sam_repro.config.command_line import Command, read_command
@@ -199,7 +197,7 @@ def _origin_of_rho(composed: Unresolved, words: Sequence[str], extra_dir: str | 
     if case := composed.origin.get("cases", {}).get("rho"):
         return {"rho": f"from the recipe {experiment} ({case})"}
     files = [file for root in roots_of(extra_dir) if (file := root / f"optimizer/{rule}.yaml").exists()]
-    if experiment and safe_load(files[0].read_text()).get("rho") != rho:
+    if experiment and read_yaml(files[0], resolve=False).get("rho") != rho:
         return {"rho": f"from the recipe {experiment}"}
     return {"rho": f"the default of {rule}"}
 

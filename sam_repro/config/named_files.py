@@ -1,6 +1,7 @@
 """Files that a configuration names: what counts is what is in them, not where they lie."""
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,24 @@ def named_files(config: Resolved) -> dict[str, str]:
     A value names a file if it has a separator or an ending, such as weights.pt, and there is a file of that name.
     """
     leaves = flat({node: config[node] for node in BUILT})
-    files = {key: Path(value).expanduser() for key, value in leaves.items() if _may_be_path(key, value)}
+    files = {key: _path(value) for key, value in leaves.items() if _may_be_path(key, value)}
     return {key: f"sha256:{_digest_now(file)}" for key, file in files.items() if _is_file(file)}
 
 
 def without_missing(config: Resolved) -> Resolved:
     """The configuration with null in place of each missing file. Trained weights do not need the file any more."""
-    for key in (key for key in config.get("files", {}) if not _is_file(Path(flat(config)[key]).expanduser())):
+    for key in (key for key in config.get("files", {}) if not _is_file(_path(flat(config)[key]))):
         config = _with_leaf(config, key.split("."), None)
     return config
 
 
 def _may_be_path(key: str, value: Any) -> bool:
     return isinstance(value, str) and not key.endswith("_target_") and ("/" in value or bool(Path(value).suffix))
+
+
+def _path(value: str) -> Path:
+    """With the home of a user written out, and the ~ left where there is no such user."""
+    return Path(os.path.expanduser(value))
 
 
 def _is_file(path: Path) -> bool:

@@ -1,10 +1,12 @@
 """Where option files lie, and what they are called."""
 
 import difflib
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from sam_repro.errors import UserError
+from sam_repro.limits import shown
 
 
 def require_option(group: str, name: str, extra_dir: str | None = None) -> None:
@@ -15,7 +17,7 @@ def require_option(group: str, name: str, extra_dir: str | None = None) -> None:
     """
     known = groups_of(extra_dir).get(group, [])
     if name not in known:
-        raise UserError(f"{group} = {name}: no such option{nearest(name, known)}")
+        raise UserError(f"{group} = {shown(name)}: no such option{nearest(name, known)}")
 
 
 def table_names(extra_dir: str | None = None) -> list[str]:
@@ -50,10 +52,10 @@ def roots_of(extra_dir: str | None) -> list[Path]:
 
     A user's file must not have the name of a shipped one, because Hydra would silently ignore it.
     """
-    if not extra_dir:
+    if extra_dir is None:
         return [config_dir()]
-    if not Path(extra_dir).is_dir():
-        raise UserError(f"--config-dir {extra_dir}: no such folder")
+    if not extra_dir or not Path(extra_dir).is_dir():
+        raise UserError(f"--config-dir {shlex.quote(extra_dir)}: no such folder")
     if taken := _files(Path(extra_dir)) & _files(config_dir()):
         raise UserError(f"{Path(extra_dir) / min(taken)}: sam_repro has an option of this name; give it another one")
     return [Path(extra_dir), config_dir()]

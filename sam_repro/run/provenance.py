@@ -133,7 +133,7 @@ def _cpu() -> str:
 
 def _text(path: str) -> str | None:
     try:
-        return Path(path).read_text().strip()
+        return Path(path).read_text(errors="replace").strip()
     except OSError:
         return None
 

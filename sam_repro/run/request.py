@@ -64,7 +64,7 @@ def find_measurement(request: Request) -> Path | None:
         return request.run / "result.json"
     for file in sorted((request.run / "sharpness").glob(f"{request.name}-{request.checkpoint}-*.json")):
         with refuse_damaged(file, "remove it and measure again"):
-            if _same(request, json.loads(file.read_text())["protocol"]):
+            if _same(request, json.loads(file.read_text(encoding="utf-8"))["protocol"]):
                 return file
     return None
 

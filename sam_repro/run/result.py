@@ -49,7 +49,7 @@ def find_finished(folder: Path, asked: Resolved) -> Result | None:
     result: Result = {}
     for name in ("run.json", "result.json"):
         with refuse_damaged(folder / name) as path:
-            result = json.loads(path.read_text())
+            result = json.loads(path.read_text(encoding="utf-8"))
             refuse_other_config(path, result["config"], asked)
     with refuse_damaged(folder / "result.json"):
         summarize(result)
@@ -60,7 +60,7 @@ def announce_finished(folder: Path, asked: Resolved, result: Result) -> None:
     """Say that a run is done, and which sources changed since; clear what a kill after the result left."""
     with refuse_damaged(folder / "run.json") as path:
         sources = provenance.sources(targets_of(asked))
-        changed = provenance.changed(json.loads(path.read_text())["sources"], sources)
+        changed = provenance.changed(json.loads(path.read_text(encoding="utf-8"))["sources"], sources)
     with suppress(OSError):  # a disk that is read-only takes nothing from a finished run
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     print(f"done       {folder}")
@@ -83,7 +83,7 @@ def load(folder: str | Path, trust: bool = False) -> Loaded:
     if not (folder / "result.json").exists():
         raise UserError(f"{folder}: no finished run; result.json is missing")
     with refuse_damaged(folder / "result.json") as path:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         config, shape = modern(result["config"]), build.Shape(**result["shape"])
     if not trust:
         refuse_foreign({"architecture": config["architecture"]}, folder / "result.json")

@@ -123,7 +123,7 @@ def _refuse_other_data(folder: Path, inputs: str | None) -> None:
     if not file.exists():
         return
     with refuse_damaged(file):
-        then = json.loads(file.read_text()).get("inputs")
+        then = json.loads(file.read_text(encoding="utf-8")).get("inputs")
         remedy = "give this run a name of its own, such as name=other-data; or add resume=false to redo the old one"
         refuse_other_inputs(file, then, inputs, remedy)
 
@@ -198,7 +198,9 @@ def _before(folder: Path, config: Resolved, done: int) -> dict[str, Any]:
     if not done and not (folder / "run.json").exists():
         return fresh
     with refuse_damaged(folder / "run.json") as path:
-        written = {"protocols": {}} | json.loads(path.read_text())  # a run begun before there were any has none
+        written = {"protocols": {}} | json.loads(
+            path.read_text(encoding="utf-8")
+        )  # a run begun before there were any has none
         refuse_other_config(path, written["config"], config)
         return {key: written[key] for key in fresh}
 

@@ -204,7 +204,7 @@ def show_sharpness(mirror: Mirror, sharpness: dict[str, Any], folder: Path) -> N
 
 def _show_later(request: Request, config: Resolved, measurement: Measurement) -> None:
     with refuse_damaged(request.run / "run.json") as path:
-        identity = json.loads(path.read_text())["wandb_id"]
+        identity = json.loads(path.read_text(encoding="utf-8"))["wandb_id"]
     mirror = mirror_of(request.run, modern(request.result["config"]), identity, config["wandb"])
     show_sharpness(mirror, {request.name: measurement.record()}, request.run)
     mirror.finish(0)
@@ -215,7 +215,7 @@ def _notes(file: Path, identity: dict[str, Any], say: Callable[[int, int], None]
     pieces: dict[str, Any] = {}
     if file.exists():
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
             pieces = content["pieces"] if content["identity"] == identity else {}
         except (ValueError, KeyError, TypeError):  # a piece more to compute, no reason to stop
             pieces = {}

@@ -254,7 +254,7 @@ def label(numerics: Sequence[tuple[str, Any]]) -> str:
 
 
 def _finished(folder: Path) -> Run:
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     if not 1 <= result["schema"] <= SCHEMA:
         raise ValueError(f"result.json is of schema {result['schema']}, this version reads 1 to {SCHEMA}")
     run = Run(folder, result)
@@ -271,19 +271,19 @@ def _refuse_other(run: Run) -> None:
     if re.fullmatch(r"seed=\d+", run.folder.name) and run.folder.name != f"seed={run.seed}":
         raise ValueError(f"result.json is of seed {run.seed}; put back this home's own")
     if (file := run.folder / "run.json").exists():
-        begun = of(modern(json.loads(file.read_text())["config"]))
+        begun = of(modern(json.loads(file.read_text(encoding="utf-8"))["config"]))
         if begun != of(run.config):
             parts = [key for key, value in of(run.config).items() if begun[key] != value]
             raise ValueError(f"result.json and run.json differ in {', '.join(parts)}: one of them is of another run")
 
 
 def _unfinished(folder: Path) -> Unfinished:
-    config = modern(json.loads((folder / "run.json").read_text())["config"])
+    config = modern(json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"])
     state = "broken off"
     if is_locked(folder):
         state = "running"
     elif (folder / "failed.json").exists():
-        state = f"failed: {json.loads((folder / 'failed.json').read_text())['error']}"
+        state = f"failed: {json.loads((folder / 'failed.json').read_text(encoding='utf-8'))['error']}"
     return Unfinished(folder, config["seed"], cell_hash(config), state)
 
 
@@ -313,7 +313,7 @@ def _problems(run: Run) -> list[str]:
 def _measurement(file: Path) -> dict[str, Any] | None:
     """What a file of a measurement says; None where it is damaged."""
     try:
-        content: dict[str, Any] = json.loads(file.read_text())
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return content if {"measure", "values", "protocol"} <= content.keys() else None
     except (ValueError, AttributeError, OSError):
         return None

@@ -51,10 +51,10 @@ def _state(cell: Resolved) -> float | str:
     folder = home(with_numerics(cell))
     try:
         if (folder / "result.json").exists():
-            tested = json.loads((folder / "result.json").read_text())["metrics"]["test"]
+            tested = json.loads((folder / "result.json").read_text(encoding="utf-8"))["metrics"]["test"]
             return float(tested[cell["report"]]["error_pct"])
         if (folder / "failed.json").exists():
-            return "failed: " + str(json.loads((folder / "failed.json").read_text())["error"])
+            return "failed: " + str(json.loads((folder / "failed.json").read_text(encoding="utf-8"))["error"])
     except (ValueError, KeyError, TypeError):
         return f"damaged: {folder}"
     return "missing"

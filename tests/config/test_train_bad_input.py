@@ -81,6 +81,13 @@ REFUSED_WITHOUT_TORCH = {
     "hydra.searchpath=[file:///tmp]": "hydra.searchpath=[file:///tmp]: is fixed; of Hydra's own",
     "hydra/launcher=joblib": "hydra/launcher=joblib: is for a sweep; add -m",
     "-m hydra/launcher=nope": "Could not find 'hydra/launcher/nope' Available options in 'hydra/launcher': basic",
+    "-m hydra/launcher=null": "hydra/launcher=null: a sweep has one launcher; write one, such as",
+    "-s 1": "Expecting one subcommand from",
+    "--resolve": "--resolve: says how --cfg job shows a line; add --cfg job, or leave it out",
+    "--config-dir ''": "--config-dir '': no such folder",
+    "rho={}": f"rho = {{}}: {NUMBER} >= 0, or null",
+    "'data_dir=\"~nouser/x\"'": "data_dir = '~nouser/x': there is no such user; write the path without ~",
+    f"dataset.x={'a' * 9999}": "dataset.x: no such key",
     # not a setting at all
     "rho": f"rho: cannot be read; {SPELLING}, without spaces",
     "rho = 0.1": f"rho: cannot be read; {SPELLING}, without spaces",

@@ -300,7 +300,7 @@ def arm(file: str, moment: str, nth: int = 1, share: float = 0.5, number: int = 
         os.kill(os.getpid(), number)
 
     def is_temporary(descriptor: int) -> bool:
-        temporaries = Path().glob(f"outputs/runs/*/*/*/{file}.tmp")
+        temporaries = Path().glob(f"outputs/runs/*/*/*/{file}.*.tmp")
         return any(os.path.samestat(os.fstat(descriptor), path.stat()) for path in temporaries)
 
     def faulty_fsync(descriptor: int) -> None:
