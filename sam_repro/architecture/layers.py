@@ -35,6 +35,21 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, stride
     )
 
 
+class PooledShortcut(nn.Module):
+    """Average over stride x stride pixels, with zeros in the new channels."""
+
+    def __init__(self, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [B, C, H, W] to [B, out_channels, ⌈H / stride⌉, ⌈W / stride⌉]; odd borders average what is there."""
+        if self.stride > 1:
+            x = F.avg_pool2d(x, self.stride, ceil_mode=True)
+        return pad_channels(x, self.out_channels)
+
+
 def pad_channels(x: Tensor, channels: int) -> Tensor:
     """Append channels of zeros to x [B, C, H, W] until it has `channels`."""
     return F.pad(x, (0, 0, 0, 0, 0, channels - x.shape[1]))

@@ -1,10 +1,12 @@
 """Residual networks of He et al. 2016.
 
 * `resnet8`, `resnet20`, `resnet32`, `resnet56`: the form for CIFAR (section 4.2); three stages of 16, 32, 64 channels,
-  6k + 2 layers, shortcuts without parameters.
-* `resnet18`, `resnet34`, `resnet50`: the form for ImageNet (Table 1); four stages of 64, 128, 256, 512 channels,
-  projections as shortcuts, the stride of a bottleneck on its 3x3 convolution. Their `stem` is `cifar` (3x3, stride 1),
-  `imagenet` (7x7, stride 2, then max-pool) or `auto` (default: `cifar` below 64 pixels).
+  6k + 2 layers. Their `shortcut` is `pad` (default: every second pixel, zeros in the new channels, no parameters) or
+  `none`, which leaves a plain chain of convolutions (Li et al. 2018).
+* `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`: the form for ImageNet (Table 1); four stages of 64, 128,
+  256, 512 channels, projections as shortcuts, the stride of a bottleneck on its 3x3 convolution. Their `stem` is
+  `cifar` (3x3, stride 1), `imagenet` (7x7, stride 2, then max-pool) or `auto` (default: `cifar` below 64 pixels). With
+  `zero_gamma` the last batch norm of each block starts at scale 0, so that each block starts as its shortcut.
 
 All take `num_classes` (≥ 2), `in_channels` and `image_size` (pixels a side; any size works) and an
 `initialisation` (see `initialisation.py`), return a model from images [B, in_channels, H, W] to logits
@@ -67,6 +69,15 @@ class BasicBlock(nn.Module):
         return F.relu(self.shortcut(x) + residual)
 
 
+class PlainBlock(nn.Sequential):
+    """Two 3x3 convolutions, each with norm and ReLU; nothing passes by, whatever `shortcut` is."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, shortcut: nn.Module) -> None:
+        super().__init__(conv_norm_relu(in_channels, width, 3, stride), conv_norm_relu(width, width, 3))
+
+
 class Bottleneck(nn.Module):
     """relu(shortcut(x) + 1x1, 3x3, 1x1 convolutions), the stride on the 3x3."""
 
@@ -91,7 +102,7 @@ class Bottleneck(nn.Module):
         return F.relu(self.shortcut(x) + residual)
 
 
-Block = type[BasicBlock] | type[Bottleneck]
+Block = type[BasicBlock] | type[PlainBlock] | type[Bottleneck]
 Shortcut = type[SubsampledShortcut] | type[ProjectedShortcut]
 
 
@@ -130,67 +141,134 @@ class ResNet(nn.Module):
         return self.classifier(self.stages(self.stem(images)).mean((2, 3)))
 
 
-def resnet8(*, num_classes: int, in_channels: int, image_size: int, initialisation: str = "he_fan_in") -> nn.Module:
+def resnet8(
+    *, num_classes: int, in_channels: int, image_size: int, shortcut: str = "pad", initialisation: str = "he_fan_in"
+) -> nn.Module:
     """ResNet-8 for small images."""
-    return _cifar_form(8, num_classes, in_channels, image_size, initialisation)
+    return _cifar_form(8, num_classes, in_channels, image_size, shortcut, initialisation)
 
 
-def resnet20(*, num_classes: int, in_channels: int, image_size: int, initialisation: str = "he_fan_in") -> nn.Module:
+def resnet20(
+    *, num_classes: int, in_channels: int, image_size: int, shortcut: str = "pad", initialisation: str = "he_fan_in"
+) -> nn.Module:
     """ResNet-20 for small images."""
-    return _cifar_form(20, num_classes, in_channels, image_size, initialisation)
+    return _cifar_form(20, num_classes, in_channels, image_size, shortcut, initialisation)
 
 
-def resnet32(*, num_classes: int, in_channels: int, image_size: int, initialisation: str = "he_fan_in") -> nn.Module:
+def resnet32(
+    *, num_classes: int, in_channels: int, image_size: int, shortcut: str = "pad", initialisation: str = "he_fan_in"
+) -> nn.Module:
     """ResNet-32 for small images."""
-    return _cifar_form(32, num_classes, in_channels, image_size, initialisation)
+    return _cifar_form(32, num_classes, in_channels, image_size, shortcut, initialisation)
 
 
-def resnet56(*, num_classes: int, in_channels: int, image_size: int, initialisation: str = "he_fan_in") -> nn.Module:
+def resnet56(
+    *, num_classes: int, in_channels: int, image_size: int, shortcut: str = "pad", initialisation: str = "he_fan_in"
+) -> nn.Module:
     """ResNet-56 for small images."""
-    return _cifar_form(56, num_classes, in_channels, image_size, initialisation)
+    return _cifar_form(56, num_classes, in_channels, image_size, shortcut, initialisation)
 
 
 def resnet18(
-    *, num_classes: int, in_channels: int, image_size: int, stem: str = "auto", initialisation: str = "torch"
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    stem: str = "auto",
+    zero_gamma: bool = False,
+    initialisation: str = "torch",
 ) -> nn.Module:
     """ResNet-18."""
-    return _imagenet_form(BasicBlock, (2, 2, 2, 2), num_classes, in_channels, image_size, stem, initialisation)
+    task = (num_classes, in_channels, image_size)
+    return _imagenet_form(BasicBlock, (2, 2, 2, 2), task, stem, zero_gamma, initialisation)
 
 
 def resnet34(
-    *, num_classes: int, in_channels: int, image_size: int, stem: str = "auto", initialisation: str = "torch"
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    stem: str = "auto",
+    zero_gamma: bool = False,
+    initialisation: str = "torch",
 ) -> nn.Module:
     """ResNet-34."""
-    return _imagenet_form(BasicBlock, (3, 4, 6, 3), num_classes, in_channels, image_size, stem, initialisation)
+    task = (num_classes, in_channels, image_size)
+    return _imagenet_form(BasicBlock, (3, 4, 6, 3), task, stem, zero_gamma, initialisation)
 
 
 def resnet50(
-    *, num_classes: int, in_channels: int, image_size: int, stem: str = "auto", initialisation: str = "torch"
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    stem: str = "auto",
+    zero_gamma: bool = False,
+    initialisation: str = "torch",
 ) -> nn.Module:
     """ResNet-50."""
-    return _imagenet_form(Bottleneck, (3, 4, 6, 3), num_classes, in_channels, image_size, stem, initialisation)
+    task = (num_classes, in_channels, image_size)
+    return _imagenet_form(Bottleneck, (3, 4, 6, 3), task, stem, zero_gamma, initialisation)
 
 
-def _cifar_form(layers: int, num_classes: int, in_channels: int, image_size: int, initialisation: str) -> nn.Module:
+def resnet101(
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    stem: str = "auto",
+    zero_gamma: bool = False,
+    initialisation: str = "torch",
+) -> nn.Module:
+    """ResNet-101."""
+    task = (num_classes, in_channels, image_size)
+    return _imagenet_form(Bottleneck, (3, 4, 23, 3), task, stem, zero_gamma, initialisation)
+
+
+def resnet152(
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    stem: str = "auto",
+    zero_gamma: bool = False,
+    initialisation: str = "torch",
+) -> nn.Module:
+    """ResNet-152."""
+    task = (num_classes, in_channels, image_size)
+    return _imagenet_form(Bottleneck, (3, 8, 36, 3), task, stem, zero_gamma, initialisation)
+
+
+def _cifar_form(
+    layers: int, num_classes: int, in_channels: int, image_size: int, shortcut: str, initialisation: str
+) -> nn.Module:
     check_task(num_classes, in_channels, image_size)
+    limits.choice("shortcut", shortcut, ("pad", "none"))
     stem = conv_norm_relu(in_channels, 16, 3)
-    model = ResNet(stem, BasicBlock, (16, 32, 64), [(layers - 2) // 6] * 3, SubsampledShortcut, num_classes)
+    block = BasicBlock if shortcut == "pad" else PlainBlock
+    model = ResNet(stem, block, (16, 32, 64), [(layers - 2) // 6] * 3, SubsampledShortcut, num_classes)
     return initialise(model, initialisation)
 
 
 def _imagenet_form(
-    block: Block,
+    block: type[BasicBlock] | type[Bottleneck],
     depths: Sequence[int],
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
+    task: tuple[int, int, int],
     stem: str,
+    zero_gamma: bool,
     initialisation: str,
 ) -> nn.Module:
+    num_classes, in_channels, image_size = task
     check_task(num_classes, in_channels, image_size)
+    limits.boolean("zero_gamma", zero_gamma)
     first = _stem(stem, in_channels, image_size)
     model = ResNet(first, block, (64, 128, 256, 512), depths, ProjectedShortcut, num_classes)
-    return initialise(model, initialisation)
+    initialise(model, initialisation)
+    if zero_gamma:
+        for module in model.modules():
+            if isinstance(module, BasicBlock | Bottleneck):
+                nn.init.zeros_((module.norm2 if isinstance(module, BasicBlock) else module.norm3).weight)
+    return model
 
 
 def _stem(form: str, in_channels: int, image_size: int) -> nn.Sequential:

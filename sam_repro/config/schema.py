@@ -126,6 +126,9 @@ NEUTRAL: dict[str, Any] = {
     "optimizer.ascent": "gradient",
     "optimizer.second_order": False,
     "optimizer.perturb": "all",
+    "architecture.norm": "batch",
+    "architecture.shortcut": "pad",
+    "architecture.zero_gamma": False,
 }
 """Values under which the code does what it did before the key existed: they do not enter the hashes."""
 

@@ -16,8 +16,10 @@ from torch.func import functional_call
 
 from sam_repro import architecture
 from sam_repro.architecture.layers import conv_norm_relu
+from sam_repro.architecture.pyramid import Pyramid, PyramidNet
 from sam_repro.architecture.resnet import Bottleneck, ProjectedShortcut, ResNet
-from sam_repro.architecture.wide_resnet import WideResNet
+from sam_repro.architecture.shake_shake import ShakeShakeNet
+from sam_repro.architecture.wide_resnet import Form, WideResNet
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "architecture"
 ALL = architecture.__all__
@@ -32,7 +34,8 @@ def count(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-# Published or counted in other implementations: He's ResNet-32, weiaicunzai's and torchvision's ResNets, WRN-28-10.
+# Published or counted in other implementations: He's ResNet-32, weiaicunzai's and torchvision's ResNets, WRN-28-10,
+# pytorchcv's Shake-Shake and PyramidNets; the pooled, the rounded and the truncated forms by the papers' code.
 @pytest.mark.parametrize(
     ("name", "options", "parameters"),
     [
@@ -43,8 +46,22 @@ def count(model: nn.Module) -> int:
         ("resnet18", {"num_classes": 1000, "image_size": 224}, 11_689_512),
         ("resnet34", {"num_classes": 1000, "image_size": 224}, 21_797_672),
         ("resnet50", {"num_classes": 1000, "image_size": 224}, 25_557_032),
+        ("resnet101", {"num_classes": 1000, "image_size": 224}, 44_549_160),
+        ("resnet152", {"num_classes": 1000, "image_size": 224}, 60_192_808),
         ("wrn28_10", {}, 36_479_194),
         ("wrn28_10", {"num_classes": 100}, 36_536_884),
+        ("wrn28_10", {"shortcut": "pool"}, 36_220_634),
+        ("wrn28_10", {"num_classes": 100, "shortcut": "pool"}, 36_278_324),
+        ("wrn40_10", {}, 55_841_754),
+        ("resnet32_mentornet", {}, 29_442_378),
+        ("resnet56", {"shortcut": "none"}, 853_018),
+        ("shake_shake_26_2x96d", {}, 26_192_922),
+        ("shake_shake_26_2x96d", {"num_classes": 100}, 26_227_572),
+        ("pyramidnet110", {}, 28_485_477),
+        ("pyramidnet110", {"num_classes": 100}, 28_511_307),
+        ("pyramidnet272", {}, 26_210_842),
+        ("pyramidnet272", {"num_classes": 100}, 26_288_692),
+        ("pyramidnet272", {"widths": "truncated"}, 26_046_428),
     ],
 )
 def test_parameter_counts_of_the_literature(name: str, options: dict[str, object], parameters: int) -> None:
@@ -77,8 +94,14 @@ def test_parameter_counts_of_wide_resnets(name: str, blocks: int, k: int, shortc
     assert count(on_meta(name, shortcut=shortcut)) == expected
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize(("in_channels", "image_size"), [(1, 8), (1, 28), (3, 32), (3, 64), (3, 1), (2, 33)])
+TASKS = [(2, 33), (1, 8), (1, 28), (3, 32), (3, 64), (3, 1)]
+DEEP = [name for name in ALL if name.startswith(("pyramidnet", "resnet1")) and name != "resnet18"]  # slow to build
+
+
+@pytest.mark.parametrize(
+    ("name", "in_channels", "image_size"),
+    [(name, *task) for name in ALL for task in (TASKS[:1] if name in DEEP else TASKS)],
+)
 def test_logits_for_every_task(name: str, in_channels: int, image_size: int) -> None:
     model = on_meta(name, num_classes=5, in_channels=in_channels, image_size=image_size).eval()
     images = torch.empty(4, in_channels, image_size, image_size, device="meta")
@@ -112,8 +135,11 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
     "bottleneck": lambda: ResNet(
         conv_norm_relu(2, 4, 3).append(nn.MaxPool2d(3, 2, 1)), Bottleneck, (4, 4), (2, 2), ProjectedShortcut, 4
     ),
-    "wrn_conv": lambda: WideResNet(1, 2, "conv", in_channels=2, num_classes=4),
-    "wrn_pool": lambda: WideResNet(1, 2, "pool", in_channels=2, num_classes=4),
+    "wrn_conv": lambda: WideResNet(1, 2, Form("conv"), in_channels=2, num_classes=4),
+    "wrn_pool": lambda: WideResNet(1, 2, Form("pool"), in_channels=2, num_classes=4),
+    "pyramid": lambda: PyramidNet(Pyramid(1, 5, bottleneck=True), in_channels=2, num_classes=4),
+    "shakedrop": lambda: PyramidNet(Pyramid(1, 5, bottleneck=False), in_channels=2, num_classes=4, shakedrop="same"),
+    "shake_shake": lambda: ShakeShakeNet(1, 4, "same", in_channels=2, num_classes=4),
 }
 
 
@@ -129,6 +155,7 @@ def loss_of(model: nn.Module) -> Callable[[list[Tensor]], Tensor]:
     names = [name for name, _ in model.named_parameters()]
 
     def loss(weights: list[Tensor]) -> Tensor:
+        torch.manual_seed(1)  # the gates of a pass
         logits = functional_call(model, dict(zip(names, weights, strict=True)), images)
         return nn.functional.cross_entropy(logits, labels)
 
@@ -164,6 +191,7 @@ def test_forward_mode_agrees_with_the_gradient(small: nn.Module) -> None:
 
 def test_channels_last_changes_no_number_and_is_kept_throughout(small: nn.Module) -> None:
     images = torch.randn(5, 2, 6, 6, dtype=torch.float64)
+    torch.manual_seed(1)  # the gates of a pass
     expected = small(images)
     kept = []
     for module in small.modules():
@@ -171,6 +199,7 @@ def test_channels_last_changes_no_number_and_is_kept_throughout(small: nn.Module
             module.register_forward_pre_hook(
                 lambda _, given: kept.append(given[0].is_contiguous(memory_format=torch.channels_last))
             )
+    torch.manual_seed(1)
     logits = small.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
     assert kept
@@ -180,7 +209,10 @@ def test_channels_last_changes_no_number_and_is_kept_throughout(small: nn.Module
 def test_forward_is_one_graph(small: nn.Module) -> None:
     images = torch.randn(5, 2, 6, 6, dtype=torch.float64)
     compiled = torch.compile(small, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(images), small(images))
+    torch.manual_seed(1)  # the gates of a pass
+    found = compiled(images)
+    torch.manual_seed(1)
+    torch.testing.assert_close(found, small(images))
 
 
 def test_images_are_left_alone(small: nn.Module) -> None:
@@ -198,6 +230,8 @@ def test_images_are_left_alone(small: nn.Module) -> None:
         ("resnet18", "stages.0.0.conv1.weight", "stages.3.0.shortcut.conv.weight"),
         ("resnet50", "stages.0.0.shortcut.norm.weight", "stages.3.2.conv3.weight"),
         ("wrn16_4", "stages.0.0.norm1.weight", "stages.2.0.shortcut.weight"),
+        ("shake_shake_26_2x96d", "stages.0.0.branch1.1.weight", "stages.2.0.shortcut.conv2.weight"),
+        ("pyramidnet110", "stages.0.0.convolutions.0.weight", "stages.2.17.norms.1.bias"),
     ],
 )
 def test_names_on_disk(name: str, first_block: str, others: str, tmp_path: Path) -> None:

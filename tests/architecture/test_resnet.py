@@ -91,7 +91,52 @@ def test_cifar_form_has_as_many_layers_as_its_name_says(name: str) -> None:
     assert len(weights) == int(name.removeprefix("resnet"))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize(("name", "blocks"), [("resnet18", 8), ("resnet50", 16)])
+def test_zero_gamma_starts_each_block_as_its_shortcut(name: str, blocks: int) -> None:
+    make = getattr(architecture, name)
+    model = make(num_classes=7, in_channels=3, image_size=32, zero_gamma=True)
+    zero = [
+        name for name, weight in model.named_parameters() if "norm" in name and "weight" in name if not weight.any()
+    ]
+    assert len(zero) == blocks
+    for stage in model.stages:
+        channels = next(stage[0].parameters()).shape[1]
+        x = torch.randn(2, channels, 4, 4)
+        for block in stage:
+            y = block(x)
+            torch.testing.assert_close(y, block.shortcut(x).relu())
+            x = y
+
+
+def test_a_chain_without_shortcuts_is_li_et_als() -> None:
+    torch.manual_seed(0)
+    model = architecture.resnet20(num_classes=7, in_channels=3, image_size=10, shortcut="none")
+    layers, channels = [], 3
+    for width, stride in [(16, 1)] * 7 + [(32, 2)] + [(32, 1)] * 5 + [(64, 2)] + [(64, 1)] * 5:
+        layers += [nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+    reference = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 7))
+    assert_same_function(model, reference, torch.randn(2, 3, 10, 10, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shortcut": "conv"}, r"^shortcut = conv: must be one of pad, none$"),
+        ({"initialisation": "xavier"}, r"^initialisation = xavier: "),
+    ],
+)
+def test_wrong_arguments_of_the_cifar_form_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        architecture.resnet8(num_classes=10, in_channels=3, image_size=32, **options)
+
+
+def test_wrong_zero_gamma_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^zero_gamma = 1: must be true or false$"):
+        architecture.resnet18(num_classes=10, in_channels=3, image_size=32, zero_gamma=1)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
 def test_wrong_stem_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"^stem = deep: must be one of auto, cifar, imagenet$"):
         getattr(architecture, name)(num_classes=10, in_channels=3, image_size=32, stem="deep")
