@@ -25,12 +25,13 @@ T = TypeVar("T")
 
 
 class Term(NamedTuple):
-    """A vector that the batch gives at some weights; a gradient comes with the loss and the outputs of its pass."""
+    """A vector that the batch gives at the weights `at`; a gradient comes with the loss and the outputs of its pass."""
 
     vector: Vector
     given: list[bool] | None = None
     loss: Tensor | None = None
     outputs: Tensor | None = None
+    at: str = "w"
 
     def plus(self, other: "Term") -> "Term":
         """The sum of two parts' terms, both already weighted; the outputs one after the other."""
@@ -39,6 +40,7 @@ class Term(NamedTuple):
             _both(self.given, other.given, lambda a, b: [x or y for x, y in zip(a, b, strict=True)]),
             _both(self.loss, other.loss, torch.add),
             _both(self.outputs, other.outputs, lambda a, b: torch.cat([a, b])),
+            self.at,
         )
 
 

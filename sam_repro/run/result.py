@@ -154,10 +154,10 @@ def _metrics(scores: dict[str, Any]) -> dict[str, Any]:
 
 def _cost(trainer: Trainer) -> dict[str, Any]:
     steps, device = trainer.step, trainer.clock.device
-    seconds = trainer.clock.seconds
+    seconds, cost = trainer.clock.seconds, trainer.rule.total_cost(steps)
     return {
-        "passes": sum(map(trainer.rule.passes, range(steps))),
-        "products": sum(map(trainer.rule.products, range(steps))),
+        "passes": cost.passes,
+        "products": cost.products,
         "steps": steps,
         "seconds": seconds,
         "examples_per_second": trainer.plan.seen(steps, len(trainer.data.train)) / seconds,

@@ -17,19 +17,19 @@ SPEED = ("choices.dataset", "choices.architecture", "batch_size", "m", "precisio
 class Price(NamedTuple):
     """Passes, products, and their seconds, None where no run here tells how long a pass takes."""
 
-    passes: int | None
-    products: int | None
+    passes: float | None
+    products: float | None
     seconds: float | None
 
     def times(self, runs: int) -> "Price":
         """The price of so many runs."""
-        return Price(*(None if part is None else part * runs for part in self))  # type: ignore[arg-type]
+        return Price(*(None if part is None else part * runs for part in self))
 
     def __add__(self, other: object) -> "Price":
         """The sum of two prices. A part that is unknown in one is unknown in the sum."""
         assert isinstance(other, Price)
         pairs = zip(self, other, strict=True)
-        return Price(*(None if a is None or b is None else a + b for a, b in pairs))  # type: ignore[arg-type]
+        return Price(*(None if a is None or b is None else a + b for a, b in pairs))
 
     def __str__(self) -> str:
         if self.passes is None:
@@ -47,7 +47,8 @@ def prices(configs: Mapping[str, Resolved], runs: Sequence[Run]) -> dict[str, Pr
     speeds = _speeds(runs)
     found = {}
     for name, config in configs.items():
-        passes, products = build.declared_cost(config)
+        cost = build.declared_cost(config)
+        passes, products = (None, None) if cost is None else (cost.passes, cost.products)
         resolved = numerics.with_numerics(config)
         speed = speeds.get(_key(resolved))
         seconds = None if speed is None or passes is None else speed * (passes + PRODUCT * (products or 0))

@@ -34,11 +34,11 @@ def refuse(rule: Rule, diagnostics: str) -> None:
         diagnostics: level of what is told of a step.
 
     Raises:
-        ValueError: if the rule takes Hessian products, if the base reads its learning rate or counts its steps on the
-            host, or if the diagnostics keep vectors from step to step.
+        ValueError: if the rule's steps cannot be captured, if the base reads its learning rate or counts its steps on
+            the host, or if the diagnostics keep vectors from step to step.
     """
-    if rule.products(0):
-        raise ValueError(f"graph = true: {type(rule).__name__} takes Hessian products, which cannot be captured")
+    if not rule.capturable:
+        raise ValueError(f"graph = true: the steps of {type(rule).__name__} cannot be captured; leave graph out")
     for group in rule.base.param_groups:
         if not group.get("fused") or not group.get("capturable", True):
             raise ValueError(
