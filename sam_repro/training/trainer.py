@@ -113,7 +113,7 @@ class Trainer:
         self._update: graphs.Update = self._eager_update
         if plan.graph:
             graphs.refuse(rule, diagnostics.level)
-            self._update = graphs.Replayed(self._eager_update, self._kind, objective, plan.batch_size)
+            self._update = graphs.Replayed(self._eager_update, self._kind, self._noise, objective, plan.batch_size)
 
     @property
     def step(self) -> int:
@@ -182,7 +182,6 @@ class Trainer:
     def _train_step(self, step: int, rows: Tensor) -> None:
         self.clock.start()
         self._set_rates(step)
-        torch.default_generator.manual_seed(derived(self.plan.seed, "noise", step))
         self._generator.manual_seed(derived(self.plan.seed, "augmentation", step))
         train = self.data.train
         images = self.augmentation(train.images.index_select(0, rows), self._generator)
@@ -202,10 +201,14 @@ class Trainer:
             numbers.update(self.diagnostics(step, seen, labels, self.rule.params))
 
         part = None if self.plan.m is None else min(self.plan.m, len(labels))
-        loss = self.rule.backward(self.objective(images, labels), part, observe=look)
+        loss = self.rule.backward(self.objective(images, labels, self._noise(step)), part, observe=look)
         self._finish_gradient(loss)
         self.rule.update()
         return numbers
+
+    def _noise(self, step: int) -> int:
+        """The seed of what the passes of a step draw."""
+        return derived(self.plan.seed, "noise", step)
 
     def _kind(self, step: int) -> tuple[str, bool]:
         """Steps of one kind do the same operations."""

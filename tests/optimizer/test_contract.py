@@ -47,8 +47,8 @@ def train(rule: Rule, model: nn.Module, steps: range, m: int | None = None) -> l
     objective = Objective(model, F.cross_entropy)
     losses = []
     for step in steps:
-        torch.manual_seed(step)
-        losses.append(rule.step(objective(*batch(step, next(model.parameters()).dtype)), m))
+        oracle = objective(*batch(step, next(model.parameters()).dtype), noise=step)
+        losses.append(rule.step(oracle, m))
     return losses
 
 
@@ -202,8 +202,7 @@ def test_parts_equal_parts_made_by_hand(make_rule: MakeRule, m: int, momentum: f
         vectors: dict[str, list[Tensor]] = {}
         for part, (inputs, targets) in enumerate(zip(*(t.split(m) for t in batch(step)), strict=True)):
             theirs.load_state_dict(start, strict=False)
-            torch.manual_seed(step + part)
-            terms = hand.terms(objective(inputs, targets), hand.phase(step))
+            terms = hand.terms(objective(inputs, targets, noise=step + part), hand.phase(step))
             share = len(targets) / BATCH
             vectors = vectors or {name: [torch.zeros_like(x) for x in term.vector] for name, term in terms.items()}
             for name, term in terms.items():

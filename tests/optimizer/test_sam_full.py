@@ -84,9 +84,8 @@ def sam(model: nn.Module, rho: float = RHO, **options: Any) -> SAM:
 
 
 def our_gradient(model: nn.Module, x: Tensor, y: Tensor, m: int | None = None, **options: Any) -> Tensor:
-    torch.manual_seed(3)
     decay = options.pop("weight_decay", 0.0)
-    sam(model, **options).backward(Objective(model, F.cross_entropy, weight_decay=decay)(x, y), m)
+    sam(model, **options).backward(Objective(model, F.cross_entropy, weight_decay=decay)(x, y, noise=3), m)
     return flat(p.grad for p in model.parameters())
 
 
@@ -276,9 +275,8 @@ def test_random_direction_is_a_function_of_step_and_part(same_noise: bool) -> No
         start = flat(model.parameters())
         model.register_forward_pre_hook(lambda *_: seen.append(flat(model.parameters()) - start))
         for step in range(steps):
-            torch.manual_seed(seed + 100 * step)
             torch.rand(step)  # what was drawn before does not matter
-            rule.backward(objective(*batch()), 6)
+            rule.backward(objective(*batch(), noise=seed + 100 * step), 6)
         return seen[1::2]
 
     directions = run(0)
@@ -415,9 +413,8 @@ def test_two_halves_are_the_mean_of_two_batches(options: dict[str, Any]) -> None
     halves = []
     for part in range(2):
         model = normed()
-        torch.manual_seed(3 + part)
         mine = slice(6 * part, 6 * part + 6)
-        sam(model, **options).backward(Objective(model, F.cross_entropy)(x[mine], y[mine]))
+        sam(model, **options).backward(Objective(model, F.cross_entropy)(x[mine], y[mine], noise=3 + part))
         halves.append(flat(p.grad for p in model.parameters()))
     torch.testing.assert_close(our_gradient(normed(), x, y, 6, **options), sum(halves) / 2, rtol=1e-10, atol=1e-13)
 
