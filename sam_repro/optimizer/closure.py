@@ -77,6 +77,7 @@ class _ClosureOracle:
         self.objective = objective
         self.closure = closure
         self.noise = noise
+        self.buffers = objective.buffers()
 
     def parts(self, m: int | None, mean: Mean | None = None) -> Iterator["_ClosureOracle"]:
         yield self
@@ -85,7 +86,8 @@ class _ClosureOracle:
         for p in params:
             p.grad = None
         reseed(self.noise, params[0].device)
-        with torch.enable_grad(), self.objective.region(params[0].device, update_statistics):
+        held = self.buffers.held(statistics=not update_statistics, others=not update_statistics)
+        with torch.enable_grad(), held, self.objective.region(params[0].device):
             loss = self.closure()
         if not isinstance(loss, Tensor):
             raise TypeError(
