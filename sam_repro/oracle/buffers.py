@@ -1,14 +1,27 @@
 """The buffers of a model: which of them a pass moves, and where it starts from."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm, _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+Mean = Callable[[list[Tensor]], list[Tensor]]
 Place = tuple[nn.Module, str]
+
+
+class Part(Protocol):
+    """A part of a batch."""
+
+    @property
+    def share(self) -> float:
+        """Its examples, as a part of all."""
+
+
+P = TypeVar("P", bound=Part)
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 BY_FLAG = (_BatchNorm.forward, SyncBatchNorm.forward)
@@ -52,14 +65,23 @@ class Buffers:
         """Steps seen by each layer with running statistics."""
         return [layer.num_batches_tracked for layer in self.norms if layer.num_batches_tracked is not None]
 
-    def statistics(self) -> list[Tensor]:
-        """A copy of means, variances and counters, for `load`."""
-        return [buffer.clone() for buffer in self.values + self.counters]
+    def averaged(self, parts: Sequence[P], mean: Mean | None = None) -> Iterator[P]:
+        """The parts of a batch, each from the running statistics of the start; after the last these are their mean.
 
-    def load(self, statistics: list[Tensor]) -> None:
-        """Put a copy back into the buffers."""
-        if statistics:
-            torch._foreach_copy_(self.values + self.counters, statistics)
+        Args:
+            parts: weighted by their `share`.
+            mean: averages a list of tensors over ranks; nothing on one process.
+        """
+        start = [buffer.clone() for buffer in self.values + self.counters]
+        total = [torch.zeros_like(value) for value in self.values]
+        for part in parts:
+            if start:
+                torch._foreach_copy_(self.values + self.counters, start)
+            yield part
+            if total:
+                torch._foreach_add_(total, self.values, alpha=part.share)
+        if total:
+            torch._foreach_copy_(self.values, mean(total) if mean else total)
 
     @contextmanager
     def held(self, statistics: bool = True, others: bool = True) -> Iterator[None]:

@@ -18,12 +18,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointError
 
 from sam_repro import limits, seeds
-from sam_repro.oracle.buffers import Buffers, modules_of
+from sam_repro.oracle.buffers import Buffers, Mean, modules_of
 from sam_repro.oracle.inputs import Inputs, arguments, pieces, tensors
 from sam_repro.vectors import Vector, rademacher
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-Mean = Callable[[list[Tensor]], list[Tensor]]
 Reseed = Callable[[int, torch.device], object]
 Pushed = Callable[[Vector, Sequence[Tensor]], tuple[Tensor, Tensor]]
 T = TypeVar("T")
@@ -37,6 +36,13 @@ class Term(NamedTuple):
     loss: Tensor | None = None
     outputs: Tensor | None = None
     at: str = "w"
+
+    def times(self, share: float) -> "Term":
+        """The term of a part that is this share of the batch; of the whole batch it stays bitwise what it is."""
+        if share == 1.0:
+            return self
+        vector = list(torch._foreach_mul(self.vector, share))
+        return self._replace(vector=vector, loss=None if self.loss is None else self.loss * share)
 
     def plus(self, other: "Term") -> "Term":
         """The sum of two parts' terms, both already weighted; the outputs one after the other."""
@@ -277,17 +283,10 @@ class Oracle:
         weighted by size, and over the ranks of `mean`. With `batch_norm_statistics="first"` they are the first part's.
         """
         parts = self.split(m)
-        buffers = self.buffers
-        averaged = self.objective.batch_norm_statistics != "first" and len(buffers.norms) > 0
-        if not averaged or (mean is None and len(parts) == 1):
+        if self.objective.batch_norm_statistics == "first" or (mean is None and len(parts) == 1):
             yield from parts
-            return
-        start, total = buffers.statistics(), [torch.zeros_like(value) for value in buffers.values]
-        for part in parts:
-            buffers.load(start)
-            yield part
-            torch._foreach_add_(total, buffers.values, alpha=part.share)
-        torch._foreach_copy_(buffers.values, mean(total) if mean else total)
+        else:
+            yield from self.buffers.averaged(parts, mean)
 
     def loss_of(self, outputs: Tensor) -> Tensor:
         """Mean loss of outputs of this batch."""

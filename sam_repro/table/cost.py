@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sam_repro.config.schema import Resolved, flat
+from sam_repro.errors import UserError
 from sam_repro.table.runs import Run
 
 PRODUCT = 3.5
@@ -38,22 +39,26 @@ class Price(NamedTuple):
         return f"{words}, {_duration(self.seconds)}"
 
 
-def prices(configs: Mapping[str, Resolved], runs: Sequence[Run]) -> dict[str, Price]:
-    """The price of one run of each configuration, by name."""
+def prices(configs: Mapping[str, Resolved], runs: Sequence[Run]) -> tuple[dict[str, Price], dict[str, str]]:
+    """The price of one run of each configuration, by name; and of those that cannot be run here, why."""
     if not configs:
-        return {}
+        return {}, {}
     from sam_repro.run import build, numerics
 
     speeds = _speeds(runs)
-    found = {}
+    found, refused = {}, {}
     for name, config in configs.items():
-        cost = build.declared_cost(config)
+        try:
+            resolved = numerics.with_numerics(config)
+            cost = build.declared_cost(config)
+        except UserError as error:
+            refused[name] = str(error)
+            continue
         passes, products = (None, None) if cost is None else (cost.passes, cost.products)
-        resolved = numerics.with_numerics(config)
         speed = speeds.get(_key(resolved))
         seconds = None if speed is None or passes is None else speed * (passes + PRODUCT * (products or 0))
         found[name] = Price(passes, products, seconds)
-    return found
+    return found, refused
 
 
 def _speeds(runs: Sequence[Run]) -> dict[tuple[Any, ...], float]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sam_repro.optimizer import SAM, SGD, LookSAM, Rule, SGDHess
+from sam_repro.optimizer import SAM, SGD, ByClosure, LookSAM, Rule, SGDHess
 from sam_repro.oracle import Objective, reseed
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -127,7 +127,7 @@ def trained(rule: Callable[..., Rule], model: nn.Module, m: int | None = None, *
     """The state after three steps."""
     objective, made = Objective(model, F.cross_entropy, **options), rule(base(model))
     for step in range(3):
-        made.step(objective(*batch(step), noise=step), m)
+        made.step(objective(*batch(step), noise=step), m=m)
     return model.state_dict()
 
 
@@ -339,15 +339,45 @@ def test_running_statistics_of_any_norm_are_those_of_batch_norm(layer: str, stat
     name = next(name for name in halves[0] if name.endswith("running_var"))
     expected = halves[0][name] if statistics == "first" else (halves[0][name] + halves[1][name]) / 2
     objective = Objective(model, F.cross_entropy, batch_norm_statistics=statistics)
-    (SGD if statistics == "both" else partial(SAM, rho=0.5))(base(model)).step(objective(*batch(), noise=0), 4)
+    (SGD if statistics == "both" else partial(SAM, rho=0.5))(base(model)).step(objective(*batch(), noise=0), m=4)
     torch.testing.assert_close(norm.running_var, expected, rtol=1e-14, atol=0)
 
 
 def test_own_buffers_move_in_the_first_part_alone() -> None:
     model = Net("own buffers")
     expected = after_one_forward(model, batch()[0][:3])
-    SAM(base(model), rho=0.5).step(Objective(model, F.cross_entropy)(*batch(), noise=0), 3)
+    SAM(base(model), rho=0.5).step(Objective(model, F.cross_entropy)(*batch(), noise=0), m=3)
     assert_same(dict(model.named_buffers()), expected)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_pieces_of_one_batch_move_what_its_parts_do(layer: str) -> None:
+    models = Net(layer), Net(layer)
+    halves = zip(*(tensor.split(4) for tensor in batch()), strict=True)
+    objectives = [Objective(model, F.cross_entropy) for model in models]
+    SGD(base(models[0])).step(objectives[0](*batch(), noise=0), m=4)
+    SAM(base(models[1]), rho=0.0).step(*(objectives[1](*half, noise=k) for k, half in enumerate(halves)))
+    for (name, ours), theirs in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15, msg=name)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_closure_moves_what_an_objective_does(layer: str) -> None:
+    ours, theirs = Net(layer), Net(layer)
+    inputs, targets = batch()
+    closures, plain = ByClosure(SAM(base(ours), rho=0.5), ours), SAM(base(theirs), rho=0.5)
+
+    def closure() -> Tensor:
+        loss = F.cross_entropy(ours(inputs), targets)
+        loss.backward()
+        return loss
+
+    for seed in range(2):
+        torch.manual_seed(seed)
+        closures.step(closure)
+        torch.manual_seed(seed)
+        plain.step(Objective(theirs, F.cross_entropy)(inputs, targets))
+    assert_same(ours.state_dict(), theirs.state_dict())
 
 
 def test_where_both_passes_move_the_statistics_they_move_all_buffers() -> None:

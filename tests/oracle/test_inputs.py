@@ -50,7 +50,7 @@ def test_several_tensors_are_arguments_by_position_or_by_name(rule: Any, form: s
         model = Two()
         made = rule(torch.optim.SGD(model.parameters(), lr=0.1))
         for step in range(2):
-            made.step(Objective(model, F.cross_entropy)(inputs, TARGETS, noise=step), m)
+            made.step(Objective(model, F.cross_entropy)(inputs, TARGETS, noise=step), m=m)
         ends.append(model.state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=1e-13, atol=1e-15, msg=name)

@@ -416,21 +416,19 @@ def test_held_in_evaluation_mode_normalises_by_the_running_statistics() -> None:
         assert torch.equal(model(inputs), expected)
 
 
-def test_statistics_are_copied_and_loaded() -> None:
+def test_statistics_are_averaged_where_they_lie() -> None:
     model = nn.Sequential(nn.BatchNorm1d(5), nn.BatchNorm1d(5, track_running_stats=False), nn.SyncBatchNorm(5))
     model.append(model[0])  # once more
     buffers = buffers_of(model)
     assert set(buffers.norms) == {model[0], model[2]}
     assert len(buffers.norms) == 2
-    start, addresses = buffers.statistics(), [value.data_ptr() for value in buffers.values]
-    model[0](data()[0])
+    addresses = [value.data_ptr() for value in buffers.values]
+    for part in buffers.averaged(Objective(model, F.cross_entropy)(*data()).split(2)):
+        assert model[0].num_batches_tracked == 0
+        model[0](part.inputs)
     assert model[0].num_batches_tracked == 1
-    buffers.load(start)
-    assert model[0].num_batches_tracked == 0
-    assert torch.equal(model[0].running_mean, torch.zeros(5))
     assert [value.data_ptr() for value in buffers.values] == addresses
-    without = buffers_of(nn.Linear(2, 2))
-    without.load(without.statistics())
+    assert list(buffers_of(nn.Linear(2, 2)).averaged([])) == []
 
 
 def test_products_over_weights_that_the_outputs_do_not_depend_on_are_zero() -> None:
