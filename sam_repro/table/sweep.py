@@ -6,6 +6,7 @@ from typing import Any
 
 from sam_repro.config.identity import home
 from sam_repro.config.schema import Resolved, flat
+from sam_repro.run.lock import is_locked
 from sam_repro.run.numerics import with_numerics
 from sam_repro.table import statistic
 from sam_repro.table.render import shown
@@ -53,6 +54,8 @@ def _state(cell: Resolved) -> float | str:
         if (folder / "result.json").exists():
             tested = json.loads((folder / "result.json").read_text(encoding="utf-8"))["metrics"]["test"]
             return float(tested[cell["report"]]["error_pct"])
+        if is_locked(folder):
+            return "running elsewhere"
         if (folder / "failed.json").exists():
             return "failed: " + str(json.loads((folder / "failed.json").read_text(encoding="utf-8"))["error"])
     except (ValueError, KeyError, TypeError):

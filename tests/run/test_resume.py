@@ -195,7 +195,7 @@ def test_killed_at_random_times(server: Server, uninterrupted: Any, tmp_path: Pa
             break
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_stopped_by_a_signal(server: Server, uninterrupted: Any, tmp_path: Path, number: int, code: int) -> None:
     settings = [*SETTINGS, *LONG, "checkpoint_every=1000"]
     for rows in (1, 20):
