@@ -55,6 +55,7 @@ class Config:
     device: str = "auto"
     deterministic: bool = False
     compile: bool = False
+    micro_batch: int | None = None
     threads: int | None = None
     # bookkeeping
     graph: bool = False
@@ -77,6 +78,7 @@ NUMERICS = (
     "device",
     "deterministic",
     "compile",
+    "micro_batch",
     "threads",
     "base_optimizer.fused",
 )
@@ -121,6 +123,7 @@ NEUTRAL: dict[str, Any] = {
     "rho_follows": "constant",
     "rho_warmup_epochs": 0.0,
     "compile": False,
+    "micro_batch": None,
     "optimizer.p": 2,
     "optimizer.ascent_steps": 1,
     "optimizer.ascent": "gradient",

@@ -146,7 +146,7 @@ def test_parts_are_averaged_before_they_are_compared() -> None:
     rule, objective = SAMMasked(base(model), RHO, [1, 3], scale=2.0), Objective(model, F.cross_entropy)
     ((inputs, targets),) = batches(1)
     pairs = [
-        [term.vector for term in rule.terms(objective(x, y), "full")]
+        [term.vector for term in rule.terms(objective(x, y), "full").values()]
         for x, y in zip(inputs.split(4), targets.split(4), strict=True)
     ]
     averaged = [[sum(tensors) / 3 for tensors in zip(*vectors, strict=True)] for vectors in zip(*pairs, strict=True)]
@@ -185,7 +185,7 @@ def test_fused_base_on_channels_last_equals_plain() -> None:
         rule = SAMMasked(torch.optim.SGD(model.parameters(), lr=LR, fused=fused), RHO, [1])
         inputs, targets = torch.randn(4, 3, 6, 6).to(memory_format=layout), torch.tensor([0, 1, 2, 0])
         for m in (None, 2):
-            rule.step(Objective(model, F.cross_entropy)(inputs, targets), m)
+            rule.step(Objective(model, F.cross_entropy)(inputs, targets), m=m)
         results.append([p.detach().contiguous() for p in model.parameters()])
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
 

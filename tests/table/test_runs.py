@@ -29,8 +29,11 @@ def rewritten(folder, change):
         (lambda folder: (folder / "result.json").write_text('{"schema": 1, "se'), "damaged"),
         (lambda folder: (folder / "result.json").write_text("[]"), "damaged"),
         (lambda folder: (folder / "result.json").write_bytes(b"\xff\xfe"), "damaged"),
-        (lambda folder: rewritten(folder, lambda result: result.pop("metrics")), "no 'metrics'"),
-        (lambda folder: rewritten(folder, lambda result: result["metrics"].update(test={})), "no 'last'"),
+        (lambda folder: rewritten(folder, lambda result: result.pop("metrics")), "metrics is missing"),
+        (
+            lambda folder: rewritten(folder, lambda result: result["metrics"].update(test={})),
+            "metrics.test.last is missing",
+        ),
         (lambda folder: rewritten(folder, lambda result: result.update(schema=3)), "schema 3, this version reads"),
         (lambda folder: rewritten(folder, lambda result: result.update(config=None)), "damaged"),
         (lambda folder: rewritten(folder, lambda result: result.update(cost=None)), "damaged"),
@@ -134,6 +137,15 @@ def test_of_two_different_runs_of_one_seed_the_first_counts_and_the_other_is_nam
     assert found.problems == [f"{again}: not counted, because {two[0]} is of the same cell and seed"]
 
 
+def test_of_many_runs_that_are_there_twice_one_line_tells(lab, two):
+    for folder in two:
+        again = lab.outputs / f"evidence/mine/runs/cell/{folder.name}"
+        shutil.copytree(folder, again)
+        rewritten(again, lambda result: result.update(weights_sha256="other"))
+    (problem,) = lab.report().found.problems
+    assert problem.endswith("is of the same cell and seed, nor are 1 others that another comes before")
+
+
 def test_sharpness_of_two_protocols_is_never_pooled(lab):
     """The protocol that most runs have counts; the weights and the outcome are no part of it."""
     lab.table = dataclasses.replace(lab.table, metrics=("sharpness/m/v",))
@@ -228,4 +240,5 @@ def test_words_for_numerics():
     assert runs.label((*plain, ("precision", "fp32"))) == "fp32 on cpu"
     odd = (("base_optimizer.fused", False), ("channels_last", False), ("deterministic", True), ("device", "cuda"))
     assert runs.label((*odd, ("precision", "bf16"))) == "bf16 on cuda, contiguous, deterministic, not fused"
+    assert runs.label((*plain, ("micro_batch", 8), ("precision", "bf16"))) == "bf16 on cpu, micro_batch 8"
     assert runs.label((*plain, ("compile", True), ("precision", "bf16"))) == "bf16 on cpu, compile"
