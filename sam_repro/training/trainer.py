@@ -15,8 +15,9 @@ from sam_repro.optimizer import Rule, Terms
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Schedule
 from sam_repro.seeds import derived
+from sam_repro.signals import note_signals
 from sam_repro.training import checkpoint, evaluation, graphs
-from sam_repro.training.clock import Clock, caught_signals
+from sam_repro.training.clock import Clock
 from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.training.means import Mean
 from sam_repro.training.plan import Plan
@@ -137,11 +138,11 @@ class Trainer:
 
         Raises:
             NonFinite: if a loss, a gradient or the weights are not finite; the last checkpoint stays.
-            Interrupted: after SIGINT or SIGTERM, with the state saved at a step boundary.
+            Interrupted: after a signal, with the state saved at a step boundary.
             UserError: if the rule has state that a checkpoint would lose.
         """
         saved = time.monotonic()
-        with caught_signals() as caught, closing(self._steps()) as steps:
+        with note_signals() as caught, closing(self._steps()) as steps:
             for step, raw in steps:
                 self._train_step(step, raw)
                 listener.step(self.step)

@@ -23,7 +23,6 @@ from sam_repro.oracle import Objective
 from sam_repro.schedule import Constant, Cosine
 from sam_repro.seeds import derived
 from sam_repro.training import checkpoint
-from sam_repro.training.clock import caught_signals
 from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.training.means import Mean
 from sam_repro.training.plan import Plan
@@ -663,16 +662,6 @@ def test_the_first_signal_stops_a_run_after_its_step(tmp_path: Path) -> None:
         trained.run(Listener(send))
     assert (stop.value.signal, stop.value.steps) == (signal.SIGINT, 7)
     assert checkpoint.read(trained.path)["rule"]["steps"] == 7
-
-
-def test_a_second_sigint_interrupts_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with caught_signals() as caught:
-        signal.raise_signal(signal.SIGINT)
-        assert caught == [signal.SIGINT]
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> None:
