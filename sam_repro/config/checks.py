@@ -10,7 +10,7 @@ from sam_repro import limits
 from sam_repro.config.schema import flat
 
 
-def _one_of(*allowed: str) -> Callable[[str, Any], None]:
+def _one_of(*allowed: str | bool) -> Callable[[str, Any], None]:
     return partial(limits.choice, allowed=allowed)
 
 
@@ -81,9 +81,9 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "channels_last": limits.boolean,
     "device": _device,
     "deterministic": limits.boolean,
-    "compile": limits.boolean,
+    "compile": _one_of("auto", True, False),
     "micro_batch": partial(limits.positive, optional=True),
-    "graph": limits.boolean,
+    "graph": _one_of("auto", True, False),
     "threads": partial(limits.integer, low=1, high=1024, optional=True),
     "name": _plain_name,
     "data_dir": _folder,
@@ -190,7 +190,7 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
     if leaves["precision"] == "tf32" and leaves["device"] == "cpu":
         yield "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16"
 
-    if leaves["graph"] and leaves["device"] == "cpu":
+    if leaves["graph"] is True and leaves["device"] == "cpu":
         yield "graph = true: needs a GPU; leave graph out"
 
     yield from contradictions_of_sharpness(leaves, rho)

@@ -54,11 +54,11 @@ class Config:
     channels_last: bool = True
     device: str = "auto"
     deterministic: bool = False
-    compile: bool = False
+    compile: Any = "auto"
     micro_batch: int | None = None
     threads: int | None = None
     # bookkeeping
-    graph: bool = False
+    graph: Any = "auto"
     name: str = "main"
     data_dir: str = "data"
     download: bool = True
@@ -126,7 +126,7 @@ NEUTRAL: dict[str, Any] = {
     "report": "last",
     "rho_follows": "constant",
     "rho_warmup_epochs": 0.0,
-    "compile": False,
+    "compile": False,  # what "auto" is on a CPU
     "micro_batch": None,
     "optimizer.p": 2,
     "optimizer.ascent_steps": 1,

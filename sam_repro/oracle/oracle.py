@@ -191,7 +191,7 @@ class Oracle:
     @torch.no_grad()
     def loss(self) -> Tensor:
         """Mean loss over the batch, a 0-dim tensor: one forward, no gradient."""
-        reseed(self.noise, self.device)
+        self.objective.reseed(self.noise, self.device)
         with self.buffers.held():
             return self.loss_of(self._outputs(self.objective.model))
 
@@ -237,7 +237,7 @@ class Oracle:
         and an eigendecomposition of C × C for each example.
         """
         params = list(params)
-        reseed(self.noise, self.device)
+        self.objective.reseed(self.noise, self.device)
         with self.buffers.held():
             with torch.enable_grad():
                 outputs = self._outputs(self.objective.model)
@@ -317,7 +317,7 @@ class Oracle:
     @contextmanager
     def _differentiable_twice(self) -> Iterator[None]:
         """A second derivative needs the plain attention kernel, in the forward and in the backward."""
-        reseed(self.noise, self.device)
+        self.objective.reseed(self.noise, self.device)
         with self.buffers.held(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
 

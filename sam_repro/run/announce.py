@@ -48,6 +48,10 @@ def announce(config: Resolved, folder: Path, trainer: Trainer, done: int) -> Non
     if unusual:
         print(f"unusual    {', '.join(f'{key}={limits.shown(value)}' for key, value in unusual.items())}")
     print(f"numerics   {config['precision']} on {config['device']}, threads: {torch.get_num_threads()}")
+    if why := config["origin"].get("compile"):
+        print(f"compile    {why}")
+    if trainer.plan.graph is None and config["device"] != "cpu" and trainer.no_graph:
+        print(f"graph      off, which is slower: {trainer.no_graph}")
     print(f"home       {folder}")
     if done:
         print(f"resumed    after {done} of {steps} steps")

@@ -143,7 +143,8 @@ def make_schedule(config: Resolved) -> Schedule:
 
 def make_plan(config: Resolved) -> Plan:
     """The numbers of the loop."""
-    return Plan(**{key: config[key] for key in Plan.__dataclass_fields__})
+    numbers = {key: config[key] for key in Plan.__dataclass_fields__}
+    return Plan(**numbers | {"graph": None if config["graph"] == "auto" else config["graph"]})
 
 
 def declared_cost(config: Resolved) -> Cost | None:

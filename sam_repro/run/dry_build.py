@@ -62,7 +62,7 @@ def _heavy(config: Resolved) -> Parts:
 
 def _rule(config: Resolved) -> None:
     rule = build.make_rule(config, build.smallest_network())
-    if config["graph"]:
+    if config["graph"] is True:
         with build.refused(config):
             graphs.refuse(rule, config["diagnostics"])
 

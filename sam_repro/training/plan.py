@@ -36,7 +36,7 @@ class Plan:
         record_every: steps between rows of the record, default 10; None for rows per epoch only.
         checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
         micro_batch: examples that go through the network at once, default the batch: less memory, the same step.
-        graph: replay whole steps as CUDA graphs, default false.
+        graph: replay whole steps as CUDA graphs; None (default): on a GPU, if a graph can hold them.
     """
 
     seed: int
@@ -52,7 +52,7 @@ class Plan:
     record_every: int | None = 10
     checkpoint_every: float = 60.0
     micro_batch: int | None = None
-    graph: bool = False
+    graph: bool | None = None
 
     def steps_per_epoch(self, examples: int) -> int:
         """Steps of one epoch over so many examples."""
