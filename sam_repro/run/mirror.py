@@ -171,7 +171,6 @@ def _start(mode: Any, **identity: Any) -> "Run":
     run = wandb.init(resume="allow", reinit="finish_previous", **identity)
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
-    run.define_metric("test/error_pct", step_metric="step", summary="min,last")
     return run
 
 
