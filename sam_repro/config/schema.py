@@ -55,6 +55,7 @@ class Config:
     device: str = "auto"
     deterministic: bool = False
     compile: bool = False
+    micro_batch: int | None = None
     threads: int | None = None
     # bookkeeping
     graph: bool = False
@@ -77,6 +78,7 @@ NUMERICS = (
     "device",
     "deterministic",
     "compile",
+    "micro_batch",
     "threads",
     "base_optimizer.fused",
 )
@@ -104,10 +106,14 @@ IDLE: tuple[tuple[str, str | None, Any], ...] = (
     ("label_noise.", "label_noise.rate", 0),
     ("dataset.validation.", "dataset.validation.count", 0),
     ("dataset.augmentation.", None, None),  # only names values for the augmentation to take
+    ("augmentation.flip.", "augmentation.flip.probability", 0),
+    ("augmentation.crop.", "augmentation.crop.pad", 0),
     ("augmentation.cutout.", "augmentation.cutout.size", 0),
-    ("augmentation.padding_mode", "augmentation.pad", 0),
 )
-"""Keys without effect, by how they begin: always, or where the switch beside them is off."""
+"""Keys without effect, by how they begin: always, or where the switch beside them is off.
+
+A transform that `augmentation.order` does not name is idle, too.
+"""
 NEUTRAL: dict[str, Any] = {
     "m": None,
     "clip_norm": None,
@@ -121,6 +127,7 @@ NEUTRAL: dict[str, Any] = {
     "rho_follows": "constant",
     "rho_warmup_epochs": 0.0,
     "compile": False,
+    "micro_batch": None,
     "optimizer.p": 2,
     "optimizer.ascent_steps": 1,
     "optimizer.ascent": "gradient",

@@ -1,6 +1,21 @@
 """The numbers of a loop."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Mark(NamedTuple):
+    """What is due after a step.
+
+    Args:
+        epochs: how many are done, counted from the start of the run.
+        ends_epoch: whether the step is the last one of its epoch, or of the run.
+        records: whether the record gets a row.
+    """
+
+    epochs: float
+    ends_epoch: bool
+    records: bool
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,7 @@ class Plan:
         rho_warmup_epochs: epochs over which the radius rises linearly from 0, default 0.
         record_every: steps between rows of the record, default 10; None for rows per epoch only.
         checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
+        micro_batch: examples that go through the network at once, default the batch: less memory, the same step.
         graph: replay whole steps as CUDA graphs, default false.
     """
 
@@ -35,6 +51,7 @@ class Plan:
     rho_warmup_epochs: float = 0.0
     record_every: int | None = 10
     checkpoint_every: float = 60.0
+    micro_batch: int | None = None
     graph: bool = False
 
     def steps_per_epoch(self, examples: int) -> int:
@@ -51,3 +68,11 @@ class Plan:
         epochs, rest = divmod(steps, self.steps_per_epoch(examples))
         kept = examples - examples % self.batch_size if self.drop_last else examples
         return epochs * kept + rest * self.batch_size
+
+    def mark(self, step: int, examples: int) -> Mark:
+        """What is due after a step, counted from 0."""
+        done, per_epoch = step + 1, self.steps_per_epoch(examples)
+        whole = done % per_epoch == 0
+        ends_epoch = whole or done == self.steps(examples)
+        records = self.record_every is not None and (done % self.record_every == 0 or ends_epoch)
+        return Mark(done // per_epoch if whole else done / per_epoch, ends_epoch, records)
