@@ -4,9 +4,9 @@
     python scripts/faults.py --seed 1 --lines 5000
 
 All of it runs in this process, so that imports are paid once; one small run is trained. A command line survives if it
-ends in 0, or in 2 with one line that a person can read; never a traceback, never more than `PATIENCE` seconds. A changed
-result survives if the table is printed all the same and the change is named; a damaged file if the door names it.
-Prints a line for each that does not, and figures tried / survived. The exit code is 0 if all survived, else 1.
+ends in 0, or in 2 with one line that a person can read; never a traceback, never more than `PATIENCE` seconds. A
+changed result survives if the table is printed all the same and the change is named; a damaged file if the door names
+it. Prints a line for each that does not, and figures tried / survived. The exit code is 0 if all survived, else 1.
 """
 
 import argparse
