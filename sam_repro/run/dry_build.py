@@ -12,6 +12,7 @@ from sam_repro.errors import UserError
 from sam_repro.run import build
 from sam_repro.run.numerics import with_numerics
 from sam_repro.run.request import WHEN
+from sam_repro.run.sizes import refuse_sizes
 from sam_repro.training import graphs
 
 
@@ -72,11 +73,13 @@ def _network(config: Resolved) -> None:
         return
     try:
         with torch.device("meta"):
-            build.make_network(config, shape)
+            network = build.make_network(config, shape)
     except RuntimeError:  # one that looks at its numbers, of which there are none
-        pass
+        return
     except UserError:  # maybe for the same reason
-        build.make_network(config, shape)
+        network = build.make_network(config, shape)
+    if images := config["dataset"].get("train_images"):
+        refuse_sizes(network, shape, build.make_plan(config), images - build.make_validation(config).count)
 
 
 def _measure(node: Resolved) -> None:

@@ -222,5 +222,5 @@ def test_a_measure_that_cannot_be_is_refused_before_the_data_are_loaded(tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "make_data", None)
         said = command(measure.main, tmp_path, f"run={run}", "sharpness=hessian", "sharpness.steps=1")
-    assert (said.code, said.err) == (2, "sam_repro: sharpness.steps = 1: must be an integer >= 2\n")
+    assert (said.code, said.err) == (2, "sam_repro: sharpness.steps = 1: must be an integer >= 2 and <= 10000\n")
     assert json.loads((run / "result.json").read_text())["sharpness"] == {}
