@@ -78,8 +78,9 @@ def _network(config: Resolved) -> None:
         return
     except UserError:  # maybe for the same reason
         network = build.make_network(config, shape)
-    if images := config["dataset"].get("train_images"):
-        refuse_sizes(network, shape, build.make_plan(config), images - build.make_validation(config).count)
+    images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
+    if images >= config["batch_size"]:  # else the data say so, once they are there
+        refuse_sizes(network, shape, build.make_plan(config), images)
 
 
 def _measure(node: Resolved) -> None:

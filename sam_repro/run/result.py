@@ -64,7 +64,8 @@ def announce_finished(folder: Path, asked: Resolved, result: Result) -> None:
     print(f"done       {folder}")
     print(summarize(result))
     if changed:
-        print(f"changed    since that run: {', '.join(changed)}; add resume=false to set it aside and run again")
+        files = ", ".join(map(provenance.file_of, changed))
+        print(f"changed    since that run: {files}; add resume=false to set it aside and run again")
 
 
 def load(folder: str | Path, trust: bool = False) -> Loaded:
@@ -170,8 +171,7 @@ def _noise_ledger(trainer: Trainer) -> dict[str, Any] | None:
     data, train = trainer.data, trainer.data.train
     if data.ledger is None:
         return None
-    transform = trainer.augmentation.normalise
-    predicted = evaluation.outputs(trainer.model, train.images, transform, trainer.objective.autocast).argmax(dim=1)
+    predicted = evaluation.outputs(trainer.model, train, trainer.objective.autocast).argmax(dim=1)
     flipped = train.labels != train.clean_labels
     return data.ledger | {
         "train_accuracy_clean_pct": _accuracy(predicted[~flipped], train.labels[~flipped]),

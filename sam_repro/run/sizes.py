@@ -34,7 +34,8 @@ def refuse_sizes(model: nn.Module, shape: Shape, plan: Plan, images: int, evalua
         if fault := _fault(network.train(), shape, size):
             raise UserError(f"{where} has {_images(size)}, which the network cannot take ({fault}); {remedy}")
     for count in evaluated:
-        size = count % evaluation.BATCH or evaluation.BATCH
+        largest = evaluation.largest_batch(shape.image_size, shape.image_size)
+        size = count % largest or largest
         if fault := _fault(network.eval(), shape, size):
             where = f"evaluation: the last batch of {count} images"
             raise UserError(f"{where} has {_images(size)}, which the network cannot take ({fault}); mend its forward")
