@@ -78,7 +78,10 @@ def _network(config: Resolved) -> None:
         return
     except UserError:  # maybe for the same reason
         network = build.make_network(config, shape)
-    images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
+    try:
+        images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
+    except UserError:  # which is told of by itself
+        return
     if images >= config["batch_size"]:  # else the data say so, once they are there
         refuse_sizes(network, shape, build.make_plan(config), images)
 
