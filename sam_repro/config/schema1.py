@@ -23,8 +23,15 @@ def modern(config: dict[str, Any]) -> dict[str, Any]:
     """
     younger = {key: value for key, value in NEUTRAL.items() if "." not in key} | {"graph": False}
     base = {key: value for key, value in config["base_optimizer"].items() if key not in GONE or value != GONE[key]}
-    augmentation = {"augmentation": _by_name(config["augmentation"])}
-    return _without_names(younger | config | {"base_optimizer": base} | augmentation)
+    moved = {"augmentation": _by_name(config["augmentation"]), "dataset": _with_flip_rate(config["dataset"])}
+    return _without_names(younger | config | {"base_optimizer": base} | moved)
+
+
+def _with_flip_rate(dataset: dict[str, Any]) -> dict[str, Any]:
+    sizes = dataset.get("augmentation")
+    if not isinstance(sizes, dict) or not isinstance(sizes.get("flip"), bool):
+        return dataset
+    return dataset | {"augmentation": sizes | {"flip": 0.5 if sizes["flip"] else 0}}
 
 
 def _by_name(augmentation: dict[str, Any]) -> dict[str, Any]:
