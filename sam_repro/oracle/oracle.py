@@ -66,6 +66,18 @@ class Objective:
 
     Raises:
         ValueError: if an argument is outside of what is said here.
+
+    Example:
+        The mean of ½(z − y)² for z = 2x at x = 1, 3 and y = 0: L = 10, and dL/dw = (1·2 + 3·6)/2.
+
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(model.weight, 2.0)
+        >>> objective = Objective(model, lambda outputs, targets: (outputs - targets).square().mean() / 2)
+        >>> oracle = objective(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))
+        >>> term = oracle.gradient(list(model.parameters()))
+        >>> term.loss, term.vector
+        (tensor(10.), [tensor([[10.]])])
     """
 
     def __init__(
