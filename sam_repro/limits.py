@@ -106,6 +106,7 @@ share = partial(number, low=0, high=1)
 seed = partial(integer, low=0, high=2**32 - 1)  # what NumPy's frozen streams take
 radius = partial(number, low=0)
 weight_decay = partial(number, low=0)
+shuffle_buffer = partial(positive, optional=True)
 weight_decay_on = partial(choice, allowed=("all", "no_norm_no_bias"))
 batch_norm_statistics = partial(choice, allowed=("mean", "first", "both"))
 noise_kind = partial(choice, allowed=("uniform", "symmetric", "asymmetric"))

@@ -130,6 +130,8 @@ NEUTRAL: dict[str, Any] = {
     "rho_warmup_epochs": 0.0,
     "compile": False,
     "micro_batch": None,
+    "dataset.validation.stream": "numpy",
+    "dataset.shuffle_buffer": None,
     "optimizer.p": 2,
     "optimizer.ascent_steps": 1,
     "optimizer.ascent": "gradient",

@@ -27,6 +27,7 @@ from sam_repro.run.dry_build import findings
 from sam_repro.run.mirror import open_mirror
 from sam_repro.run.numerics import with_numerics
 from sam_repro.training.diagnostics import Diagnostics
+from sam_repro.training.plan import Plan
 
 OPTIONS = sorted(
     f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in compose_line([])
@@ -37,10 +38,15 @@ INHERITED = {"optimizer.rho"}  # ${rho}, a top-level key: `contradictions` refus
 OF_THE_DATA = {"dataset.mean", "dataset.std"}  # arguments of the augmentation
 
 
+def composed(option: str) -> dict[str, Any]:
+    """The configuration with an option; an augmentation with a data set that has three channels."""
+    return compose_line([option, *(["dataset=cifar10"] if option.startswith("augmentation=") else [])])
+
+
 def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[..., Any]]]:
     """The nodes of an option with their settings and what takes them."""
     group = option.partition("=")[0]
-    config = compose_line([option])
+    config = composed(option)
     if group == "dataset":
         yield "dataset.validation", config["dataset"]["validation"], Validation
         return
@@ -57,7 +63,7 @@ def changed(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_is_built_dry(option: str) -> None:
-    assert findings([compose_line([option])]) == []
+    assert findings([composed(option)]) == []
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -87,7 +93,7 @@ def keys_of(option: str) -> list[str]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_bad_value_of_a_key_is_refused_in_one_line_that_names_it(option: str) -> None:
-    config = compose_line([option])
+    config = composed(option)
     for key in keys_of(option):
         for value in BAD:
             if key in TEXTS and value != -1:
@@ -117,6 +123,7 @@ SHARED: dict[str, Callable[[Any], Any]] = {
     "dataset.augmentation.pad": lambda value: Crop(value),
     "dataset.augmentation.flip": lambda value: Flip(value),
     "dataset.augmentation.cutout": lambda value: Cutout(value),
+    "dataset.shuffle_buffer": lambda value: Plan(0, 1, 1, 0.1, shuffle_buffer=value),
     "wandb": lambda value: open_mirror(
         value, directory=Path(), run_id="", name="", group="", job_type="", tags=[], config={}
     ),
