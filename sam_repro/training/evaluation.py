@@ -13,6 +13,11 @@ BATCH = 1000
 PIXELS = 64 * 64 * BATCH  # of a batch, a channel: larger images come in smaller batches
 
 
+def largest_batch(height: int, width: int) -> int:
+    """Images of this size that are evaluated at a time."""
+    return max(1, min(BATCH, PIXELS // (height * width)))
+
+
 @torch.no_grad()
 def outputs(
     model: nn.Module,
@@ -31,11 +36,10 @@ def outputs(
         forward: the forward of a batch, such as a captured one; its outputs are copied. Default: the model's.
     """
     _, height, width = split.shape
-    size = max(1, min(BATCH, PIXELS // (height * width)))
     # a cached cast of a weight would be frozen in a captured forward
     region = torch.autocast(split.device.type, dtype=autocast, enabled=autocast is not None, cache_enabled=False)
     with evaluating(model), region:
-        batches = split.batches(size, seed)
+        batches = split.batches(largest_batch(height, width), seed)
         return torch.cat([forward(batch).clone() if forward else model(batch.inputs).float() for batch in batches])
 
 

@@ -1,12 +1,14 @@
 """What "auto" becomes on a machine."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from sam_repro.config.identity import home
 from sam_repro.config.lines import compose_line
 from sam_repro.errors import UserError
-from sam_repro.run import numerics
+from sam_repro.run import announce, numerics
 from sam_repro.run.numerics import with_numerics
 
 
@@ -97,3 +99,20 @@ def test_compiling_on_a_gpu_needs_a_c_compiler(gpu: None, monkeypatch: pytest.Mo
     monkeypatch.setattr(numerics.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"needs a C compiler, .* add compile=false"):
         with_numerics(compose_line(["compile=true"]))
+
+
+@pytest.mark.parametrize(
+    ("graph", "no_graph", "told"),
+    [
+        (None, "the steps of SGDHess cannot be captured", "graph      off, which is slower: the steps of SGDHess"),
+        (None, None, None),
+        (False, "the steps of SGDHess cannot be captured", None),
+    ],
+)
+def test_on_a_gpu_a_line_says_what_was_not_done_unasked(graph: bool | None, no_graph: str | None, told: str | None):
+    config = {"precision": "bf16", "device": "cuda", "batch_size": 8, "m": None, "compile": False}
+    config |= {"origin": {"compile": "off: 3 million images pass, and 12.8 million win it back"}}
+    trainer = SimpleNamespace(plan=SimpleNamespace(graph=graph), no_graph=no_graph)
+    _, compiled, *lines = announce._numerics(config, trainer)
+    assert compiled == "compile    off: 3 million images pass, and 12.8 million win it back"
+    assert [line[: len(told or "")] for line in lines] == ([] if told is None else [told])
