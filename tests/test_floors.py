@@ -16,7 +16,7 @@ MODULES = {file.relative_to(ROOT).with_suffix("").as_posix(): file for file in R
 DOORS = {"train", "measure", "table/__main__"}
 FLOORS = [
     {"errors", "files", "limits", "seeds", "vectors"},
-    {"config", "oracle", "dataset", "augmentation", "architecture", "schedule"},
+    {"config", "oracle", "dataset", "augmentation", "architecture", "rho_schedule", "schedule"},
     {"optimizer", "sharpness"},
     {"training"},
     {"run"},

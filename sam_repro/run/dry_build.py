@@ -52,6 +52,7 @@ def _light(config: Resolved) -> Parts:
         partial(build.make_noise, config),
         partial(build.make_augmentation, config, images),
         partial(build.make_schedule, config),
+        partial(build.make_rho_schedule, config),
         partial(_measure, config["sharpness"]),
     ]
 

@@ -19,6 +19,7 @@ from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Data, Split
 from sam_repro.optimizer import SAM, SGD, Rule, parameter_groups
 from sam_repro.oracle import Objective
+from sam_repro.rho_schedule import LikeLR
 from sam_repro.schedule import Constant, Cosine
 from sam_repro.seeds import derived
 from sam_repro.training import checkpoint
@@ -108,6 +109,7 @@ def trainer(
     decay_on: str = "all",
     fused: bool | None = None,
     schedule: Any = None,
+    rho_schedule: Any = None,
     diagnostics: Diagnostics | None = None,
     **changes: Any,
 ) -> Trainer:
@@ -123,6 +125,7 @@ def trainer(
         plan(**changes),
         diagnostics or Diagnostics(),
         folder,
+        rho_schedule=rho_schedule,
     )
 
 
@@ -661,7 +664,7 @@ def test_a_second_sigint_interrupts_at_once() -> None:
 
 
 def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> None:
-    loop = trainer(tmp_path, rule=sam, schedule=Cosine(), rho_follows="lr", rho_warmup_epochs=1.6, record_every=1)
+    loop = trainer(tmp_path, rule=sam, schedule=Cosine(), rho_schedule=LikeLR(1.6), record_every=1)
     listener = Listener()
     loop.run(listener)
     per_epoch = loop.plan.steps_per_epoch(len(loop.data.train))
