@@ -6,6 +6,8 @@ from sam_repro.config.schema import NEUTRAL
 
 SWAPPED = {"SAMDirection": "SAMMagnitude", "SAMMagnitude": "SAMDirection"}
 GONE = {"trust_clip": False, "always_adapt": False}  # of LAMB: at these values, timm's own, they changed nothing
+ROOM = "sam_repro.augmentation"
+OURS = f"{ROOM}.Augmentation"
 CHOICES = {"SAMDirection": "sam_direction", "SAMMagnitude": "sam_magnitude"}
 VARIANTS = {"SAMBall": "sam_ball", "SAMRandom": "sam_random", "SAMSecondOrder": "sam_second_order"}
 OF_SAM = {"p": 2, "ascent_steps": 1, "ascent": "gradient", "second_order": False}
@@ -15,16 +17,30 @@ def modern(config: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration in today's keys; one of today is returned as it is.
 
     A key that did not exist yet gets its neutral value. Two keys of LAMB have gone, and `optimizer.names`: under
-    `names: code` SAM-direction and SAM-magnitude had changed places. The variants of SAM were keys of one option, and
-    the schedule of the radius two keys.
+    `names: code` SAM-direction and SAM-magnitude had changed places. An augmentation was four settings in a fixed
+    order, which are now transforms by name. The variants of SAM were keys of one option, and the schedule of the radius
+    two keys.
 
     Args:
         config: the resolved configuration of a record, of any schema.
     """
     younger = {key: value for key, value in NEUTRAL.items() if "." not in key} | {"graph": False}
     base = {key: value for key, value in config["base_optimizer"].items() if key not in GONE or value != GONE[key]}
-    config = younger | config | {"base_optimizer": base}
+    augmentation = _by_name(config["augmentation"])
+    config = younger | config | {"base_optimizer": base, "augmentation": augmentation}
     return _with_rho_schedule(_with_variants(_without_names(config)))
+
+
+def _by_name(augmentation: dict[str, Any]) -> dict[str, Any]:
+    if augmentation["_target_"] != OURS or "order" in augmentation:
+        return augmentation
+    kept = {key: augmentation[key] for key in ("_target_", "_partial_")}
+    then = {
+        "flip": {"_target_": f"{ROOM}.Flip", "probability": 0.5 if augmentation["flip"] else 0.0},
+        "crop": {"_target_": f"{ROOM}.Crop", **{key: augmentation[key] for key in ("pad", "padding_mode")}},
+        "cutout": {"_target_": f"{ROOM}.Cutout", **augmentation["cutout"]},
+    }
+    return kept | {"order": ["flip", "crop", "normalise", "cutout"]} | then
 
 
 def _without_names(config: dict[str, Any]) -> dict[str, Any]:
