@@ -136,6 +136,12 @@ def make_rule(config: Resolved, model: nn.Module) -> Rule:
     return rule
 
 
+def make_rule_factory(config: Resolved) -> Callable[..., Rule]:
+    """The rule of a configuration as a function of a base, whose further arguments are stronger than the settings."""
+    with refused(config, "optimizer"):
+        return _made(config["optimizer"])
+
+
 def make_schedule(config: Resolved) -> Schedule:
     """The schedule of the learning rate."""
     with refused(config, "schedule"):
