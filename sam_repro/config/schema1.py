@@ -26,9 +26,16 @@ def modern(config: dict[str, Any]) -> dict[str, Any]:
     """
     younger = {key: value for key, value in NEUTRAL.items() if "." not in key} | {"graph": False}
     base = {key: value for key, value in config["base_optimizer"].items() if key not in GONE or value != GONE[key]}
-    augmentation = _by_name(config["augmentation"])
-    config = younger | config | {"base_optimizer": base, "augmentation": augmentation}
+    moved = {"augmentation": _by_name(config["augmentation"]), "dataset": _with_flip_rate(config["dataset"])}
+    config = younger | config | {"base_optimizer": base} | moved
     return _with_rho_schedule(_with_variants(_without_names(config)))
+
+
+def _with_flip_rate(dataset: dict[str, Any]) -> dict[str, Any]:
+    sizes = dataset.get("augmentation")
+    if not isinstance(sizes, dict) or not isinstance(sizes.get("flip"), bool):
+        return dataset
+    return dataset | {"augmentation": sizes | {"flip": 0.5 if sizes["flip"] else 0}}
 
 
 def _by_name(augmentation: dict[str, Any]) -> dict[str, Any]:

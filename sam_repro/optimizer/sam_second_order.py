@@ -3,7 +3,7 @@
 import torch
 
 from sam_repro.optimizer.rule import Cost, Terms, TwoPass
-from sam_repro.oracle import Oracle, Term
+from sam_repro.oracle import Oracle, Term, products
 from sam_repro.vectors import Vector, dot, norm, ratio, scaled
 
 
@@ -41,4 +41,4 @@ class SAMSecondOrder(TwoPass):
         """(∂ε/∂w)ᵀg_s = (ρ/‖g‖)·H(I − uuᵀ)g_s."""
         g, g_s = self.perturbed(g), self.perturbed(g_s)
         across = torch._foreach_sub(g_s, scaled(g, ratio(dot(g, g_s), dot(g, g))))
-        return scaled(oracle.hvp(self.params, across), ratio(self.rho, norm(g)))
+        return scaled(products.hvp(oracle, self.params, across), ratio(self.rho, norm(g)))

@@ -1,7 +1,9 @@
 """A small training on which a rule is tried: network, batches, steps, and what is counted of them."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_repro.optimizer.groups import parameter_groups
 from sam_repro.optimizer.rule import Rule
-from sam_repro.oracle import Objective, Oracle
+from sam_repro.oracle import Objective, Oracle, products
 
 Make = Callable[..., Rule]
 BATCH = 8
@@ -79,33 +81,32 @@ def addresses_of(rule: Rule, model: nn.Module) -> list[int]:
 def counted(model: nn.Module) -> Iterator[dict[str, float]]:
     """Inside the block: examples that go forward through the model, and products, in batches."""
     cost = {"passes": 0.0, "products": 0.0}
-    inside: list[str] = []
-    originals = {name: getattr(Oracle, name) for name in ("hvp", "ggn_vp", "ggn_diagonal")}
+    seen: list[FrameType] = []
 
     def forward(_: nn.Module, inputs: tuple[Tensor]) -> None:
-        if not inside:
+        product = _product_call()
+        if product is None:
             cost["passes"] += len(inputs[0]) / BATCH
-
-    def product(name: str) -> Callable[..., Any]:
-        def call(oracle: Oracle, *arguments: Any) -> Any:
-            inside.append(name)
-            cost["products"] += len(oracle.targets) / BATCH
-            try:
-                return originals[name](oracle, *arguments)
-            finally:
-                inside.pop()
-
-        return call
+        elif product not in seen:  # one product may take several forwards
+            seen.append(product)
+            cost["products"] += len(inputs[0]) / BATCH
 
     hook = model.register_forward_pre_hook(forward)
-    for name in originals:
-        setattr(Oracle, name, product(name))
     try:
         yield cost
     finally:
         hook.remove()
-        for name, original in originals.items():
-            setattr(Oracle, name, original)
+
+
+def _product_call() -> FrameType | None:
+    """The call of `oracle.products` that is running, or None."""
+    frame: FrameType | None = sys._getframe()
+    found = None
+    while frame is not None:
+        if frame.f_globals.get("__name__") == products.__name__:
+            found = frame
+        frame = frame.f_back
+    return found
 
 
 class Read(Exception):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from old_configs import OLD, resolved_then, with_leaf
 
+from sam_repro.config.checks import finding
 from sam_repro.config.identity import cell_hash, home
 from sam_repro.config.lines import compose_line
 from sam_repro.config.schema import APART as NODES
@@ -178,3 +179,9 @@ CALLED = {  # what a line of then is called today: names=code has gone
 def test_an_option_of_schema_1_is_the_cell_that_its_line_is_now(line):
     then = resolved_then(OLD["options"][line])
     assert cell_hash(modern(then)) == identity(*CALLED.get(line, line).split())
+
+
+@pytest.mark.parametrize("line", OLD["options"])
+def test_an_option_of_schema_1_is_within_the_limits_of_today(line):
+    config = modern(resolved_then(OLD["options"][line]))
+    assert [said for key, value in flat(config).items() if (said := finding(key, value))] == []
