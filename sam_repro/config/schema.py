@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA = 2
-Resolved = dict[str, Any]
+Plain = dict[str, Any]
+"""Plain values by key: of a recipe, a table's cell, a command line."""
+Resolved = Plain
 """A resolved configuration, as plain values."""
 
 

@@ -229,3 +229,14 @@ def test_a_measure_that_cannot_be_is_refused_before_the_data_are_loaded(tmp_path
         said = command(measure.main, tmp_path, f"run={run}", "sharpness=hessian", "sharpness.steps=1")
     assert (said.code, said.err) == (2, "sam_repro: sharpness.steps = 1: must be an integer >= 2\n")
     assert json.loads((run / "result.json").read_text())["sharpness"] == {}
+
+
+def test_every_bad_argument_of_a_node_is_told() -> None:
+    words = ["optimizer=looksam", "optimizer.alpha=-1", "optimizer.period=0", "schedule.final=2", "schedule.per=x"]
+    found = findings([compose_line(words)])
+    assert sorted(line.partition(" = ")[0] for line in found) == [
+        "optimizer.alpha",
+        "optimizer.period",
+        "schedule.final",
+        "schedule.per",
+    ]
