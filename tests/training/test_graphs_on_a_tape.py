@@ -156,6 +156,7 @@ def trainer(
     fused: bool = True,
     base: Callable[..., torch.optim.Optimizer] = SGD_WITH_MOMENTUM,
     same_noise: bool = True,
+    rho_schedule: Any = None,
     **numbers: Any,
 ) -> Trainer:
     model = Net().to(device)
@@ -168,6 +169,7 @@ def trainer(
         Plan(**plan),
         diagnostics or Diagnostics(every=2),
         folder,
+        rho_schedule=rho_schedule,
     )
 
 
