@@ -98,6 +98,8 @@ BOOKKEEPING = (
     "dataset.train_images",
     "dataset.verified",
     "dataset.shape",
+    "dataset.workers",
+    "dataset.source.workers",
 )
 RECIPE = ("for", "cases", "from")
 """Keys that describe a recipe. The door takes them out, so a run has none of them."""
@@ -130,6 +132,8 @@ NEUTRAL: dict[str, Any] = {
     "rho_schedule.warmup_epochs": 0.0,
     "compile": False,
     "micro_batch": None,
+    "dataset.validation.stream": "numpy",
+    "dataset.shuffle_buffer": None,
     "optimizer.perturb": "all",
     "optimizer.adapt": "all",
     "architecture.norm": "batch",

@@ -36,7 +36,7 @@ class SAMBall(TwoPass):
         self, base: Optimizer, rho: float, p: float | str = math.inf, ascent_steps: int = 1, perturb: str = "all"
     ) -> None:
         limits.order("p", p)
-        limits.integer("ascent_steps", ascent_steps, low=1)
+        limits.count("ascent_steps", ascent_steps)
         if ascent_steps > 1 and float(p) not in (2, math.inf):
             raise ValueError(f"ascent_steps = {ascent_steps}: needs p = 2 or p = inf")
         super().__init__(base, rho, perturb)
@@ -65,6 +65,8 @@ class SAMBall(TwoPass):
     def cost(self, step: int) -> Cost:
         """A pass for each step of the ascent, and one at the top."""
         return Cost(passes=self.ascent_steps + 1)
+
+    cycle = 1
 
 
 def _steepest(g: Vector, p: float) -> Vector:

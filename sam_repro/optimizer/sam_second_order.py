@@ -37,6 +37,8 @@ class SAMSecondOrder(TwoPass):
         """Two passes and a product."""
         return Cost(passes=2, products=1)
 
+    cycle = 1
+
     def _through_epsilon(self, oracle: Oracle, g: Vector, g_s: Vector) -> Vector:
         """(∂ε/∂w)ᵀg_s = (ρ/‖g‖)·H(I − uuᵀ)g_s."""
         g, g_s = self.perturbed(g), self.perturbed(g_s)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_repro.optimizer import SGD, Rule, contract
+from sam_repro.optimizer import SAM, SGD, Cost, Rule, contract
 from sam_repro.oracle import Objective
 
 MakeRule = Callable[..., Rule]
@@ -309,3 +309,18 @@ def test_under_bfloat16_every_rule_gives_nearly_its_gradient(make_rule: MakeRule
         gradients.append(torch.cat([p.grad.flatten() for p in rule.params if p.grad is not None]))
     full, half = gradients
     assert torch.linalg.vector_norm(half - full) < 0.05 * torch.linalg.vector_norm(full)
+
+
+def test_a_total_cost_is_the_sum_of_all_steps_without_adding_them(make_rule: MakeRule) -> None:
+    rule = make_rule(base(network()))
+    for steps in (0, 1, 3, 97):
+        assert rule.total_cost(steps) == sum(map(rule.cost, range(steps)), Cost(passes=0))
+    assert 10**12 <= rule.total_cost(10**12).passes <= 10**14
+
+
+def test_a_rule_that_does_not_say_when_its_costs_repeat_has_them_added() -> None:
+    class Late(SAM):
+        def cost(self, step: int) -> Cost:
+            return Cost(passes=1 if step < 5 else 2)
+
+    assert Late(base(network()), rho=0.1).total_cost(12) == Cost(passes=19)

@@ -27,6 +27,7 @@ from sam_repro.run.dry_build import findings
 from sam_repro.run.mirror import open_mirror
 from sam_repro.run.numerics import with_numerics
 from sam_repro.training.diagnostics import Diagnostics
+from sam_repro.training.plan import Plan
 
 OPTIONS = sorted(
     f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in compose_line([])
@@ -37,12 +38,18 @@ INHERITED = {"optimizer.rho"}  # ${rho}, a top-level key: `contradictions` refus
 OF_THE_DATA = {"dataset.mean", "dataset.std"}  # arguments of the augmentation
 
 
+def composed(option: str) -> dict[str, Any]:
+    """The configuration with an option; an augmentation with a data set that has three channels."""
+    return compose_line([option, *(["dataset=cifar10"] if option.startswith("augmentation=") else [])])
+
+
 def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[..., Any]]]:
     """The nodes of an option with their settings and what takes them."""
     group = option.partition("=")[0]
-    config = compose_line([option])
+    config = composed(option)
     if group == "dataset":
         yield "dataset.validation", config["dataset"]["validation"], Validation
+        yield "dataset.source", config["dataset"]["source"], get_object(config["dataset"]["source"]["_target_"])
         return
     below = {f"{group}.{key}": node for key, node in config[group].items() if isinstance(node, dict)}
     for node, settings in {group: config[group], **below}.items():
@@ -57,7 +64,7 @@ def changed(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_is_built_dry(option: str) -> None:
-    assert findings([compose_line([option])]) == []
+    assert findings([composed(option)]) == []
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -68,7 +75,8 @@ def test_every_key_of_an_option_is_an_argument_or_has_limits(option: str) -> Non
         assert [key for key in rest if key not in inspect.signature(target).parameters] == []
     if option.startswith("dataset="):
         keys = [key for key in flat(compose_line([option])) if key.startswith("dataset.") and "._" not in key]
-        rest = {key for key in keys if key not in LIMITS and not key.startswith("dataset.validation.")}
+        below = ("dataset.validation.", "dataset.source.")
+        rest = {key for key in keys if key not in LIMITS and not key.startswith(below)}
         assert rest == OF_THE_DATA
         assert {"mean", "std"} <= inspect.signature(Augmentation).parameters.keys()
 
@@ -79,6 +87,7 @@ def keys_of(option: str) -> list[str]:
         f"{node}.{key}"
         for node, settings, _ in nodes_of(option)
         for key, value in settings.items()
+        if node != "dataset.source"  # loads the data: tests/dataset
         if not key.startswith("_") and not isinstance(value, dict)
     ]
     keys += OF_THE_DATA if option.startswith("dataset=") else ()
@@ -87,7 +96,7 @@ def keys_of(option: str) -> list[str]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_bad_value_of_a_key_is_refused_in_one_line_that_names_it(option: str) -> None:
-    config = compose_line([option])
+    config = composed(option)
     for key in keys_of(option):
         for value in BAD:
             if key in TEXTS and value != -1:
@@ -117,6 +126,7 @@ SHARED: dict[str, Callable[[Any], Any]] = {
     "dataset.augmentation.pad": lambda value: Crop(value),
     "dataset.augmentation.flip": lambda value: Flip(value),
     "dataset.augmentation.cutout": lambda value: Cutout(value),
+    "dataset.shuffle_buffer": lambda value: Plan(0, 1, 1, 0.1, shuffle_buffer=value),
     "wandb": lambda value: open_mirror(
         value, directory=Path(), run_id="", name="", group="", job_type="", tags=[], config={}
     ),
@@ -212,7 +222,7 @@ def test_the_told_shape_is_that_of_the_data() -> None:
 
 
 def test_nothing_is_loaded_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digits, "digits", None)
+    monkeypatch.setattr(digits, "digits", lambda data_dir, download: pytest.fail("data were loaded"))
     monkeypatch.chdir(tmp_path)
     assert findings([compose_line([])]) == []
     assert not list(tmp_path.iterdir())
@@ -227,7 +237,7 @@ def test_a_measure_that_cannot_be_is_refused_before_the_data_are_loaded(tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "make_data", None)
         said = command(measure.main, tmp_path, f"run={run}", "sharpness=hessian", "sharpness.steps=1")
-    assert (said.code, said.err) == (2, "sam_repro: sharpness.steps = 1: must be an integer >= 2\n")
+    assert (said.code, said.err) == (2, "sam_repro: sharpness.steps = 1: must be an integer >= 2 and <= 10000\n")
     assert json.loads((run / "result.json").read_text())["sharpness"] == {}
 
 
