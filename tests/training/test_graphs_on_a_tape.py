@@ -23,8 +23,9 @@ from sam_repro.augmentation import Augmentation, Crop, Flip
 from sam_repro.config.lines import compose_line
 from sam_repro.dataset import Data, Raw, Resident
 from sam_repro.errors import UserError
-from sam_repro.optimizer import SAM, SGD, LookSAM, Rule, SGDHess
+from sam_repro.optimizer import SAM, SGD, LookSAM, Rule, SAMBall, SGDHess
 from sam_repro.oracle import Objective
+from sam_repro.rho_schedule import LikeLR
 from sam_repro.run.dry_build import findings
 from sam_repro.run.numerics import with_numerics
 from sam_repro.schedule import Cosine
@@ -160,6 +161,7 @@ def trainer(
     base: Callable[..., torch.optim.Optimizer] = SGD_WITH_MOMENTUM,
     same_noise: bool = True,
     compile: bool = False,
+    rho_schedule: Any = None,
     **numbers: Any,
 ) -> Trainer:
     model = Net().to(device)
@@ -172,6 +174,7 @@ def trainer(
         Plan(**plan),
         diagnostics or Diagnostics(every=2),
         folder,
+        rho_schedule=rho_schedule,
     )
 
 
@@ -200,9 +203,10 @@ SETTINGS: list[dict[str, Any]] = [
     {"m": 4},
     {"m": 3, "rule": LOOKSAM},
     {"rule": partial(SGDHess, rho=0.1, curvature="hessian")},
+    {"rule": partial(SAMBall, rho=0.1, p=2, ascent_steps=3)},
     {"micro_batch": 3},
     {"base": partial(torch.optim.AdamW)},
-    {"clip_norm": 0.1, "rho_follows": "lr", "rho_warmup_epochs": 1.0},
+    {"clip_norm": 0.1, "rho_schedule": LikeLR(1.0)},
     {"same_noise": False},
     {"diagnostics": Diagnostics("loss", every=2), "record_every": 1},
     {"drop_last": True},
