@@ -101,6 +101,8 @@ BOOKKEEPING = (
     "dataset.shape",
     "dataset.workers",
     "dataset.source.workers",
+    "dataset.cache",
+    "dataset.source.cache",
 )
 RECIPE = ("for", "cases", "from")
 """Keys that describe a recipe. The door takes them out, so a run has none of them."""

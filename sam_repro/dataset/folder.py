@@ -30,6 +30,7 @@ def folder(
     test_share: float = 0.2,
     split_seed: int = 0,
     workers: int = 0,
+    cache: str | None = None,
 ) -> "Files":
     """The images of a folder: `train/<class>/*` with `val/<class>/*` or, without one, `test/<class>/*`.
 
@@ -47,6 +48,7 @@ def folder(
         test_share: of the images that are set apart, in (0, 1); default 0.2.
         split_seed: of the frozen stream that chooses them; default 0.
         workers: processes that decode; 0 (default) decodes in this one.
+        cache: a folder where each image is kept decoded, about 3 bytes a pixel; None (default) keeps none.
 
     Raises:
         DataError: if there is no such folder, or it has not at least two classes, each with images.
@@ -57,7 +59,8 @@ def folder(
     limits.number("test_share", test_share, above=0, below=1)
     limits.seed("split_seed", split_seed)
     limits.natural("workers", workers)
-    decoder = Decoder(Path(data_dir).expanduser(), size, channels, CentreCrop(share, interpolation))
+    kept = None if cache is None else Path(cache).expanduser()
+    decoder = Decoder(Path(data_dir).expanduser(), size, channels, CentreCrop(share, interpolation), kept)
     train, test = _parts(decoder.root)
     classes = list(train)
     files, labels = _labelled(train, classes)
