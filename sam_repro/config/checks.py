@@ -99,6 +99,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "dataset.train_images": limits.positive,
     "dataset.verified": limits.boolean,
     "dataset.shape": _shape,
+    "dataset.verify": limits.boolean,
     "dataset.workers": partial(limits.integer, low=0, high=256),
     "dataset.shuffle_buffer": limits.shuffle_buffer,
     "dataset.augmentation.pad": limits.natural,

@@ -103,6 +103,8 @@ BOOKKEEPING = (
     "dataset.source.workers",
     "dataset.cache",
     "dataset.source.cache",
+    "dataset.verify",
+    "dataset.source.verify",
 )
 RECIPE = ("for", "cases", "from")
 """Keys that describe a recipe. The door takes them out, so a run has none of them."""
