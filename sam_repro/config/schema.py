@@ -35,6 +35,7 @@ class Config:
     epochs: int = 1
     batch_size: int = 128
     lr: float = 0.1
+    lr_factors: list[Any] = field(default_factory=list)
     weight_decay: float = 0.0
     weight_decay_in: str = "base"
     weight_decay_on: str = "all"
@@ -109,6 +110,7 @@ IDLE: tuple[tuple[str, str | None, Any], ...] = (
 )
 """Keys without effect, by how they begin: always, or where the switch beside them is off."""
 NEUTRAL: dict[str, Any] = {
+    "lr_factors": [],
     "m": None,
     "clip_norm": None,
     "max_steps": None,
@@ -126,6 +128,11 @@ NEUTRAL: dict[str, Any] = {
     "optimizer.ascent": "gradient",
     "optimizer.second_order": False,
     "optimizer.perturb": "all",
+    "architecture.weights": None,
+    "architecture.freeze": None,
+    "architecture.batch_norm.momentum": None,
+    "architecture.batch_norm.eps": None,
+    "architecture.batch_norm.variance": "unbiased",
     "architecture.norm": "batch",
     "architecture.shortcut": "pad",
     "architecture.zero_gamma": False,

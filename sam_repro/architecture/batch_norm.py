@@ -1,0 +1,52 @@
+"""Batch norm as a paper's code has it, in any network: how fast its running statistics move, and of which variance."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sam_repro import limits
+
+
+def set_batch_norm(
+    model: nn.Module, momentum: float | None = None, eps: float | None = None, variance: str = "unbiased"
+) -> None:
+    """Set the constants of all batch-norm layers of a network.
+
+    Args:
+        model: the network, changed in place.
+        momentum: weight of the batch in the running statistics, in (0, 1]; JAX and TensorFlow call 1 − momentum so.
+            None (default) leaves each layer its own.
+        eps: added to the variance, > 0. None (default) leaves each layer its own.
+        variance: the running variance is of the `unbiased` one (default; PyTorch) or of the `biased` one of the batch
+            (JAX, TensorFlow): the sum of squares of n numbers divided by n − 1 or by n.
+
+    Raises:
+        ValueError: an argument is outside its limits.
+    """
+    limits.number("batch_norm.momentum", momentum, above=0, high=1, optional=True)
+    limits.number("batch_norm.eps", eps, above=0, optional=True)
+    limits.choice("batch_norm.variance", variance, ("unbiased", "biased"))
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.momentum = layer.momentum if momentum is None else momentum
+            layer.eps = layer.eps if eps is None else eps
+            if variance == "biased":
+                layer.register_forward_pre_hook(_stretch)
+                layer.register_forward_hook(_shrink)
+
+
+def _stretch(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    """Before torch adds s²·n/(n − 1) to the running variance: multiply it, so that all of it can be shrunk together."""
+    _scale(layer, inputs[0], stretched=True)
+
+
+def _shrink(layer: _BatchNorm, inputs: tuple[Tensor, ...], outputs: Any) -> None:
+    _scale(layer, inputs[0], stretched=False)
+
+
+def _scale(layer: _BatchNorm, x: Tensor, stretched: bool) -> None:
+    if layer.training and layer.track_running_stats and layer.running_var is not None:
+        n = x.numel() / x.shape[1]
+        # .data, because the backward checks that nobody wrote the buffer, though in training it does not read it
+        layer.running_var.data.mul_(n / (n - 1) if stretched else (n - 1) / n)
