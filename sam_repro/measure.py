@@ -1,8 +1,8 @@
 """The door to measuring: `python -m sam_repro.measure run=outputs/runs/…/seed=0 sharpness=hessian`."""
 
-import json
 import sys
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sam_repro.config.lines import compose_part
 from sam_repro.config.schema import flat
 from sam_repro.config.schema1 import modern
 from sam_repro.errors import UserError, refuse_damaged
+from sam_repro.run.record import home_of, read_record, read_result
 from sam_repro.run.request import Request, describe, find_measurement, make_request, weights_file
 
 HERE = ("data_dir", "download", "device", "threads", "wandb", "progress")
@@ -72,10 +73,11 @@ def _in_group(word: str) -> str:
 
 
 def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[Request, dict[str, Any]]:
+    run = home_of(run)
     if not (run / "result.json").is_file():
         raise UserError(f"run = {limits.shown(str(run))}: no finished run; result.json is missing{_meant(run)}")
-    with refuse_damaged(run / "result.json") as path:
-        result = json.loads(path.read_text(encoding="utf-8"))
+    with refuse_damaged(run / "result.json"):
+        result = read_result(run)
         of_run = modern(result["config"])
         request = make_request(config, run, result)
         done, weights = find_measurement(request), weights_file(request)
@@ -88,7 +90,7 @@ def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[R
     if not done and not weights.is_file():
         raise UserError(f"{weights}: missing; add resume=false to set this home aside and run again")
     here = {key: config[key] for key in HERE if any(word.startswith(f"{key}=") for word in line)}
-    return request, of_run | {key: config[key] for key in ("wandb", "progress")} | here
+    return request, of_run | {"progress": config["progress"]} | here
 
 
 def _refuse_settings(requests: list[Request]) -> None:
@@ -104,13 +106,14 @@ def _refuse_settings(requests: list[Request]) -> None:
 
 def _meant(run: Path) -> str:
     """A hint for a folder that is not a run: the finished runs below it."""
-    below = sorted(str(file.parent) for file in run.glob("**/result.json"))[:3]
+    found = (file for depth in range(5) for file in run.glob(f"{'*/' * depth}seed=*/result.json"))
+    below = [str(file.parent) for file in islice(found, 3)]
     return f"; there are: {', '.join(below)}" if below else "; the last lines of a run name its home"
 
 
 def _task(request: Request, config: dict[str, Any], trust: bool) -> int:
     if file := find_measurement(request):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_record(file)
         print(f"done       {file}")
         print(describe(request.name, content["sharpness"][request.name] if file.name == "result.json" else content))
         return 0

@@ -47,8 +47,8 @@ from sam_repro.architecture import resnet8, resnet18, resnet20
 from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Data, DataError, Split
 from sam_repro.dataset.downloads import cifar100
-from sam_repro.optimizer import Rule, TwoPass
-from sam_repro.oracle import Objective, Oracle, Term
+from sam_repro.optimizer import Rule, Terms, TwoPass
+from sam_repro.oracle import Objective, Oracle
 from sam_repro.schedule import Cosine
 from sam_repro.training import graphs
 from sam_repro.training.diagnostics import Diagnostics
@@ -75,7 +75,7 @@ class Silent:
 class OneByOne(TwoPass):
     """SAM with a loop over the parameters, as the naive one: what the lists of tensors save."""
 
-    def terms(self, oracle: Oracle, phase: str) -> list[Term]:
+    def terms(self, oracle: Oracle, phase: str) -> Terms:
         """The two gradients."""
         w = self.params
         first = oracle.gradient(w)
@@ -88,7 +88,7 @@ class OneByOne(TwoPass):
         with torch.no_grad():
             for p, before in zip(w, saved, strict=True):
                 p.copy_(before)
-        return [first, second]
+        return {"g": first, "g_s": second}
 
     def combine(self, g: Vector, g_s: Vector) -> Vector:
         """g_s."""

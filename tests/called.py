@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+
+from sam_repro.run.record import write_record
 
 
 class Said(NamedTuple):
@@ -31,3 +34,14 @@ def command(main: Callable[[], None], folder: Path, *words: str) -> Said:
         with pytest.raises(SystemExit) as end:
             main()
     return Said(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def rewrite(file: Path, change: Callable[[Any], object]) -> None:
+    """Change a record and seal it again, as a run would have written it."""
+    content = json.loads(file.read_text())
+    seal = content.pop("sha256", None)
+    change(content)
+    if seal is None:
+        file.write_text(json.dumps(content))
+    else:
+        write_record(file, content)

@@ -9,7 +9,11 @@ from sam_repro import limits
 
 
 def set_batch_norm(
-    model: nn.Module, momentum: float | None = None, eps: float | None = None, variance: str = "unbiased"
+    model: nn.Module,
+    momentum: float | None = None,
+    eps: float | None = None,
+    variance: str = "unbiased",
+    frozen: bool = False,
 ) -> None:
     """Set the constants of all batch-norm layers of a network.
 
@@ -20,6 +24,8 @@ def set_batch_norm(
         eps: added to the variance, > 0. None (default) leaves each layer its own.
         variance: the running variance is of the `unbiased` one (default; PyTorch) or of the `biased` one of the batch
             (JAX, TensorFlow): the sum of squares of n numbers divided by n − 1 or by n.
+        frozen: whether the running statistics stand still and are what is used in training too, as in fine-tuning;
+            default false. Scales and shifts are trained all the same.
 
     Raises:
         ValueError: an argument is outside its limits.
@@ -27,6 +33,7 @@ def set_batch_norm(
     limits.number("batch_norm.momentum", momentum, above=0, high=1, optional=True)
     limits.number("batch_norm.eps", eps, above=0, optional=True)
     limits.choice("batch_norm.variance", variance, ("unbiased", "biased"))
+    limits.boolean("batch_norm.frozen", frozen)
     for layer in model.modules():
         if isinstance(layer, _BatchNorm):
             layer.momentum = layer.momentum if momentum is None else momentum
@@ -34,6 +41,13 @@ def set_batch_norm(
             if variance == "biased":
                 layer.register_forward_pre_hook(_stretch)
                 layer.register_forward_hook(_shrink)
+            if frozen:
+                layer.track_running_stats = False
+                layer.register_forward_pre_hook(_evaluate)
+
+
+def _evaluate(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    layer.training = False  # whatever the mode of the network, which sets it for all layers
 
 
 def _stretch(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from sam_repro import limits
 from sam_repro.architecture.layers import check_task, warn_of_small_images
+from sam_repro.errors import first_line
 
 _OURS = (
     "model_name",
@@ -53,6 +54,8 @@ def timm_network(
     import timm  # takes seconds
 
     check_task(num_classes, in_channels, image_size)
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise ValueError(f"arguments = {arguments}: must be given by name, such as {{drop_path_rate: 0.1}}, or null")
     arguments = dict(arguments or {})
     if not isinstance(name, str) or not timm.is_model(name):
         near = get_close_matches(str(name), timm.list_models(), 3)
@@ -61,7 +64,7 @@ def timm_network(
             if near
             else "python -c 'import timm; print(timm.list_models())' has them"
         )
-        raise ValueError(f"name = {limits.shown(name)}: timm has no such network; {hint}")
+        raise ValueError(f"name = {limits.shown(name)}: must be a network of timm; {hint}")
     if taken := sorted(arguments.keys() & set(_OURS)):
         raise ValueError(f"arguments = {', '.join(taken)}: not to be given here; the data set, name and weights say it")
     settings = timm.get_pretrained_cfg(name)
@@ -70,7 +73,7 @@ def timm_network(
     try:
         model = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"arguments = {arguments}: {name} refuses them ({_first_line(error)})") from error
+        raise ValueError(f"arguments = {arguments}: {name} refuses them ({first_line(error)})") from error
     _check_images(model, name, (2, in_channels, image_size, image_size))
     stages = getattr(model, "feature_info", None) or []
     warn_of_small_images(
@@ -90,8 +93,4 @@ def _check_images(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
         try:
             model(torch.empty(shape, device="meta"))
         except (RuntimeError, AssertionError, ValueError) as error:
-            raise ValueError(f"image_size = {size}: does not fit {name} ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"image_size = {size}: does not fit {name} ({first_line(error)})") from error

@@ -7,14 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_repro import limits
+from sam_repro.architecture.initialisation import check_initialisation
 
 
-def check_task(num_classes: int, in_channels: int, image_size: int) -> None:
-    """Refuse a task that no classifier of images can have.
+def check_task(num_classes: int, in_channels: int, image_size: int, initialisation: str = "torch") -> None:
+    """Refuse a task that no classifier of images can have, and a start that there is not.
 
     Raises:
-        ValueError: fewer than 2 classes, no channel, or no pixel.
+        ValueError: fewer than 2 classes, no channel, no pixel, or another `initialisation`.
     """
+    check_initialisation(initialisation)
     limits.integer("num_classes", num_classes, low=2)
     limits.integer("in_channels", in_channels, low=1)
     limits.integer("image_size", image_size, low=1)

@@ -242,7 +242,7 @@ def resnet152(
 def _cifar_form(
     layers: int, num_classes: int, in_channels: int, image_size: int, shortcut: str, initialisation: str
 ) -> nn.Module:
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     limits.choice("shortcut", shortcut, ("pad", "none"))
     stem = conv_norm_relu(in_channels, 16, 3)
     block = BasicBlock if shortcut == "pad" else PlainBlock
@@ -259,7 +259,7 @@ def _imagenet_form(
     initialisation: str,
 ) -> nn.Module:
     num_classes, in_channels, image_size = task
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     limits.boolean("zero_gamma", zero_gamma)
     first = _stem(stem, in_channels, image_size)
     model = ResNet(first, block, (64, 128, 256, 512), depths, ProjectedShortcut, num_classes)

@@ -15,6 +15,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from sam_repro import limits
 from sam_repro.architecture.layers import NetworkWarning
+from sam_repro.errors import first_line
 
 
 def load_weights(model: nn.Module, file: str, num_classes: int) -> None:
@@ -76,7 +77,7 @@ def _read(file: str) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = f"cannot be read as tensors alone ({str(error).splitlines()[0]})"
+        reason = f"cannot be read as tensors alone ({first_line(error)})"
         raise ValueError(f"weights = {limits.shown(file)}: {reason}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

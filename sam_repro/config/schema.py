@@ -133,6 +133,7 @@ NEUTRAL: dict[str, Any] = {
     "architecture.batch_norm.momentum": None,
     "architecture.batch_norm.eps": None,
     "architecture.batch_norm.variance": "unbiased",
+    "architecture.batch_norm.frozen": False,
     "architecture.norm": "batch",
     "architecture.shortcut": "pad",
     "architecture.zero_gamma": False,

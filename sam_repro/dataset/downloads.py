@@ -91,32 +91,36 @@ def fashion_mnist(data_dir: str, download: bool) -> Images:
 
 @dataclass(frozen=True)
 class Archive:
-    """A packed file on the network.
+    """A file on the network.
 
     Args:
         url: where it is.
         size: in bytes.
         md5: its checksum.
-        contents: the checksums of the files in it that are used, by their path in it.
+        contents: the checksums of the files in it that are used, by their path in it; None (default): it is not packed.
     """
 
     url: str
     size: int
     md5: str
-    contents: Mapping[str, str]
+    contents: Mapping[str, str] | None = None
 
     @property
     def name(self) -> str:
         """The file's name."""
         return self.url.rpartition("/")[2]
 
+    @property
+    def _wanted(self) -> Mapping[str, str]:
+        return {self.name: self.md5} if self.contents is None else self.contents
+
     def provide(self, folder: Path, download: bool) -> None:
-        """Have the contents lie in a folder, intact: as they are, or unpacked from an archive that is there or fetched.
+        """Have the contents lie in a folder, intact: as they are, or from an archive that is there or fetched.
 
         Raises:
             DataError: if that failed, or if it needs a download that is not wanted.
         """
-        flaws = [flaw for name, md5 in self.contents.items() if (flaw := _flaw(folder / name, md5))]
+        flaws = [flaw for name, md5 in self._wanted.items() if (flaw := _flaw(folder / name, md5))]
         if not flaws:
             return
         packed = folder / self.name
@@ -138,17 +142,19 @@ class Archive:
     def _unpack(self, packed: Path, temporary: Path, folder: Path) -> None:
         from torchvision.datasets.utils import extract_archive
 
-        extract_archive(packed, temporary)
-        for name, md5 in self.contents.items():
+        if self.contents is not None:
+            extract_archive(packed, temporary)
+        for name, md5 in self._wanted.items():
             if flaw := _flaw(temporary / name, md5):
                 raise RuntimeError(flaw)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary / name, folder / name)
 
     def _error(self, what: str, folder: Path) -> DataError:
+        kind, then = ("file", "checked") if self.contents is None else ("archive", "checked and unpacked")
         return DataError(
-            f"{what}. The archive is {self.url} ({self.size} bytes, MD5 {self.md5}). Start again with download=true, "
-            f"or put that archive into {folder} yourself: it is then checked and unpacked without a network."
+            f"{what}. The {kind} is {self.url} ({self.size} bytes, MD5 {self.md5}). Start again with download=true, "
+            f"or put that {kind} into {folder} yourself: it is then {then} without a network."
         )
 
 

@@ -4,7 +4,7 @@ from sam_repro.optimizer.asam import ASAM
 from sam_repro.optimizer.groups import parameter_groups
 from sam_repro.optimizer.look_layersam import LookLayerSAM
 from sam_repro.optimizer.looksam import LookSAM
-from sam_repro.optimizer.rule import Observation, Rule, TwoPass
+from sam_repro.optimizer.rule import Cost, Rule, Terms, TwoPass
 from sam_repro.optimizer.sam import SAM
 from sam_repro.optimizer.sam_direction import SAMDirection
 from sam_repro.optimizer.sam_k import SAMK
@@ -12,20 +12,25 @@ from sam_repro.optimizer.sam_magnitude import SAMMagnitude
 from sam_repro.optimizer.sam_masked import SAMMasked
 from sam_repro.optimizer.sgd import SGD
 from sam_repro.optimizer.sgdhess import SGDHess
+from sam_repro.oracle import Term
+from sam_repro.vectors import moved
 
 __all__ = [
     "ASAM",
     "SAM",
     "SAMK",
     "SGD",
+    "Cost",
     "LookLayerSAM",
     "LookSAM",
-    "Observation",
     "Rule",
     "SAMDirection",
     "SAMMagnitude",
     "SAMMasked",
     "SGDHess",
+    "Term",
+    "Terms",
     "TwoPass",
+    "moved",
     "parameter_groups",
 ]

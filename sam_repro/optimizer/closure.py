@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_repro.optimizer.rule import Rule
-from sam_repro.oracle import Mean, Objective, Term, reseed
+from sam_repro.oracle import Mean, Objective, Term, drawn_noise, reseed
 
 Closure = Callable[[], Tensor]
 
@@ -49,7 +49,7 @@ class ByClosure(Optimizer):
         Raises:
             TypeError: if the closure returns no tensor.
         """
-        return self.rule.step(_ClosureOracle(self._objective, closure, torch.initial_seed()))  # type: ignore[arg-type]
+        return self.rule.step(_ClosureOracle(self._objective, closure, drawn_noise()))  # type: ignore[arg-type]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the base's parameters."""

@@ -1,7 +1,5 @@
 """LookSAM (Liu, Mai, Chen, Hsieh and You, 2022): Algorithm 1."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -32,31 +30,23 @@ class Look(Periodic):
         super().__init__(base, rho, period)
         self.alpha = alpha
         self.scope = scope
-        self.g_v = [torch.zeros_like(p) for p in self.params]
+        self.memory["g_v"] = [torch.zeros_like(p, requires_grad=False) for p in self.params]
 
     def combine(self, g: Vector, g_s: Vector | None = None) -> Vector:
-        """The gradient is g_s, from which g_v is kept; without a second pass g + α·(‖g‖/‖g_v‖)·g_v."""
+        """The gradient is g_s; without a second pass g + α·(‖g‖/‖g_v‖)·g_v."""
+        if g_s is not None:
+            return g_s
+        g_v = self.memory["g_v"]
+        return list(torch._foreach_add(g, scaled(g_v, self.alpha * ratio(self._norm(g), self._norm(g_v)))))
+
+    def remember(self, g: Vector, g_s: Vector | None = None) -> None:
+        """Keep g_v of a second pass, or 0 where it is rounding alone."""
         if g_s is None:
-            longer = ratio(self._norm(g), self._norm(self.g_v))
-            return list(torch._foreach_add(g, scaled(self.g_v, self.alpha * longer)))
-        self._keep_across(g, g_s)
-        return g_s
-
-    def state_dict(self) -> dict[str, Any]:
-        """The counter, g_v and the base's state."""
-        return super().state_dict() | {"g_v": self.g_v}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
-        super().load_state_dict(state)
-        torch._foreach_copy_(self.g_v, state["g_v"])
-
-    def _keep_across(self, g: Vector, g_s: Vector) -> None:
-        """Keep g_v, or 0 where it is rounding alone."""
+            return
         g_v = list(torch._foreach_sub(g_s, scaled(g, ratio(self._dot(g_s, g), self._dot(g, g)))))
         rounding = 1e-12 if g[0].dtype == torch.float64 else 1e-5
         seen = self._norm(g_v) > rounding * self._norm(g_s)
-        torch._foreach_copy_(self.g_v, scaled(g_v, seen.double()))
+        torch._foreach_copy_(self.memory["g_v"], scaled(g_v, seen.double()))
 
     def _norm(self, a: Vector) -> Tensor:
         return norm(a) if self.scope == "global" else torch.stack(norms(a))

@@ -3,8 +3,8 @@
 from torch.optim import Optimizer
 
 from sam_repro import limits
-from sam_repro.optimizer.rule import TwoPass
-from sam_repro.oracle import Oracle, Term
+from sam_repro.optimizer.rule import Cost, Terms, TwoPass
+from sam_repro.oracle import Oracle
 
 
 class Periodic(TwoPass):
@@ -27,10 +27,10 @@ class Periodic(TwoPass):
         """Refresh in every k-th step, from step 0 on."""
         return "refresh" if step % self.period == 0 else "reuse"
 
-    def terms(self, oracle: Oracle, phase: str) -> list[Term]:
+    def terms(self, oracle: Oracle, phase: str) -> Terms:
         """∇L(w), and in a refresh ∇L(w + ε)."""
-        return super().terms(oracle, phase) if phase == "refresh" else [oracle.gradient(self.params)]
+        return super().terms(oracle, phase) if phase == "refresh" else {"g": oracle.gradient(self.params)}
 
-    def passes(self, step: int) -> int:
-        """Two in a refresh, else one."""
-        return 2 if self.phase(step) == "refresh" else 1
+    def cost(self, step: int) -> Cost:
+        """Two passes in a refresh, else one."""
+        return Cost(passes=2 if self.phase(step) == "refresh" else 1)

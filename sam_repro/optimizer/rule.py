@@ -2,61 +2,100 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_repro import limits
+from sam_repro.errors import UserError
+from sam_repro.optimizer.state import Memory, Watch, followed, layout, shapes_of, tensors_of
 from sam_repro.oracle import Mean, Oracle, Term
 from sam_repro.vectors import Vector, moved, norm, ratio, scaled
 
+Terms = dict[str, Term]
 
-class Observation(NamedTuple):
-    """The losses, vectors and outputs that a backward has anyway, for diagnostics. Nothing is computed for it."""
 
-    losses: list[Tensor]
-    vectors: list[Vector]
-    outputs: Tensor | None
+@dataclass(frozen=True)
+class Cost:
+    """What a step costs in units of the whole batch; a part of the batch is a fraction.
+
+    Args:
+        passes: forward + backward passes.
+        forwards: forwards alone.
+        products: Hessian or Gauss–Newton products.
+    """
+
+    passes: float = 1
+    forwards: float = 0
+    products: float = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.passes + other.passes, self.forwards + other.forwards, self.products + other.products)
 
 
 class Rule(ABC):
     """Turns one batch into the gradient that the base optimizer takes (abstract).
 
     A subclass says what it asks the oracle (`terms`), how the answers become one gradient (`combine`), and what that
-    costs (`passes`, `products`); with `allows_decay_in_loss = False` that its gradients are meant without weight decay.
+    costs (`cost`). What lasts from step to step is made in the constructor as an entry of `memory`, a tensor or one
+    tensor per parameter, and written in `remember`. Scratch lies in `room`, which may be lost at any time. No other
+    attribute may change after the construction: nobody would save it.
 
     Args:
         base: any `torch.optim` optimizer; its parameters that require a gradient are the rule's.
     """
 
-    rho: Tensor | None = None
+    is_base_at_rho_zero: bool = True
+    """With rho = 0 every step is bitwise the base's."""
+    first_loss_is_clean: bool = True
+    """The loss that `backward` returns is L(w)."""
+    reads_base_state: bool = False
+    """Reads the base's state, such as its momentum."""
+    needs_rows: bool = False
+    """Asks which examples are in the batch."""
     allows_decay_in_loss: bool = True
+    """Its gradients may hold weight decay that is a part of the loss."""
+    capturable: bool = True
+    """A CUDA graph can hold its steps."""
+    rho: Tensor | None = None
+    _watch: Watch | None = None
 
     def __init__(self, base: Optimizer) -> None:
         self.base = base
         self.steps = 0
+        self.memory: Memory = {}
+        self.room: dict[str, Vector] = {}
+        self._begin()
 
     @abstractmethod
-    def terms(self, oracle: Oracle, phase: str) -> list[Term]:
-        """The vectors of one part of the batch, the gradient at w first; each is averaged over parts and ranks."""
+    def terms(self, oracle: Oracle, phase: str) -> Terms:
+        """The vectors of one part of the batch by name; each is averaged over parts and ranks.
+
+        Every part gives the same names in the same order, and a term says where it was taken (`Term.at`).
+        """
 
     @abstractmethod
-    def combine(self, *vectors: Vector) -> Vector:
-        """The gradient for the base, from the averaged vectors of `terms`."""
+    def combine(self, **vectors: Vector) -> Vector:
+        """The gradient for the base, from the averaged vectors of `terms`; it writes nothing."""
 
-    @abstractmethod
-    def passes(self, step: int) -> int:
-        """Forward + backward passes over the whole batch in this step."""
+    def remember(self, **vectors: Vector) -> None:
+        """Write into `memory` in place, once a step, after `combine` and from the same vectors; default nothing."""
+        return
 
-    def products(self, step: int) -> int:
-        """Hessian or Gauss–Newton products over the whole batch in this step."""
-        return 0
+    def cost(self, step: int) -> Cost:
+        """What this step costs, default one pass."""
+        return Cost()
 
     def phase(self, step: int) -> str:
         """What kind of step this is, a pure function of the step, counted from 0."""
         return "full"
+
+    def update(self) -> None:
+        """Move the weights by the gradient in `p.grad`, default the base's step; who calls it counts `steps` after."""
+        self.base.step()
 
     @property
     def params(self) -> list[Tensor]:
@@ -68,7 +107,7 @@ class Rule(ABC):
         oracle: Oracle,
         m: int | None = None,
         mean: Mean | None = None,
-        observe: Callable[[Observation], None] | None = None,
+        observe: Callable[[Terms], None] | None = None,
     ) -> Tensor:
         """Leave the rule's gradient in `p.grad` and the weights bitwise as they were.
 
@@ -77,49 +116,140 @@ class Rule(ABC):
             m: examples that share one perturbation, default the whole batch. The terms of the parts are averaged,
                 weighted by size, and combined once.
             mean: averages a list of tensors over ranks; nothing on one process.
-            observe: called once with the averaged losses and vectors, before they are combined.
+            observe: called once with the averaged terms, before they are combined.
 
         Returns:
-            The mean loss at w, a fresh 0-dim tensor on the device.
+            The mean loss of the first term at w, else of the first term: a fresh 0-dim tensor on the device.
 
         Raises:
             ValueError: if weight decay is a part of the loss and the rule takes its gradients without.
         """
-        phase, params = self.phase(self.steps), self.params
-        if not self.allows_decay_in_loss and any(oracle.objective.weight_decay(p) for p in params):
-            name = type(self).__name__
-            raise ValueError(f"{name} takes gradients without weight decay: give it to the base, not to the objective")
-        terms: list[Term] = []
+        self._refuse_decay_in_loss(oracle)
+        self._follow()
+        if self._watch is None:
+            self._watch = Watch(self._attributes(), self._declared())
+        phase, terms = self.phase(self.steps), dict[str, Term]()
         for part in oracle.parts(m, mean):
             terms = _added(terms, self.terms(part, phase), part.share)
-        vectors = [term.vector for term in terms]
-        losses = [term.loss for term in terms if term.loss is not None]
         if mean is not None:
-            vectors, losses = [mean(vector) for vector in vectors], mean(losses)
+            terms = _averaged(terms, mean)
         if observe is not None:
-            observe(Observation(losses, vectors, terms[0].outputs))
-        given = [any(flags) for flags in zip(*(term.given for term in terms if term.given), strict=True)]
+            observe(terms)
+        vectors = {name: term.vector for name, term in terms.items()}
         with torch.no_grad():
-            gradient = self.combine(*vectors)
-        for p, u, g in zip(params, gradient, given, strict=True):
-            p.grad = _laid_out_as(p, u) if g else None
-        return losses[0]
+            gradient = self.combine(**vectors)
+            self.remember(**vectors)
+        given = [any(flags) for flags in zip(*(term.given for term in terms.values() if term.given), strict=True)]
+        self._leave(gradient, given)
+        return _loss(terms)
 
     def step(self, oracle: Oracle, m: int | None = None) -> Tensor:
-        """One update: `backward`, the base's step, the counter. Returns the mean loss before the update."""
+        """One update: `backward`, `update`, the counter. Returns the loss that `backward` returns."""
         loss = self.backward(oracle, m)
-        self.base.step()
+        self.update()
         self.steps += 1
         return loss
 
+    def total_cost(self, steps: int) -> Cost:
+        """What the first `steps` steps of a run cost."""
+        return sum(map(self.cost, range(steps)), Cost(passes=0))
+
     def state_dict(self) -> dict[str, Any]:
-        """The counter and the base's state: all that the next step depends on besides the weights."""
-        return {"steps": self.steps, "base": self.base.state_dict()}
+        """Counter, memory and the base's state: all that the next step depends on besides the weights.
+
+        Raises:
+            UserError: if the rule has state that is not in `memory`.
+        """
+        self.refuse_undeclared_state()
+        self._follow()
+        return {"steps": self.steps, "memory": self.memory, "base": self.base.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
-        self.steps = state["steps"]
+        """Put back what `state_dict` gave.
+
+        Raises:
+            ValueError: if it was written by another rule or for other parameters.
+        """
+        self._follow()
+        if shapes_of(state.get("memory")) != shapes_of(self.memory):
+            kept = ", ".join(self.memory) or "nothing"
+            raise ValueError(
+                f"state: its memory does not fit {type(self).__name__}, which keeps {kept}: it is of another rule, of "
+                "other parameters or of an older version; load the state of this rule, or start anew"
+            )
         self.base.load_state_dict(state["base"])
+        self.steps = state["steps"]
+        with torch.no_grad():
+            for own, saved in zip(tensors_of(self.memory), tensors_of(state["memory"]), strict=True):
+                own.copy_(saved)
+
+    def refuse_undeclared_state(self) -> None:
+        """Refuse a rule that keeps something from step to step which nobody saves.
+
+        Raises:
+            UserError: naming the attributes.
+        """
+        if self._watch and (changed := self._watch.changed(self._attributes(), self._declared())):
+            raise UserError(
+                f"{type(self).__name__}.{', '.join(changed)}: changes during training, and a checkpoint would lose it; "
+                "make it a tensor in self.memory in the constructor and write it by copy_ in remember(), or keep "
+                "scratch in self.room"
+            )
+
+    def _leave(self, gradient: Vector, given: list[bool]) -> None:
+        """Put the gradient into `p.grad`; no other parameter of the base keeps an older one, which it would take."""
+        for group in self.base.param_groups:
+            for p in group["params"]:
+                p.grad = None
+        for p, u, g in zip(self.params, gradient, given, strict=True):
+            p.grad = _laid_out_as(p, u) if g else None
+
+    def _begin(self) -> None:
+        """What is known of the parameters, and nothing of the steps before."""
+        self._params = self.params
+        self._layout = layout(self._params)
+        self._watch = None
+
+    def _follow(self) -> None:
+        """Make memory and room those of the parameters of now, which may have been frozen, added or moved."""
+        params = self.params
+        now = layout(params)
+        if now == self._layout:
+            return
+        device = params[0].device
+        for name, value in self.memory.items():
+            is_vector = isinstance(value, list)
+            self.memory[name] = followed(value, self._params, params) if is_vector else value.to(device)
+        if self.rho is not None:
+            self.rho = self.rho.to(device)
+        self.room.clear()
+        self._params, self._layout = params, now
+
+    def _attributes(self) -> dict[str, Any]:
+        """What may not change, but for the names in `memory`: an entry that is made later is not loaded."""
+        own = ("base", "steps", "rho", "memory", "room", "_params", "_layout", "_watch")
+        rest = {name: value for name, value in vars(self).items() if name not in own}
+        return rest | {f"memory[{name!r}]": type(value) for name, value in self.memory.items()}
+
+    def _declared(self) -> list[Tensor]:
+        """Tensors that may change: the network's, the base's and the rule's own, which somebody saves; and scratch."""
+        weights = [p for group in self.base.param_groups for p in group["params"]]
+        slots = [x for state in self.base.state.values() for x in state.values() if isinstance(x, Tensor)]
+        scratch = [x for vector in self.room.values() for x in vector]
+        radius = [] if self.rho is None else [self.rho]
+        return weights + slots + scratch + radius + list(tensors_of(self.memory))
+
+    def _refuse_decay_in_loss(self, oracle: Oracle) -> None:
+        if not self.allows_decay_in_loss and any(oracle.objective.weight_decay(p) for p in self.params):
+            name = type(self).__name__
+            raise ValueError(f"{name} takes gradients without weight decay: give it to the base, not to the objective")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_layout", "_watch")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
 
 
 class TwoPass(Rule):
@@ -136,7 +266,6 @@ class TwoPass(Rule):
         limits.radius("rho", rho)
         super().__init__(base)
         self.rho: Tensor = torch.tensor(rho, dtype=torch.float64, device=self.params[0].device)
-        self._backup: Vector = []
 
     def ascent(self, g: Vector, w: Vector) -> Vector:
         """ε, the perturbation of the weights `w` where the gradient is `g`: SAM's ρ·g/‖g‖₂, and 0 where g = 0."""
@@ -146,26 +275,28 @@ class TwoPass(Rule):
     def combine(self, g: Vector, g_s: Vector) -> Vector:
         """The gradient for the base, from g = ∇L(w) and g_s = ∇L(w + ε)."""
 
-    def terms(self, oracle: Oracle, phase: str) -> list[Term]:
+    def terms(self, oracle: Oracle, phase: str) -> Terms:
         """∇L(w), which moves the running statistics, and ∇L(w + ε), which does not."""
-        w = self.params
-        first = oracle.gradient(w)
+        g = oracle.gradient(self.params)
+        return {"g": g, "g_s": self.at_top(oracle, g.vector)}
+
+    def cost(self, step: int) -> Cost:
+        """Two passes."""
+        return Cost(passes=2)
+
+    def at_top(self, oracle: Oracle, g: Vector) -> Term:
+        """∇L(w + ε) with the ε of `g`, which does not move the running statistics."""
         with torch.no_grad():
-            epsilon = self.ascent(first.vector, w)
-        with moved(w, by=epsilon, backup=self._room(w)):
+            epsilon = self.ascent(g, self.params)
+        with moved(self.params, by=epsilon, backup=self._backup()):
             del epsilon
-            second = oracle.gradient(w, update_statistics=False)
-        return [first, second]
+            return oracle.gradient(self.params, update_statistics=False)._replace(at="w+ε")
 
-    def passes(self, step: int) -> int:
-        """Two."""
-        return 2
-
-    def _room(self, w: Vector) -> Vector:
+    def _backup(self) -> Vector:
         """Where the weights are kept meanwhile: made once, so that addresses stay."""
-        if len(self._backup) != len(w) or any(b.shape != p.shape for b, p in zip(self._backup, w, strict=True)):
-            self._backup = [torch.empty_like(p, requires_grad=False) for p in w]
-        return self._backup
+        if "w" not in self.room:
+            self.room["w"] = [torch.empty_like(p, requires_grad=False) for p in self.params]
+        return self.room["w"]
 
 
 def _laid_out_as(p: Tensor, u: Tensor) -> Tensor:
@@ -173,17 +304,33 @@ def _laid_out_as(p: Tensor, u: Tensor) -> Tensor:
     return u if u.stride() == p.stride() else torch.empty_like(p, requires_grad=False).copy_(u)
 
 
-def _added(total: list[Term], terms: list[Term], share: float) -> list[Term]:
+def _loss(terms: Terms) -> Tensor:
+    """The loss of the first term at w that has one, else of the first that has one."""
+    with_loss = [term for term in terms.values() if term.loss is not None]
+    loss = next((term for term in with_loss if term.at == "w"), with_loss[0]).loss
+    assert loss is not None
+    return loss
+
+
+def _averaged(terms: Terms, mean: Mean) -> Terms:
+    """The means over ranks of vectors and losses."""
+    vectors = [mean(term.vector) for term in terms.values()]
+    losses = iter(mean([term.loss for term in terms.values() if term.loss is not None]))
+    return {
+        name: term._replace(vector=vector, loss=None if term.loss is None else next(losses))
+        for (name, term), vector in zip(terms.items(), vectors, strict=True)
+    }
+
+
+def _added(total: Terms, terms: Terms, share: float) -> Terms:
     """Total + share·terms, term by term; a part that is the whole batch stays bitwise what it is."""
     if share == 1.0:
         return terms
-    weighted = [
-        Term(
-            list(torch._foreach_mul(term.vector, share)),
-            term.given,
-            None if term.loss is None else term.loss * share,
-            term.outputs,
+    weighted = {
+        name: term._replace(
+            vector=list(torch._foreach_mul(term.vector, share)),
+            loss=None if term.loss is None else term.loss * share,
         )
-        for term in terms
-    ]
-    return [a.plus(b) for a, b in zip(total, weighted, strict=True)] if total else weighted
+        for name, term in terms.items()
+    }
+    return {name: total[name].plus(term) for name, term in weighted.items()} if total else weighted

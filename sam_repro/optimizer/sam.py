@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_repro import limits
-from sam_repro.optimizer.rule import TwoPass
+from sam_repro.optimizer.rule import Cost, Terms, TwoPass
 from sam_repro.oracle import Oracle, Term
 from sam_repro.vectors import Vector, dot, moved, norm, ratio, scaled
 
@@ -60,6 +60,7 @@ class SAM(TwoPass):
         self.random = ascent == "random"
         self.second_order = second_order
         self.perturb = perturb
+        self.capturable = not second_order
         self._refuse_what_does_not_fit()
 
     def ascent(self, g: Vector, w: Vector) -> Vector:
@@ -69,28 +70,23 @@ class SAM(TwoPass):
             return scaled(_steepest(g, self.p), self.rho)
         return scaled(g, ratio(self.rho, norm(g)))
 
-    def combine(self, g: Vector, *terms: Vector) -> Vector:
-        """The gradient is g_s, the last of the terms, plus that of second order if there is one."""
-        *second_order, g_s = terms
+    def combine(self, g: Vector, g_s: Vector, hg: Vector | None = None) -> Vector:
+        """The gradient is g_s, plus the term of second order if there is one."""
         # g_s first: a Hessian product has strides of its own, and the gradient must have those of the weights
-        return list(torch._foreach_add(g_s, *second_order)) if second_order else g_s
+        return g_s if hg is None else list(torch._foreach_add(g_s, hg))
 
-    def terms(self, oracle: Oracle, phase: str) -> list[Term]:
+    def terms(self, oracle: Oracle, phase: str) -> Terms:
         """∇L(w), and ∇L(w + ε) at the top of the ascent; between them the term of second order, if asked for."""
-        first, top = super().terms(oracle, phase)
+        first, top = super().terms(oracle, phase).values()
         if self.ascent_steps > 1:
             top = self._climbed(oracle, first.vector, top)
         if self.second_order:
-            return [first, self._through_epsilon(oracle, first.vector, top.vector), top]
-        return [first, top]
+            return {"g": first, "hg": self._through_epsilon(oracle, first.vector, top.vector), "g_s": top}
+        return {"g": first, "g_s": top}
 
-    def passes(self, step: int) -> int:
-        """One for each step of the ascent, and one at the top."""
-        return self.ascent_steps + 1
-
-    def products(self, step: int) -> int:
-        """One with `second_order`."""
-        return int(self.second_order)
+    def cost(self, step: int) -> Cost:
+        """A pass for each step of the ascent, one at the top, and a product with `second_order`."""
+        return Cost(passes=self.ascent_steps + 1, products=int(self.second_order))
 
     def _climbed(self, oracle: Oracle, g: Vector, top: Term) -> Term:
         """The gradient where the other steps of the ascent lead, from the top of the first."""
@@ -99,8 +95,8 @@ class SAM(TwoPass):
         for _ in range(self.ascent_steps - 1):
             step = self.ascent(top.vector, w)
             epsilon = _into_ball(list(torch._foreach_add(epsilon, step)), self.rho, self.p)
-            with moved(w, by=epsilon, backup=self._room(w)):
-                top = oracle.gradient(w, update_statistics=False)
+            with moved(w, by=epsilon, backup=self._backup()):
+                top = oracle.gradient(w, update_statistics=False)._replace(at="w+ε")
         return top
 
     def _through_epsilon(self, oracle: Oracle, g: Vector, g_s: Vector) -> Term:

@@ -1,7 +1,7 @@
 """SGD: the plain gradient, whatever the base makes of it."""
 
-from sam_repro.optimizer.rule import Rule
-from sam_repro.oracle import Oracle, Term
+from sam_repro.optimizer.rule import Rule, Terms
+from sam_repro.oracle import Oracle
 from sam_repro.vectors import Vector
 
 
@@ -14,14 +14,10 @@ class SGD(Rule):
     Passes: 1. Memory: none beside the base's.
     """
 
-    def terms(self, oracle: Oracle, phase: str) -> list[Term]:
+    def terms(self, oracle: Oracle, phase: str) -> Terms:
         """∇L(w)."""
-        return [oracle.gradient(self.params)]
+        return {"g": oracle.gradient(self.params)}
 
     def combine(self, g: Vector) -> Vector:
         """The gradient is g."""
         return g
-
-    def passes(self, step: int) -> int:
-        """One."""
-        return 1

@@ -1,14 +1,13 @@
 """SGDHESS (Luong, Empirical Study on Sharpness-Aware Minimization, 2024): curvature at w instead of a second pass."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_repro import limits
-from sam_repro.optimizer.rule import Rule
+from sam_repro.optimizer.rule import Cost, Rule, Terms
 from sam_repro.oracle import Oracle, Term
 from sam_repro.vectors import Vector, rademacher, scaled
 
@@ -45,6 +44,7 @@ class SGDHess(Rule):
     """
 
     allows_decay_in_loss = False
+    capturable = False
 
     def __init__(self, base: Optimizer, rho: float, curvature: str = "gauss_newton", period: int = 1) -> None:
         limits.radius("rho", rho)
@@ -59,48 +59,36 @@ class SGDHess(Rule):
         self.rho: Tensor = torch.tensor(rho, dtype=torch.float64, device=self.params[0].device)
         self.curvature = curvature
         self.period = period
-        self.diagonal = [torch.zeros_like(p) for p in self.params] if period > 1 else []
+        if period > 1:
+            self.memory["diagonal"] = [torch.zeros_like(p, requires_grad=False) for p in self.params]
 
     def phase(self, step: int) -> str:
         """A refresh every `period`-th step."""
         return "refresh" if step % self.period == 0 else "reuse"
 
-    def terms(self, oracle: Oracle, phase: str) -> list[Term]:
+    def terms(self, oracle: Oracle, phase: str) -> Terms:
         """∇L(w), and in a refresh Gg, Hg, d or |Hv|."""
         w = self.params
-        first = oracle.gradient(w)
+        g = oracle.gradient(w)
         if phase == "reuse":
-            return [first]
-        return [first, Term((PRODUCTS | DIAGONALS)[self.curvature](oracle, w, first.vector))]
+            return {"g": g}
+        return {"g": g, "curved": Term((PRODUCTS | DIAGONALS)[self.curvature](oracle, w, g.vector))}
 
     def combine(self, g: Vector, curved: Vector | None = None) -> Vector:
         """The gradient is g + ρ·curved, or g ⊙ (1 + ρ·curved) with a diagonal: the last one where none comes."""
-        if curved is None:
-            curved = self.diagonal
-        elif self.diagonal:
-            torch._foreach_copy_(self.diagonal, curved)
-        weighted = scaled(curved, self.rho)
+        weighted = scaled(self.memory["diagonal"] if curved is None else curved, self.rho)
         if self.curvature in DIAGONALS:
             return list(torch._foreach_mul(g, torch._foreach_add(weighted, 1.0)))
         return list(torch._foreach_add(g, weighted))
 
-    def passes(self, step: int) -> int:
-        """One."""
-        return 1
+    def remember(self, g: Vector, curved: Vector | None = None) -> None:
+        """Keep a diagonal for the steps in which none comes."""
+        if curved is not None and "diagonal" in self.memory:
+            torch._foreach_copy_(self.memory["diagonal"], curved)
 
-    def products(self, step: int) -> int:
-        """One in a refresh."""
-        return int(self.phase(step) == "refresh")
-
-    def state_dict(self) -> dict[str, Any]:
-        """The rule's state and, with a period, the last diagonal."""
-        return super().state_dict() | {"diagonal": self.diagonal}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
-        super().load_state_dict(state)
-        for kept, saved in zip(self.diagonal, state["diagonal"], strict=True):
-            kept.copy_(saved)
+    def cost(self, step: int) -> Cost:
+        """One pass, and one product in a refresh."""
+        return Cost(passes=1, products=int(self.phase(step) == "refresh"))
 
 
 def _gauss_newton(oracle: Oracle, w: Vector, g: Vector) -> Vector:

@@ -25,12 +25,13 @@ T = TypeVar("T")
 
 
 class Term(NamedTuple):
-    """A vector that the batch gives at some weights; a gradient comes with the loss and the outputs of its pass."""
+    """A vector that the batch gives at the weights `at`; a gradient comes with the loss and the outputs of its pass."""
 
     vector: Vector
     given: list[bool] | None = None
     loss: Tensor | None = None
     outputs: Tensor | None = None
+    at: str = "w"
 
     def plus(self, other: "Term") -> "Term":
         """The sum of two parts' terms, both already weighted; the outputs one after the other."""
@@ -39,6 +40,7 @@ class Term(NamedTuple):
             _both(self.given, other.given, lambda a, b: [x or y for x, y in zip(a, b, strict=True)]),
             _both(self.loss, other.loss, torch.add),
             _both(self.outputs, other.outputs, lambda a, b: torch.cat([a, b])),
+            self.at,
         )
 
 
@@ -84,10 +86,20 @@ class Objective:
         self.reseed: Reseed = reseed  # seeds the noise of a gradient's pass; a captured step puts another in its place
         self._weight_decay = weight_decay
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> "Oracle":
-        """The oracle of one batch: inputs [B, …], targets [B]."""
-        noise = torch.initial_seed()
-        return Oracle(self, inputs, targets, noise, shared_noise=noise)
+    def __call__(
+        self, inputs: Tensor, targets: Tensor, noise: int | None = None, rows: Tensor | None = None
+    ) -> "Oracle":
+        """The oracle of one batch.
+
+        Args:
+            inputs: [B, …].
+            targets: [B].
+            noise: seed of all that the passes draw; default None draws one from torch's CPU generator. Passes seed
+                torch's generators.
+            rows: numbers [B] of the examples in the data, for rules that remember something of each; default None.
+        """
+        noise = drawn_noise() if noise is None else noise
+        return Oracle(self, inputs, targets, noise, shared_noise=noise, rows=rows)
 
     def weight_decay(self, parameter: Tensor) -> float:
         """λ of one parameter."""
@@ -129,6 +141,7 @@ class Oracle:
     shared_noise: int
     share: float = 1.0
     may_move_statistics: bool = True
+    rows: Tensor | None = None
 
     def gradient(self, params: Sequence[Tensor], update_statistics: bool = True) -> Term:
         """∇L over `params`: one forward and one backward pass.
@@ -238,11 +251,14 @@ class Oracle:
         limits.integer("m", m, low=1, high=size, optional=True)
         if m is None or m == size:
             return [self]
-        pieces = zip(self.inputs.split(m), self.targets.split(m), strict=True)
+        targets = self.targets.split(m)
+        rows = [None] * len(targets) if self.rows is None else self.rows.split(m)
         only_first = self.objective.batch_norm_statistics == "first"
         return [
-            Oracle(self.objective, x, y, self.noise + k, self.shared_noise, len(y) / size, not (only_first and k > 0))
-            for k, (x, y) in enumerate(pieces)
+            Oracle(
+                self.objective, x, y, self.noise + k, self.shared_noise, len(y) / size, not (only_first and k > 0), r
+            )
+            for k, (x, y, r) in enumerate(zip(self.inputs.split(m), targets, rows, strict=True))
         ]
 
     def parts(self, m: int | None, mean: Mean | None = None) -> Iterator["Oracle"]:
@@ -324,6 +340,12 @@ class Oracle:
         for i, p in enumerate(params):
             groups.setdefault(self.objective.weight_decay(p), []).append(i)
         return groups
+
+
+def drawn_noise() -> int:
+    """A seed for the noise of a batch, from torch's CPU generator."""
+    # not item(), which those who look for waits on the device look for: the number is on the host
+    return int(torch.randint(2**63 - 1, (1,), device="cpu").numpy()[0])
 
 
 def reseed(noise: int, device: torch.device) -> None:

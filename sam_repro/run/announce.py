@@ -66,6 +66,5 @@ def _settings(config: Resolved) -> str:
 
 
 def _passes(trainer: Trainer, steps: int) -> str:
-    products = sum(map(trainer.rule.products, range(steps)))
-    passes = sum(map(trainer.rule.passes, range(steps)))
-    return f"{passes} passes" + (f" and {products} products" if products else "")
+    cost = trainer.rule.total_cost(steps)
+    return f"{cost.passes} passes" + (f" and {cost.products} products" if cost.products else "")

@@ -22,7 +22,7 @@ from sam_repro.augmentation import Augmentation
 from sam_repro.config.schema import Resolved
 from sam_repro.dataset import Data, DataError, LabelNoise, Validation, prepare
 from sam_repro.errors import UserError
-from sam_repro.optimizer import Rule, parameter_groups
+from sam_repro.optimizer import Cost, Rule, parameter_groups
 from sam_repro.optimizer.base import check_base
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Schedule
@@ -164,14 +164,14 @@ def make_plan(config: Resolved) -> Plan:
     return Plan(**{key: config[key] for key in Plan.__dataclass_fields__})
 
 
-def declared_cost(config: Resolved) -> tuple[int | None, int | None]:
-    """Passes and products of a whole run, as its rule declares them; None where the number of images is not told."""
+def declared_cost(config: Resolved) -> Cost | None:
+    """What a whole run costs, as its rule declares it; None where the number of images is not told."""
     images = config["dataset"].get("train_images")
     if images is None:
-        return None, None
+        return None
     rule = make_smallest_rule(config)
     steps = make_plan(config).steps(images - make_validation(config).count)
-    return sum(map(rule.passes, range(steps))), sum(map(rule.products, range(steps)))
+    return rule.total_cost(steps)
 
 
 def make_smallest_rule(config: Resolved) -> Rule:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sam_repro.config.schema import Resolved
 from sam_repro.errors import refuse_damaged
+from sam_repro.run.record import read_measurement
 
 WHEN = ("every", "checkpoint")
 
@@ -64,7 +65,7 @@ def find_measurement(request: Request) -> Path | None:
         return request.run / "result.json"
     for file in sorted((request.run / "sharpness").glob(f"{request.name}-{request.checkpoint}-*.json")):
         with refuse_damaged(file, "remove it and measure again"):
-            if _same(request, json.loads(file.read_text(encoding="utf-8"))["protocol"]):
+            if _same(request, read_measurement(file)["protocol"]):
                 return file
     return None
 
@@ -85,4 +86,4 @@ def _has_best(result: Resolved) -> bool:
 
 
 def _same(request: Request, protocol: Resolved) -> bool:
-    return protocol["settings"] == request.settings and protocol["checkpoint"] == request.checkpoint
+    return (protocol.get("settings"), protocol.get("checkpoint")) == (request.settings, request.checkpoint)

@@ -1,6 +1,5 @@
 """A finished run: written, found done, read back."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +12,10 @@ from sam_repro.config.named_files import without_missing
 from sam_repro.config.schema import SCHEMA, Resolved, flat
 from sam_repro.config.schema1 import modern
 from sam_repro.errors import UserError, refuse_damaged
-from sam_repro.files import write_json
 from sam_repro.run import build, provenance
-from sam_repro.run.belongs import refuse_other_config
+from sam_repro.run.belongs import REMEDY, refuse_other_config
 from sam_repro.run.metrics import Written
+from sam_repro.run.record import home_of, read_result, read_run, write_record
 from sam_repro.run.sharpness import RunSharpness
 from sam_repro.run.trust import refuse_foreign
 from sam_repro.training import checkpoint, evaluation
@@ -46,21 +45,20 @@ def find_finished(folder: Path, asked: Resolved) -> Result | None:
     """
     if not (folder / "result.json").exists():
         return None
-    result: Result = {}
-    for name in ("run.json", "result.json"):
-        with refuse_damaged(folder / name) as path:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            refuse_other_config(path, result["config"], asked)
-    with refuse_damaged(folder / "result.json"):
-        summarize(result)
+    if not (folder / "run.json").exists():
+        raise UserError(f"{folder}: result.json without its run.json, which a run writes when it starts; {REMEDY}")
+    with refuse_damaged(folder / "run.json") as path:
+        refuse_other_config(path, read_run(folder)["config"], asked)
+    with refuse_damaged(folder / "result.json") as path:
+        result: Result = read_result(folder)
+        refuse_other_config(path, result["config"], asked)
     return result
 
 
 def announce_finished(folder: Path, asked: Resolved, result: Result) -> None:
     """Say that a run is done, and which sources changed since; clear what a kill after the result left."""
-    with refuse_damaged(folder / "run.json") as path:
-        sources = provenance.sources(targets_of(asked))
-        changed = provenance.changed(json.loads(path.read_text(encoding="utf-8"))["sources"], sources)
+    with refuse_damaged(folder / "run.json"):
+        changed = provenance.changed(read_run(folder)["sources"], provenance.sources(targets_of(asked)))
     with suppress(OSError):  # a disk that is read-only takes nothing from a finished run
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     print(f"done       {folder}")
@@ -79,11 +77,13 @@ def load(folder: str | Path, trust: bool = False) -> Loaded:
     Raises:
         UserError: if it is not finished, its files are damaged, or it names a network that is not trusted.
     """
-    folder = Path(folder)
+    if not str(folder).strip():
+        raise UserError("load: names no run; give the home of one, such as outputs/runs/main/…/seed=0")
+    folder = home_of(folder)
     if not (folder / "result.json").exists():
-        raise UserError(f"{folder}: no finished run; result.json is missing")
-    with refuse_damaged(folder / "result.json") as path:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        raise UserError(f"{folder}: no finished run; result.json is missing; the last lines of a run name its home")
+    with refuse_damaged(folder / "result.json"):
+        result = read_result(folder)
         config, shape = modern(result["config"]), build.Shape(**result["shape"])
     if not trust:
         refuse_foreign({"architecture": config["architecture"]}, folder / "result.json")
@@ -138,7 +138,7 @@ def finish(
         "environment": provenance.environment(torch.device(config["device"])),
         "git": provenance.git(),
     }
-    write_json(folder / "result.json", result)
+    write_record(folder / "result.json", result)
     trainer.path.unlink(missing_ok=True)
     return result
 
@@ -154,10 +154,10 @@ def _metrics(scores: dict[str, Any]) -> dict[str, Any]:
 
 def _cost(trainer: Trainer) -> dict[str, Any]:
     steps, device = trainer.step, trainer.clock.device
-    seconds = trainer.clock.seconds
+    seconds, cost = trainer.clock.seconds, trainer.rule.total_cost(steps)
     return {
-        "passes": sum(map(trainer.rule.passes, range(steps))),
-        "products": sum(map(trainer.rule.products, range(steps))),
+        "passes": cost.passes,
+        "products": cost.products,
         "steps": steps,
         "seconds": seconds,
         "examples_per_second": trainer.plan.seen(steps, len(trainer.data.train)) / seconds,

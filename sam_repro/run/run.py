@@ -1,6 +1,5 @@
 """One run: from a resolved configuration to `result.json` in its home."""
 
-import json
 import sys
 import time
 import uuid
@@ -24,6 +23,7 @@ from sam_repro.run.metrics import Metrics
 from sam_repro.run.mirror import Mirror, mirror_of
 from sam_repro.run.numerics import set_numerics, with_numerics
 from sam_repro.run.progress import Progress
+from sam_repro.run.record import read_run, write_record
 from sam_repro.run.request import Request, describe, find_measurement, make_request
 from sam_repro.run.result import Result, announce_finished, find_finished, finish, summarize, targets_of
 from sam_repro.run.sharpness import RunSharpness, measure_finished, show_sharpness
@@ -123,7 +123,7 @@ def _refuse_other_data(folder: Path, inputs: str | None) -> None:
     if not file.exists():
         return
     with refuse_damaged(file):
-        then = json.loads(file.read_text(encoding="utf-8")).get("inputs")
+        then = read_run(folder).get("inputs")
         remedy = "give this run a name of its own, such as name=other-data; or add resume=false to redo the old one"
         refuse_other_inputs(file, then, inputs, remedy)
 
@@ -198,9 +198,7 @@ def _before(folder: Path, config: Resolved, done: int) -> dict[str, Any]:
     if not done and not (folder / "run.json").exists():
         return fresh
     with refuse_damaged(folder / "run.json") as path:
-        written = {"protocols": {}} | json.loads(
-            path.read_text(encoding="utf-8")
-        )  # a run begun before there were any has none
+        written: dict[str, Any] = {"protocols": {}} | read_run(folder)  # a run begun before there were any has none
         refuse_other_config(path, written["config"], config)
         return {key: written[key] for key in fresh}
 
@@ -242,7 +240,7 @@ def _begin(
         "protocols": before["protocols"] | ({} if request.every is None else {request.settings_id: request.settings}),
         "starts": [*before["starts"], start],
     }
-    write_json(folder / "run.json", run)
+    write_record(folder / "run.json", run)
     for left in [folder / "failed.json", folder / "uncommitted.diff", *folder.glob("*.tmp")]:
         left.unlink(missing_ok=True)
     if (diff := provenance.git_diff()) is not None:

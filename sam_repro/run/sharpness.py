@@ -24,6 +24,7 @@ from sam_repro.run.belongs import refuse_other_inputs
 from sam_repro.run.lock import lock
 from sam_repro.run.mirror import Mirror, mirror_of
 from sam_repro.run.numerics import set_numerics, with_numerics
+from sam_repro.run.record import read_run, write_record
 from sam_repro.run.request import Request, describe, weights_file
 from sam_repro.run.trust import refuse_foreign
 from sam_repro.sharpness import Measure, Measurement, Notes, Subject, Unmeasurable
@@ -187,7 +188,7 @@ def measure_finished(request: Request, config: Resolved, trust: bool = False) ->
             raise Failure(f"{request.name}: {error}") from None
         file = request.run / "sharpness" / f"{measurement.stem}.json"
         file.parent.mkdir(exist_ok=True)
-        write_json(file, {"schema": SCHEMA, "measure": measurement.measure} | measurement.record())
+        write_record(file, {"schema": SCHEMA, "measure": measurement.measure} | measurement.record())
         print(describe(request.name, measurement.record()))
         print(f"measured   {file}")
         _show_later(request, config, measurement)
@@ -203,8 +204,8 @@ def show_sharpness(mirror: Mirror, sharpness: dict[str, Any], folder: Path) -> N
 
 
 def _show_later(request: Request, config: Resolved, measurement: Measurement) -> None:
-    with refuse_damaged(request.run / "run.json") as path:
-        identity = json.loads(path.read_text(encoding="utf-8"))["wandb_id"]
+    with refuse_damaged(request.run / "run.json"):
+        identity = read_run(request.run)["wandb_id"]
     mirror = mirror_of(request.run, modern(request.result["config"]), identity, config["wandb"])
     show_sharpness(mirror, {request.name: measurement.record()}, request.run)
     mirror.finish(0)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +13,12 @@ from sam_repro.config.identity import identity
 from sam_repro.config.launch import guard
 from sam_repro.config.lines import compose_cell, compose_line, read_table
 from sam_repro.config.options import require_option, table_names
+from sam_repro.config.schema import Resolved
 from sam_repro.config.table_file import Cell, Search, Table, written
 from sam_repro.errors import UserError
 from sam_repro.files import replacing, write_json
 from sam_repro.limits import shown
+from sam_repro.run.record import home_of
 from sam_repro.table import plot, render, runs
 from sam_repro.table.cost import Price, prices
 from sam_repro.table.definitions import HEADER, definitions
@@ -97,7 +100,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 
 def _list(options: argparse.Namespace) -> None:
     for table in _tables(table_names(options.config_dir), options):
-        print(f"{table.name:24} {table.title} ({len(table.cells)} cells, {len(table.claims)} claims)")
+        print(f"{table.name:24} {render.in_a_line(table.title)} ({len(table.cells)} cells, {len(table.claims)} claims)")
 
 
 def _tables(names: Iterable[str], options: argparse.Namespace) -> Iterator[Table]:
@@ -111,9 +114,13 @@ def _tables(names: Iterable[str], options: argparse.Namespace) -> Iterator[Table
 
 def _report(name: str, options: argparse.Namespace) -> Report:
     table = read_table(name, options.config_dir)
-    configs = {
-        cell.name: compose_cell(table, cell, extra_dir=options.config_dir) for cell in table.cells if not cell.waiting
-    }
+    configs: dict[str, Resolved] = {}
+    for cell in (cell for cell in table.cells if not cell.waiting):
+        try:
+            configs[cell.name] = compose_cell(table, cell, extra_dir=options.config_dir)
+        except UserError as error:  # the other cells are there all the same
+            waiting = dataclasses.replace(cell, waiting=f"a mended file: {error}")
+            table = dataclasses.replace(table, cells=tuple(waiting if c is cell else c for c in table.cells))
     report = Report(table, configs, runs.find(options.outputs))
     for problem in report.found.problems:
         print(f"sam_repro: {problem}", file=sys.stderr)
@@ -133,16 +140,19 @@ def _state(report: Report, options: argparse.Namespace) -> None:
     """Cells, how far they are, what is still to pay, and the command for it."""
     table = report.table
     todo = {cell.name: len(report.missing(cell)) for cell in table.cells}
-    price = prices({name: report.configs[name] for name, n in todo.items() if n}, report.found.runs)
+    price, refused = prices({name: report.configs[name] for name, n in todo.items() if n}, report.found.runs)
     for cell in table.cells:
         left = todo[cell.name]
         wanted = "" if cell.waiting else f"{len(table.seeds) - left}/{len(table.seeds)}"
-        cost = f"  {price[cell.name].times(left)}" if left else ""
-        print(f"{cell.index:4}  {wanted:5}  {cell.name}: {report.state(cell)}{cost}")
-    if any(todo.values()):
-        print(f"to pay     {sum((price[name].times(n) for name, n in todo.items() if n), Price(0, 0, 0.0))}")
-        print(f"to run     {_command(table, [c for c in table.cells if todo[c.name]], options.config_dir)}")
-    untimed = [name for name, n in todo.items() if n and price[name].seconds is None]
+        cost = f"  {price[cell.name].times(left)}" if cell.name in price else ""
+        cost += f"  {refused[cell.name]}" if cell.name in refused else ""
+        print(
+            f"{cell.index:4}  {wanted:5}  {render.in_a_line(cell.name)}: {render.in_a_line(report.state(cell))}{cost}"
+        )
+    if price:
+        print(f"to pay     {sum((one.times(todo[name]) for name, one in price.items()), Price(0, 0, 0.0))}")
+        print(f"to run     {_command(table, [c for c in table.cells if c.name in price], options.config_dir)}")
+    untimed = [name for name, one in price.items() if one.seconds is None]
     if untimed:
         cell = table.cell(untimed[0])
         print(f"to time    {_command(table, [cell], options.config_dir, seeds=[0])} max_steps=3 name=timing")
@@ -155,7 +165,7 @@ def _command(table: Table, cells: Iterable[Cell], extra_dir: str | None, seeds: 
 
 
 def _extra(config_dir: str | None) -> str:
-    return f" --config-dir {config_dir}" if config_dir else ""
+    return f" --config-dir {shlex.quote(config_dir)}" if config_dir else ""
 
 
 def _write(report: Report, folder: Path) -> list[Path]:
@@ -197,7 +207,7 @@ def _queued(report: Report, search: Search, choice: Choice, options: argparse.Na
     seeds = ",".join(map(str, report.table.seeds))
     printed = "" if choice.printed is None else f" (the paper chose {choice.printed})"
     print(f"  chosen: {search.over}={value}{printed}; retrain on all data:")
-    print(f"  python -m sam_repro.train{_extra(options.config_dir)} -m {' '.join(line)} seed={seeds}")
+    print(f"  python -m sam_repro.train{_extra(options.config_dir)} -m {shlex.join(line)} seed={seeds}")
     print(f"  {_retrained(report, line, options)}")
     return {"chosen": value, "retrain": line}
 
@@ -344,7 +354,7 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
 
 def _run(folder: str | Path) -> runs.Run:
     try:
-        return runs.read(Path(folder))
+        return runs.read(home_of(folder))
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sam_repro.config.schema import Resolved, flat
+from sam_repro.errors import UserError
 from sam_repro.table.runs import Run
 
 PRODUCT = 3.5
@@ -17,19 +18,19 @@ SPEED = ("choices.dataset", "choices.architecture", "batch_size", "m", "precisio
 class Price(NamedTuple):
     """Passes, products, and their seconds, None where no run here tells how long a pass takes."""
 
-    passes: int | None
-    products: int | None
+    passes: float | None
+    products: float | None
     seconds: float | None
 
     def times(self, runs: int) -> "Price":
         """The price of so many runs."""
-        return Price(*(None if part is None else part * runs for part in self))  # type: ignore[arg-type]
+        return Price(*(None if part is None else part * runs for part in self))
 
     def __add__(self, other: object) -> "Price":
         """The sum of two prices. A part that is unknown in one is unknown in the sum."""
         assert isinstance(other, Price)
         pairs = zip(self, other, strict=True)
-        return Price(*(None if a is None or b is None else a + b for a, b in pairs))  # type: ignore[arg-type]
+        return Price(*(None if a is None or b is None else a + b for a, b in pairs))
 
     def __str__(self) -> str:
         if self.passes is None:
@@ -38,21 +39,26 @@ class Price(NamedTuple):
         return f"{words}, {_duration(self.seconds)}"
 
 
-def prices(configs: Mapping[str, Resolved], runs: Sequence[Run]) -> dict[str, Price]:
-    """The price of one run of each configuration, by name."""
+def prices(configs: Mapping[str, Resolved], runs: Sequence[Run]) -> tuple[dict[str, Price], dict[str, str]]:
+    """The price of one run of each configuration, by name; and of those that cannot be run here, why."""
     if not configs:
-        return {}
+        return {}, {}
     from sam_repro.run import build, numerics
 
     speeds = _speeds(runs)
-    found = {}
+    found, refused = {}, {}
     for name, config in configs.items():
-        passes, products = build.declared_cost(config)
-        resolved = numerics.with_numerics(config)
+        try:
+            resolved = numerics.with_numerics(config)
+            cost = build.declared_cost(config)
+        except UserError as error:
+            refused[name] = str(error)
+            continue
+        passes, products = (None, None) if cost is None else (cost.passes, cost.products)
         speed = speeds.get(_key(resolved))
         seconds = None if speed is None or passes is None else speed * (passes + PRODUCT * (products or 0))
         found[name] = Price(passes, products, seconds)
-    return found
+    return found, refused
 
 
 def _speeds(runs: Sequence[Run]) -> dict[tuple[Any, ...], float]:

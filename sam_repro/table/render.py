@@ -33,14 +33,14 @@ def sections(report: Report) -> list[Section]:
 def markdown(report: Report) -> str:
     """The table as Markdown."""
     table = report.table
-    lines = [f"# {table.title}", ""]
+    lines = [f"# {in_a_line(table.title)}", ""]
     if table.source:
-        lines += [f"Printed in: {table.source}.", ""]
+        lines += [f"Printed in: {in_a_line(table.source)}.", ""]
     if table.recipe:
         lines += [f"Recipe: `experiment={table.recipe}`.", ""]
     for part in sections(report):
         lines += [f"## {part.title}", "", *rows(part), ""]
-    lines += [f"* {note}" for note in notes(report)]
+    lines += [f"* {in_a_line(note)}" for note in notes(report)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -104,6 +104,11 @@ def notes(report: Report) -> list[str]:
     said += [f"suspect, {claim.row}: {claim.suspect}." for claim in report.table.claims if claim.suspect]
     said += [f"assumed: {key}: {why}." for key, why in report.assumed.items()]
     return said
+
+
+def in_a_line(text: str) -> str:
+    """The text without its line breaks."""
+    return " ".join(text.split())
 
 
 def shown(estimate: Estimate | None) -> str:
@@ -200,7 +205,7 @@ def _search(report: Report) -> Section:
 def rows(part: Section) -> list[str]:
     """The rows of a Markdown table, padded; columns that are empty throughout are left out."""
     kept = [i for i in range(len(part.header)) if any(row[i] for row in part.rows)]
-    table = [[cell.replace("|", "\\|") for cell in row] for row in [part.header, *part.rows]]
+    table = [[in_a_line(cell).replace("|", "\\|") for cell in row] for row in [part.header, *part.rows]]
     widths = {i: max(len(row[i]) for row in table) for i in kept}
     lines = ["| " + " | ".join(row[i].ljust(widths[i]) for i in kept) + " |" for row in table]
     return [lines[0], "|" + "|".join("-" * (widths[i] + 2) for i in kept) + "|", *lines[1:]]

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sam_repro.config.identity import cell_hash, identity, numerics, of
-from sam_repro.config.schema import SCHEMA, flat
+from sam_repro.config.schema import flat
 from sam_repro.config.schema1 import modern
 from sam_repro.run.lock import is_locked
 from sam_repro.run.metrics import read_metrics, record_flaw
+from sam_repro.run.record import read_failure, read_measurement, read_result, read_run
 
 BUDGET = ("epochs", "max_steps")
 """Keys that say how long a cell is trained: a run that differs from it in these alone is a cut budget."""
@@ -182,25 +183,24 @@ def find(roots: Iterable[Path]) -> Found:
     """
     found = Found()
     seen: dict[tuple[Any, ...], list[Run]] = {}
-    for folder in (folder for root in roots for folder in _homes(root)):
+    twice: list[tuple[Path, Path]] = []
+    for folder in (folder for root in roots for folder in _homes(root, found.problems)):
         try:
             if (folder / "result.json").exists():
                 run = _finished(folder)
-                record_problem(run)  # raises where the result does not say how many steps it has
                 seen.setdefault((run.cell_hash, run.seed, run.numerics, run.inputs), []).append(run)
             else:
                 found.unfinished.append(_unfinished(folder))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
-            found.problems.append(f"{folder}: damaged, not counted ({reason})")
+        except (ValueError, OSError) as error:
+            found.problems.append(f"{folder}: damaged, not counted ({error})")
     for first, *others in seen.values():
         same = [run for run in others if run.result["weights_sha256"] == first.result["weights_sha256"]]
         found.runs.append(Run(first.folder, first.result, tuple(run.folder for run in same)))
         found.problems += _problems(first)
-        different = (run for run in others if run not in same)
-        found.problems += [
-            f"{run.folder}: not counted, because {first.folder} is of the same cell and seed" for run in different
-        ]
+        twice += [(run.folder, first.folder) for run in others if run not in same]
+    if twice:
+        more = f", nor are {len(twice) - 1} others that another comes before" if len(twice) > 1 else ""
+        found.problems.append(f"{twice[0][0]}: not counted, because {twice[0][1]} is of the same cell and seed{more}")
     return found
 
 
@@ -214,7 +214,7 @@ def read(folder: Path) -> Run:
         raise ValueError(f"{folder}: no finished run; result.json is missing")
     try:
         return _finished(folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"{folder}: damaged ({error})") from None
 
 
@@ -254,14 +254,7 @@ def label(numerics: Sequence[tuple[str, Any]]) -> str:
 
 
 def _finished(folder: Path) -> Run:
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    if not 1 <= result["schema"] <= SCHEMA:
-        raise ValueError(f"result.json is of schema {result['schema']}, this version reads 1 to {SCHEMA}")
-    run = Run(folder, result)
-    for needed in ("numerics", "cell_hash", "sources", "seed", "measurements"):
-        getattr(run, needed)
-    if run.value("test/error_pct") is None:
-        raise ValueError("result.json has no test error")
+    run = Run(folder, read_result(folder))
     _refuse_other(run)
     return run
 
@@ -270,27 +263,32 @@ def _refuse_other(run: Run) -> None:
     """Refuse a result that was copied from another home."""
     if re.fullmatch(r"seed=\d+", run.folder.name) and run.folder.name != f"seed={run.seed}":
         raise ValueError(f"result.json is of seed {run.seed}; put back this home's own")
-    if (file := run.folder / "run.json").exists():
-        begun = of(modern(json.loads(file.read_text(encoding="utf-8"))["config"]))
+    if (run.folder / "run.json").exists():
+        begun = of(modern(read_run(run.folder)["config"]))
         if begun != of(run.config):
             parts = [key for key, value in of(run.config).items() if begun[key] != value]
             raise ValueError(f"result.json and run.json differ in {', '.join(parts)}: one of them is of another run")
 
 
 def _unfinished(folder: Path) -> Unfinished:
-    config = modern(json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"])
+    config = modern(read_run(folder)["config"])
     state = "broken off"
     if is_locked(folder):
         state = "running"
     elif (folder / "failed.json").exists():
-        state = f"failed: {json.loads((folder / 'failed.json').read_text(encoding='utf-8'))['error']}"
+        state = f"failed: {read_failure(folder)}"
     return Unfinished(folder, config["seed"], cell_hash(config), state)
 
 
-def _homes(root: Path) -> Iterator[Path]:
-    """Every home below a folder; a folder that was set aside does not count."""
+def _homes(root: Path, problems: list[str]) -> Iterator[Path]:
+    """Every home below a folder; one that was set aside does not count. What cannot be read is told."""
     seen = set()
-    for path, folders, files in os.walk(root, followlinks=True):
+
+    def tell(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            problems.append(f"{error.filename}: cannot be read ({error.strerror}), so its runs are not counted")
+
+    for path, folders, files in os.walk(root, onerror=tell, followlinks=True):
         if (real := os.path.realpath(path)) in seen:  # a link to where we have been
             folders.clear()
             continue
@@ -313,9 +311,8 @@ def _problems(run: Run) -> list[str]:
 def _measurement(file: Path) -> dict[str, Any] | None:
     """What a file of a measurement says; None where it is damaged."""
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return content if {"measure", "values", "protocol"} <= content.keys() else None
-    except (ValueError, AttributeError, OSError):
+        return read_measurement(file)
+    except (ValueError, OSError):
         return None
 
 

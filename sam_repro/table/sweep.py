@@ -1,12 +1,14 @@
 """The table at the end of a sweep, made from the homes of its cells."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sam_repro.config.identity import home
 from sam_repro.config.schema import Resolved, flat
+from sam_repro.errors import UserError
+from sam_repro.run.lock import is_locked
 from sam_repro.run.numerics import with_numerics
+from sam_repro.run.record import Record, read_failure, read_result
 from sam_repro.table import statistic
 from sam_repro.table.render import shown
 
@@ -22,16 +24,19 @@ def table(cells: list[Resolved]) -> tuple[str, bool]:
     """
     columns = _varying(cells)
     groups: dict[Path, list[Resolved]] = {}
-    for folder, cell in {home(with_numerics(cell)): cell for cell in cells}.items():  # auto may be another cell's bf16
+    for folder, cell in {_home(cell): cell for cell in cells}.items():  # auto may be another cell's bf16
         groups.setdefault(folder.parent, []).append(cell)
     rows = [[*columns, "done", "test error %", "state"]]
     complete = True
     for group in groups.values():
         leaves = flat(group[0])
-        states = [_state(cell) for cell in group]
-        errors = [state for state in states if isinstance(state, float)]
-        notes = [f"seed {c['seed']}: {state}" for c, state in zip(group, states, strict=True) if isinstance(state, str)]
+        read = [_result(cell) for cell in group]
+        results = [result for result in read if not isinstance(result, str)]
+        errors = [result["metrics"]["test"][group[0]["report"]]["error_pct"] for result in results]
+        notes = [f"seed {c['seed']}: {why}" for c, why in zip(group, read, strict=True) if isinstance(why, str)]
         complete = complete and not notes
+        cut = any(result.get("cut_budget") for result in results)
+        notes += [f"cut budget: {results[0]['cost']['steps']} steps"] if cut else []
         rows.append(
             [
                 *(_shown(leaves.get(column)) for column in columns.values()),
@@ -46,16 +51,27 @@ def table(cells: list[Resolved]) -> tuple[str, bool]:
     return "\n".join(["", *lines, note]), complete
 
 
-def _state(cell: Resolved) -> float | str:
-    """The test error of a run in percent, or why there is none."""
-    folder = home(with_numerics(cell))
+def _home(cell: Resolved) -> Path:
     try:
+        return home(with_numerics(cell))
+    except UserError:  # this machine cannot run it, so it has not been run here either
+        return home(cell)
+
+
+def _result(cell: Resolved) -> Record | str:
+    """The result of a run, or why there is none."""
+    folder = _home(cell)
+    try:
+        with_numerics(cell)
         if (folder / "result.json").exists():
-            tested = json.loads((folder / "result.json").read_text(encoding="utf-8"))["metrics"]["test"]
-            return float(tested[cell["report"]]["error_pct"])
+            return read_result(folder)
+        if is_locked(folder):
+            return "running elsewhere"
         if (folder / "failed.json").exists():
-            return "failed: " + str(json.loads((folder / "failed.json").read_text(encoding="utf-8"))["error"])
-    except (ValueError, KeyError, TypeError):
+            return f"failed: {read_failure(folder)}"
+    except UserError as error:
+        return str(error)
+    except (ValueError, OSError):
         return f"damaged: {folder}"
     return "missing"
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sam_repro import limits
-from sam_repro.optimizer import Observation
+from sam_repro.optimizer import Terms
 from sam_repro.optimizer.sam_masked import ratio_classes
 from sam_repro.vectors import Vector, dot, norm, ratio
 
@@ -37,22 +37,22 @@ class Diagnostics:
         self._before: dict[str, Vector] = {}
 
     @torch.no_grad()
-    def __call__(self, step: int, seen: Observation, labels: Tensor, w: Sequence[Tensor]) -> dict[str, Tensor]:
+    def __call__(self, step: int, seen: Terms, labels: Tensor, w: Sequence[Tensor]) -> dict[str, Tensor]:
         """The numbers of one step, counted from 0, at the weights `w` from which it starts."""
-        assert seen.outputs is not None
-        numbers = {
-            "loss": seen.losses[0],
-            "error_pct": 100 * (seen.outputs.argmax(dim=1) != labels).double().mean(),
-        }
-        second = len(seen.losses) > 1
-        if second:
-            numbers["perturbed_loss"] = seen.losses[-1]
+        first = next(term for term in seen.values() if term.loss is not None)
+        g, g_s = seen.get("g"), seen.get("g_s")
+        assert first.loss is not None
+        assert first.outputs is not None
+        numbers = {"loss": first.loss, "error_pct": 100 * (first.outputs.argmax(dim=1) != labels).double().mean()}
+        if g_s is not None and g_s.loss is not None:
+            numbers["perturbed_loss"] = g_s.loss
         if self.level == "loss":
             return numbers
-        g = seen.vectors[0]
-        numbers |= {"weight_norm": norm(w), "gradient_norm": norm(g)}
-        if second:
-            numbers |= self._pair(step, numbers, g, seen.vectors[-1])
+        numbers["weight_norm"] = norm(w)
+        if g is not None:
+            numbers["gradient_norm"] = norm(g.vector)
+            if g_s is not None:
+                numbers |= self._pair(step, numbers, g.vector, g_s.vector)
         return numbers
 
     def closely(self, step: int) -> bool:

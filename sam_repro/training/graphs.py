@@ -34,11 +34,11 @@ def refuse(rule: Rule, diagnostics: str) -> None:
         diagnostics: level of what is told of a step.
 
     Raises:
-        ValueError: if the rule takes Hessian products, if the base reads its learning rate or counts its steps on the
-            host, or if the diagnostics keep vectors from step to step.
+        ValueError: if the rule's steps cannot be captured, if the base reads its learning rate or counts its steps on
+            the host, or if the diagnostics keep vectors from step to step.
     """
-    if rule.products(0):
-        raise ValueError(f"graph = true: {type(rule).__name__} takes Hessian products, which cannot be captured")
+    if not rule.capturable:
+        raise ValueError(f"graph = true: the steps of {type(rule).__name__} cannot be captured; leave graph out")
     for group in rule.base.param_groups:
         if not group.get("fused") or not group.get("capturable", True):
             raise ValueError(
@@ -106,21 +106,28 @@ class _Kind:
 class Replayed:
     """Stands for an update: runs it eagerly at first, then captures it once for each kind of step and replays it.
 
-    Before each call torch's default generator is seeded by the caller: the noise of the step starts from that seed.
-
     Args:
         update: step, images [B, …] and labels [B] → what the step tells. Besides the batch it reads what changes from
             step to step from tensors that stay, and of `step` nothing but the kind.
         kind: step → what kind it is of; steps of one kind do the same operations.
+        noise: step → the noise of its batch.
         objective: what seeds the noise of the update's passes.
         batch_size: B; a batch of another size is not captured.
 
     Memory: what the largest kind of step needs, kept, and one batch.
     """
 
-    def __init__(self, update: Update, kind: Callable[[int], Hashable], objective: Objective, batch_size: int) -> None:
+    def __init__(
+        self,
+        update: Update,
+        kind: Callable[[int], Hashable],
+        noise: Callable[[int], int],
+        objective: Objective,
+        batch_size: int,
+    ) -> None:
         self.update = update
         self.kind = kind
+        self.noise = noise
         self.objective = objective
         self.batch_size = batch_size
         self._kinds: dict[Hashable, _Kind] = {}
@@ -132,7 +139,7 @@ class Replayed:
         if len(labels) != self.batch_size:
             return self.update(step, images, labels)
         kind = self._kinds.setdefault(self.kind(step), _Kind())
-        start = torch.initial_seed()
+        start = self.noise(step)
         if kind.runs < WARM_UP:
             kind.runs += 1
             kind.noises = []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Data, Split
-from sam_repro.optimizer import Observation, Rule
+from sam_repro.optimizer import Rule, Terms
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Schedule
 from sam_repro.seeds import derived
@@ -115,7 +115,7 @@ class Trainer:
         self._update: graphs.Update = self._eager_update
         if plan.graph:
             graphs.refuse(rule, diagnostics.level)
-            self._update = graphs.Replayed(self._eager_update, self._kind, objective, plan.batch_size)
+            self._update = graphs.Replayed(self._eager_update, self._kind, self._noise, objective, plan.batch_size)
 
     @property
     def step(self) -> int:
@@ -143,6 +143,7 @@ class Trainer:
         Raises:
             NonFinite: if a loss, a gradient or the weights are not finite; the last checkpoint stays.
             Interrupted: after SIGINT or SIGTERM, with the state saved at a step boundary.
+            UserError: if the rule has state that a checkpoint would lose.
         """
         plan, examples = self.plan, len(self.data.train)
         per_epoch, total = plan.steps_per_epoch(examples), plan.steps(examples)
@@ -168,6 +169,7 @@ class Trainer:
                         raise Interrupted(caught[0], self.step)
                     if self.step == total:
                         break
+        self.rule.refuse_undeclared_state()  # a run that ends before its first checkpoint hears it too
 
     def save(self, beside: Row | None = None) -> None:
         """Write the checkpoint; never one with a number that is not finite.
@@ -182,7 +184,6 @@ class Trainer:
     def _train_step(self, step: int, rows: Tensor) -> None:
         self.clock.start()
         self._set_rates(step)
-        torch.default_generator.manual_seed(derived(self.plan.seed, "noise", step))
         self._generator.manual_seed(derived(self.plan.seed, "augmentation", step))
         train = self.data.train
         images = self.augmentation(train.images.index_select(0, rows), self._generator)
@@ -198,14 +199,18 @@ class Trainer:
         """
         numbers: graphs.Numbers = {}
 
-        def look(seen: Observation) -> None:
+        def look(seen: Terms) -> None:
             numbers.update(self.diagnostics(step, seen, labels, self.rule.params))
 
         part = None if self.plan.m is None else min(self.plan.m, len(labels))
-        loss = self.rule.backward(self.objective(images, labels), part, observe=look)
+        loss = self.rule.backward(self.objective(images, labels, self._noise(step)), part, observe=look)
         self._finish_gradient(loss)
-        self.rule.base.step()
+        self.rule.update()
         return numbers
+
+    def _noise(self, step: int) -> int:
+        """The seed of what the passes of a step draw."""
+        return derived(self.plan.seed, "noise", step)
 
     def _kind(self, step: int) -> tuple[str, bool]:
         """Steps of one kind do the same operations."""

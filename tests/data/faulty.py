@@ -18,7 +18,7 @@ class Faulty(SGD):
         self.at = at
 
     def terms(self, oracle, phase):
-        (term,) = super().terms(oracle, phase)
+        term = super().terms(oracle, phase)["g"]
         match FAULT.read_text() if self.steps == self.at and FAULT.exists() else "":
             case "nan gradient":
                 term.vector[0].view(-1)[0] = torch.nan
@@ -30,4 +30,4 @@ class Faulty(SGD):
                 Path("waiting").touch()
                 while FAULT.exists():
                     time.sleep(0.01)
-        return [term]
+        return {"g": term}

@@ -29,14 +29,6 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "dataset"
 NOWHERE = "http://127.0.0.1:9/"  # refuses at once
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """A test that tries the network by mistake fails at once."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("http_proxy", NOWHERE)
-    monkeypatch.setenv("https_proxy", NOWHERE)
-
-
 def md5(path):
     return hashlib.md5(Path(path).read_bytes()).hexdigest()
 

@@ -125,7 +125,7 @@ def test_two_passes_in_a_refresh_and_one_in_the_others() -> None:
     rule = LookSAM(sgd(model), RHO)
     for step in range(STEPS):
         rule.step(Objective(model, F.cross_entropy)(*batch(step)))
-    assert len(forwards) == sum(map(rule.passes, range(STEPS))) == STEPS * (1 + 1 / PERIOD)
+    assert len(forwards) == rule.total_cost(STEPS).passes == STEPS * (1 + 1 / PERIOD)
 
 
 # Identities
@@ -138,8 +138,8 @@ def test_part_across_is_orthogonal_from_the_first_step_on(scope: str) -> None:
     for step in range(PERIOD + 1):
         rule.backward(Objective(model, F.cross_entropy)(*batch(step)), observe=seen.append)
         if step % PERIOD == 0:
-            g, g_s = (flat(vector) for vector in seen[-1].vectors)
-            g_v = flat(rule.g_v)
+            g, g_s = (flat(term.vector) for term in seen[-1].values())
+            g_v = flat(rule.memory["g_v"])
             for s in [slice(0, 83)] if scope == "global" else SLICES:
                 assert g_v[s].norm() > 1e-3 * g_s[s].norm()
                 assert abs(g_v[s] @ g[s]) < 1e-14 * g_s[s].norm() * g[s].norm()
@@ -156,11 +156,11 @@ def test_reused_part_is_alpha_times_as_long_as_g(scope: str) -> None:
     for step in range(3):
         rule.backward(Objective(model, F.cross_entropy)(*batch(step)), observe=seen.append)
         rule.steps += 1
-    (g,) = (flat(vector) for vector in seen[-1].vectors)
+    (g,) = (flat(term.vector) for term in seen[-1].values())
     added = flat(p.grad for p in model.parameters()) - g
     for s in [slice(0, 83)] if scope == "global" else SLICES:
         assert added[s].norm().item() == pytest.approx(0.3 * g[s].norm().item(), rel=1e-12)
-        cosine = added[s] @ flat(rule.g_v)[s] / (added[s].norm() * flat(rule.g_v)[s].norm())
+        cosine = added[s] @ flat(rule.memory["g_v"])[s] / (added[s].norm() * flat(rule.memory["g_v"])[s].norm())
         assert cosine.item() == pytest.approx(1, rel=1e-12)
 
 
@@ -202,10 +202,10 @@ def test_rounding_is_not_reused(dtype: torch.dtype, scope: str) -> None:
     for step in range(PERIOD):
         rule.backward(objective(torch.zeros(1, dtype=dtype), torch.zeros(1)), observe=seen.append)
         if step == 0:
-            g, g_s = (flat(vector).double() for vector in seen[0].vectors)
+            g, g_s = (flat(term.vector).double() for term in seen[0].values())
             rounded = (g_s - (g_s @ g) / (g @ g) * g).norm().item()
         else:
-            assert torch.equal(flat(p.grad for p in model.parameters()), flat(seen[-1].vectors[0]))
+            assert torch.equal(flat(p.grad for p in model.parameters()), flat(seen[-1]["g"].vector))
         rule.base.step()
         rule.steps += 1
     assert rounded > 0
@@ -222,6 +222,7 @@ def test_guard_is_of_each_tensor_where_the_scope_is() -> None:
         reused = {}
         for scope, rule in rules.items():
             assert rule.combine(g, g_s) is g_s
+            rule.remember(g, g_s)
             reused[scope] = rule.combine(next_g)
     assert torch.equal(reused["tensor"][0], next_g[0])
     assert not torch.allclose(reused["tensor"][1], next_g[1])
@@ -239,7 +240,7 @@ def test_zero_and_vanishing_gradients_give_no_nan(dtype: torch.dtype, scope: str
     for refresh in ((zero, zero), (zero, some), (some, zero), (tiny, some), (some, tiny), (tiny, [-t for t in some])):
         rule = LookSAM(torch.optim.SGD(weights, lr=LR), RHO, scope=scope)
         with torch.no_grad():
-            rule.combine(*refresh)
+            rule.remember(*refresh)
             for g in (zero, some, tiny):
                 assert torch.isfinite(flat(rule.combine(g))).all()
             assert torch.equal(flat(rule.combine(zero)), flat(zero))
@@ -273,17 +274,17 @@ def test_a_fresh_rule_that_is_loaded_goes_on_bitwise(stop: int, scope: str) -> N
 
 def test_cache_stays_where_it_is_and_a_loaded_one_is_a_copy() -> None:
     model, rule = after(1)
-    addresses = [g_v.data_ptr() for g_v in rule.g_v]
+    addresses = [g_v.data_ptr() for g_v in rule.memory["g_v"]]
     twin = LookSAM(sgd(toy()), RHO)
-    before = [g_v.data_ptr() for g_v in twin.g_v]
+    before = [g_v.data_ptr() for g_v in twin.memory["g_v"]]
     twin.load_state_dict(rule.state_dict())
-    kept = flat(twin.g_v)
-    assert torch.equal(kept, flat(rule.g_v))
+    kept = flat(twin.memory["g_v"])
+    assert torch.equal(kept, flat(rule.memory["g_v"]))
     for step in range(1, 2 * PERIOD):
         rule.step(Objective(model, F.cross_entropy)(*batch(step)))
-    assert [g_v.data_ptr() for g_v in rule.g_v] == addresses
-    assert [g_v.data_ptr() for g_v in twin.g_v] == before
-    assert torch.equal(flat(twin.g_v), kept)
+    assert [g_v.data_ptr() for g_v in rule.memory["g_v"]] == addresses
+    assert [g_v.data_ptr() for g_v in twin.memory["g_v"]] == before
+    assert torch.equal(flat(twin.memory["g_v"]), kept)
 
 
 def test_cache_keeps_the_memory_format_of_the_weights() -> None:
@@ -297,7 +298,7 @@ def test_cache_keeps_the_memory_format_of_the_weights() -> None:
         x = torch.randn(2, 3, 5, 5, generator=generator)
         for net, one in ((model, rule), (reference, other)):
             one.step(Objective(net, lambda outputs, _: outputs.square().mean())(x, torch.zeros(2)))
-    assert rule.g_v[0].stride() == model.weight.stride()
+    assert rule.memory["g_v"][0].stride() == model.weight.stride()
     torch.testing.assert_close(flat(model.parameters()), flat(reference.parameters()), rtol=1e-10, atol=1e-12)
 
 

@@ -237,7 +237,7 @@ def test_parts_are_averaged_before_they_are_mixed(rule_class: Any, scope: str) -
     ((inputs, targets),) = batches(1)
     pairs = []
     for x, y in zip(inputs.split(4), targets.split(4), strict=True):
-        pairs.append([term.vector for term in rule.terms(objective(x, y), "full")])
+        pairs.append([term.vector for term in rule.terms(objective(x, y), "full").values()])
     averaged = [[sum(tensors) / 3 for tensors in zip(*vectors, strict=True)] for vectors in zip(*pairs, strict=True)]
     mixes = [rule.combine(*vectors) for vectors in pairs]
     rule.backward(objective(inputs, targets), m=4)

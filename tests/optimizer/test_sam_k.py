@@ -82,8 +82,8 @@ def test_phase_and_cost_are_functions_of_the_step() -> None:
     rule = SAMK(torch.optim.SGD(toy().parameters(), lr=LR), RHO, 4)
     rule.steps = 7
     assert [rule.phase(step) for step in range(9)] == ["refresh", *["reuse"] * 3, "refresh", *["reuse"] * 3, "refresh"]
-    assert [rule.passes(step) for step in range(9)] == [2, 1, 1, 1, 2, 1, 1, 1, 2]
-    assert sum(rule.passes(step) for step in range(40)) == 40 * (1 + 1 / 4)
+    assert [rule.cost(step).passes for step in range(9)] == [2, 1, 1, 1, 2, 1, 1, 1, 2]
+    assert rule.total_cost(40).passes == 40 * (1 + 1 / 4)
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, True, None])

@@ -146,7 +146,7 @@ def test_parts_are_averaged_before_they_are_compared() -> None:
     rule, objective = SAMMasked(base(model), RHO, [1, 3], scale=2.0), Objective(model, F.cross_entropy)
     ((inputs, targets),) = batches(1)
     pairs = [
-        [term.vector for term in rule.terms(objective(x, y), "full")]
+        [term.vector for term in rule.terms(objective(x, y), "full").values()]
         for x, y in zip(inputs.split(4), targets.split(4), strict=True)
     ]
     averaged = [[sum(tensors) / 3 for tensors in zip(*vectors, strict=True)] for vectors in zip(*pairs, strict=True)]

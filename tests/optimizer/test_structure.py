@@ -26,14 +26,14 @@ NO_KERNEL = ("aten.randn", "aten.empty", "prim.device")
 
 
 class Dispatched(TorchDispatchMode):
-    """Counts the operations that reach a kernel; views are none."""
+    """Counts the operations that reach a kernel; views are none, nor is what a profiler is told."""
 
     def __init__(self):
         super().__init__()
         self.count = Counter()
 
     def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
-        if not operation.is_view:
+        if not operation.is_view and operation.namespace != "profiler":
             self.count[str(operation)] += 1
         return operation(*arguments, **(keywords or {}))
 
@@ -69,7 +69,7 @@ def step_less_passes(network):
 
 
 def test_c1_sam_adds_few_operations():
-    assert 0 < sum(step_less_passes(resnet18).values()) <= 20
+    assert 0 < sum(step_less_passes(resnet18).values()) <= 14
 
 
 def test_c2_the_same_few_whatever_the_network():
@@ -118,7 +118,7 @@ def given(network, make_rule):
         model = network(num_classes=10, in_channels=3, image_size=8)
         inputs, targets = torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
     rule: Rule = make_rule(torch.optim.SGD(model.parameters(), lr=0.1))
-    if rule.products(0):
+    if rule.cost(0).products:
         pytest.skip("Hessian products run passes of their own")
     return rule, Given(Objective(model, cross_entropy), inputs, targets, noise=0, shared_noise=0)
 
@@ -149,7 +149,7 @@ def test_c4_addresses_stay(m):
 
     def addresses():
         momentum = [state["momentum_buffer"] for state in rule.base.state.values()]
-        return [tensor.data_ptr() for tensor in [*model.parameters(), *model.buffers(), *momentum, *rule._backup]]
+        return [tensor.data_ptr() for tensor in [*model.parameters(), *model.buffers(), *momentum, *rule.room["w"]]]
 
     before = addresses()
     for _ in range(3):
@@ -173,7 +173,7 @@ def test_c5_weights_come_back_bitwise_and_without_a_radius_it_is_sgd():
 
 def test_c6_a_step_walks_through_no_module(make_rule, monkeypatch):
     _, objective, rule = made(rule=make_rule)
-    if rule.products(0):
+    if rule.cost(0).products:
         pytest.skip("torch.func walks through the modules for a product")
 
     def walk(*_):

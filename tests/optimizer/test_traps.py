@@ -364,22 +364,34 @@ def test_noise_differs_between_parts_and_steps() -> None:
     assert all(not torch.equal(a, b) for i, a in enumerate(distinct) for b in distinct[:i])
 
 
-def test_noise_is_the_callers_seed_and_nothing_else() -> None:
-    def first_mask(seed: int, drawn_before: int) -> Tensor:
-        model = nn.Sequential(nn.Linear(6, 40), nn.Dropout(0.5), nn.Linear(40, 3))
-        masks: list[Tensor] = []
-        model[1].register_forward_hook(lambda _, __, outputs: masks.append(outputs != 0))
-        torch.manual_seed(seed)
-        torch.rand(drawn_before)
-        SAM(sgd(model), rho=RHO).step(Objective(model, F.cross_entropy)(*data(8, 6)))
-        return masks[0]
+def first_mask(seed: int, drawn_before: int = 0, noise: int | None = None) -> Tensor:
+    model = nn.Sequential(nn.Linear(6, 40), nn.Dropout(0.5), nn.Linear(40, 3))
+    masks: list[Tensor] = []
+    model[1].register_forward_hook(lambda _, __, outputs: masks.append(outputs != 0))
+    torch.manual_seed(seed)
+    torch.rand(drawn_before)
+    SAM(sgd(model), rho=RHO).step(Objective(model, F.cross_entropy)(*data(8, 6), noise=noise))
+    return masks[0]
 
-    assert torch.equal(first_mask(5, 0), first_mask(5, 3))
-    assert not torch.equal(first_mask(5, 0), first_mask(6, 0))
+
+def test_noise_that_is_given_is_all_that_counts() -> None:
+    assert torch.equal(first_mask(5, noise=1), first_mask(6, drawn_before=3, noise=1))
+    assert not torch.equal(first_mask(5, noise=1), first_mask(5, noise=2))
+
+
+def test_noise_that_is_not_given_is_drawn_as_all_else_is() -> None:
+    assert torch.equal(first_mask(5), first_mask(5))
+    assert not torch.equal(first_mask(5), first_mask(6))
+    assert not torch.equal(first_mask(5), first_mask(5, drawn_before=3))
+
+
+def test_batches_that_wait_side_by_side_have_noise_of_their_own() -> None:
+    objective = Objective(nn.Linear(6, 3), F.cross_entropy)
+    assert objective(*data(8, 6)).noise != objective(*data(8, 6)).noise
 
 
 def test_chained_noise_does_not_repeat() -> None:
-    """A loop that seeds once: step after step the noise comes from the last one's seed."""
+    """A loop that seeds once: each step seeds the generator from which the next one's noise is drawn."""
     torch.manual_seed(0)
     objective = Objective(nn.Linear(6, 3), F.cross_entropy)
     noises = set()

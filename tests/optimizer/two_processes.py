@@ -46,12 +46,11 @@ def trained(make_rule: Any, case: str, rank: int | None) -> dict[str, Tensor]:
     for step in range(STEPS):
         inputs, targets = batch(step)
         if rank is None:
-            torch.manual_seed(step)
-            losses.append(rule.step(objective(inputs, targets), BATCH // 2))
+            losses.append(rule.step(objective(inputs, targets, noise=step), BATCH // 2))
         else:
-            torch.manual_seed(step + rank)
             mine = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
-            losses.append(rule.backward(objective(inputs[mine], targets[mine]), mean=all_reduce_mean))
+            oracle = objective(inputs[mine], targets[mine], noise=step + rank)
+            losses.append(rule.backward(oracle, mean=all_reduce_mean))
             rule.base.step()
             rule.steps += 1
     return {"losses": torch.stack(losses)} | model.state_dict()

@@ -293,8 +293,7 @@ def test_hvp_differentiates_the_gradient_of_the_same_noise(make: Callable[[], nn
     model = make()
     params = list(model.parameters())
     v = random_like(params)
-    torch.manual_seed(5)
-    oracle = Objective(model, F.cross_entropy)(*data())
+    oracle = Objective(model, F.cross_entropy)(*data(), noise=5)
     numeric = finite_difference(oracle, params, v)
     torch.testing.assert_close(flat(oracle.hvp(params, v)), numeric, rtol=1e-6, atol=1e-8)
 
@@ -329,12 +328,14 @@ def test_gradient_of_a_pass() -> None:
 )
 def test_split(m: int | None, sizes: list[int]) -> None:
     inputs, targets = data()
-    parts = Objective(network(), F.cross_entropy)(inputs, targets).split(m)
+    parts = Objective(network(), F.cross_entropy)(inputs, targets, noise=3, rows=torch.arange(8)).split(m)
     assert [len(part.targets) for part in parts] == sizes
     assert [part.share for part in parts] == pytest.approx([size / 8 for size in sizes])
     assert torch.equal(torch.cat([part.inputs for part in parts]), inputs)
     assert torch.equal(torch.cat([part.targets for part in parts]), targets)
-    assert len({part.noise for part in parts}) == len(parts)
+    assert torch.equal(torch.cat([part.rows for part in parts]), torch.arange(8))
+    assert [part.noise for part in parts] == [3 + k for k in range(len(parts))]
+    assert {part.shared_noise for part in parts} == {3}
 
 
 @pytest.mark.parametrize("m", [0, -1, 9, 2.0, 2.5, True, "4"])

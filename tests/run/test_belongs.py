@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from called import Said, command
+from called import Said, command, rewrite
 
 import sam_repro
 from sam_repro import measure, train
@@ -36,12 +36,6 @@ def homes(folder: Path) -> list[Path]:
 def only_home(folder: Path) -> Path:
     (home,) = homes(folder)
     return home
-
-
-def rewrite(file: Path, change: Any) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
 
 
 def refused(said: Said, *parts: str) -> None:

@@ -13,6 +13,7 @@ from called import command
 from hydra.utils import get_object
 
 from sam_repro import train
+from sam_repro.architecture.batch_norm import set_batch_norm
 from sam_repro.augmentation import Augmentation
 from sam_repro.augmentation.augmentation import Cutout
 from sam_repro.config.checks import LIMITS, finding
@@ -38,14 +39,24 @@ INHERITED = {"optimizer.rho"}  # ${rho}, a top-level key: `contradictions` refus
 OF_THE_DATA = {"dataset.mean", "dataset.std"}  # arguments of the augmentation
 
 
+def compose(option: str) -> dict[str, Any]:
+    """The configuration of an option; a transformer's patches are wider than a digit."""
+    config = compose_line([option])
+    return compose_line([option, "dataset=cifar10"]) if "name" in config["architecture"] else config
+
+
 def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[..., Any]]]:
     """The nodes of an option with their settings and what takes them."""
     group = option.partition("=")[0]
-    config = compose_line([option])
+    config = compose(option)
     if group == "dataset":
         yield "dataset.validation", config["dataset"]["validation"], Validation
         return
-    yield group, config[group], get_object(config[group]["_target_"])
+    prepared = build.PREPARED if group == "architecture" else ()
+    own = {key: value for key, value in config[group].items() if key not in prepared}
+    yield group, own, get_object(config[group]["_target_"])
+    if group == "architecture":
+        yield "architecture.batch_norm", config[group]["batch_norm"], set_batch_norm
     if group == "augmentation":
         yield "augmentation.cutout", config["augmentation"]["cutout"], Cutout
 
@@ -58,7 +69,7 @@ def changed(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_is_built_dry(option: str) -> None:
-    assert findings([compose_line([option])]) == []
+    assert findings([compose(option)]) == []
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -82,7 +93,7 @@ def keys_of(option: str) -> list[str]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_bad_value_of_a_key_is_refused_in_one_line_that_names_it(option: str) -> None:
-    config = compose_line([option])
+    config = compose(option)
     for key in keys_of(option):
         for value in BAD:
             if key in TEXTS and value != -1:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from called import Said, command
+from called import Said, command, rewrite
 from rates import CLIMBS
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
@@ -70,11 +70,13 @@ def run(plain: Path, tmp_path: Path) -> Path:
 def test_a_run_of_before_a_key_existed_is_measured(run: Path) -> None:
     """Its configuration lacks keys whose neutral value is what the code did then."""
     file = run / home(run) / "result.json"
-    old = json.loads(file.read_text())
-    for key in ("compile", "graph", "clip_norm", "sharpness"):
-        del old["config"][key]
-    old["sharpness"] = {}
-    file.write_text(json.dumps(old))
+
+    def age(result: dict[str, Any]) -> None:
+        for key in ("compile", "graph", "clip_norm", "sharpness"):
+            del result["config"][key]
+        result["sharpness"] = {}
+
+    rewrite(file, age)
     said = measured(run, "sharpness=lambda_max", "sharpness.examples=40", "sharpness.tolerance=0.1")
     assert said.code == 0, said
     assert "measured   " in said.out
@@ -291,9 +293,12 @@ def test_progress_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_of_before_is_measured_without_its_data_or_says_why_not(run: Path) -> None:
     path = run / home(run) / "result.json"
-    old = json.loads(path.read_text())
-    del old["config"]["sharpness"], old["config"]["choices"]["sharpness"]
-    path.write_text(json.dumps(old | {"sharpness": {}}))
+
+    def age(result: dict[str, Any]) -> None:
+        del result["config"]["sharpness"], result["config"]["choices"]["sharpness"]
+        result["sharpness"] = {}
+
+    rewrite(path, age)
     save_file({}, run / home(run) / "model.safetensors")
     said = trained(run, *SMALL)
     assert "sharpness  lambda_max: not measured; " in said.out
@@ -307,7 +312,7 @@ def test_one_file_beside_the_result_which_is_untouched(run: Path) -> None:
     (name,) = files(run).keys() - before.keys()
     assert all(files(run)[key] == content for key, content in before.items())
     content = json.loads((run / name).read_text())
-    assert content.keys() == {"schema", "measure", "values", "protocol"}
+    assert content.keys() == {"schema", "measure", "values", "protocol", "sha256"}
     assert (content["schema"], content["measure"], content["protocol"]["checkpoint"]) == (2, "worst_case", "best")
     assert content["protocol"]["rho"] == 0.05
     stem = Path(name).stem
@@ -453,7 +458,7 @@ REFUSED = {
     "run=RUN --cfg job": "--cfg: is not for this command; --help says what is",
     "run=RUN rho": "rho: cannot be read; settings are written key=value",
     "run=DAMAGED": "result.json: damaged (",
-    "run=OLD": "result.json: damaged (no 'config')",
+    "run=OLD": "result.json: damaged (result.json is of schema 0, this version reads 1 to 2)",
     "run=WITHOUT": "model.safetensors: missing; add resume=false to set this home aside and run again",
     "run=SGD sharpness=worst_case": "sharpness.rho = null: the run has no rho for worst_case; give one, such as",
     "-m run=RUN,nowhere": "run = nowhere: no finished run",
@@ -476,6 +481,7 @@ def homes(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     shutil.copytree(plain / "outputs", folder / "outputs")
     own = home(folder)
     content = json.loads((folder / own / "result.json").read_text())
+    del content["sha256"]
     for name, text in (
         ("DAMAGED", "{"),
         ("OLD", '{"schema": 0}'),

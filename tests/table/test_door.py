@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from called import command
+from called import command, rewrite
 
 from sam_repro import train
 from sam_repro.table import __main__ as door
@@ -171,10 +171,12 @@ def test_why_a_run_counts_and_why_not(done, tmp_path):
     home = homes(done)[0]
     assert table(done, "why", str(home)).out.startswith("counts for tiny, cell 0 (rho 0), seed 0\n")
     shutil.copytree(home, tmp_path / "seed=0")
-    result = json.loads((home / "result.json").read_text())
-    result["config"] |= {"lr": 0.3}
-    result["config"]["optimizer"] |= {"p": 3}
-    (tmp_path / "seed=0/result.json").write_text(json.dumps(result))
+
+    def change(result):
+        result["config"] |= {"lr": 0.3}
+        result["config"]["optimizer"] |= {"p": 3}
+
+    rewrite(tmp_path / "seed=0/result.json", change)
     (tmp_path / "seed=0/run.json").unlink()  # it would say that the result is of another run
     said = table(tmp_path, "why", str(tmp_path / "seed=0"), "tiny")
     assert said.out.splitlines() == [

@@ -111,7 +111,7 @@ def test_a_mean_of_a_part_of_the_seeds_says_so(lab):
     lab.runs("sam 0.1", [10.0, 11.0])
     folder = lab.run("sam 0.1", 2)
     result = json.loads((folder / "result.json").read_text())
-    result["metrics"]["test"]["last"]["loss"] = "nan"
+    result["metrics"]["test"]["last"]["loss"] = None
     (folder / "result.json").write_text(json.dumps(result))
     lab.table = dataclasses.replace(lab.table, metrics=("test/error_pct", "test/loss"))
     line = next(line for line in lab.report().cells if line.row == "sam 0.1")

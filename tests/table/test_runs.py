@@ -29,8 +29,11 @@ def rewritten(folder, change):
         (lambda folder: (folder / "result.json").write_text('{"schema": 1, "se'), "damaged"),
         (lambda folder: (folder / "result.json").write_text("[]"), "damaged"),
         (lambda folder: (folder / "result.json").write_bytes(b"\xff\xfe"), "damaged"),
-        (lambda folder: rewritten(folder, lambda result: result.pop("metrics")), "no 'metrics'"),
-        (lambda folder: rewritten(folder, lambda result: result["metrics"].update(test={})), "no 'last'"),
+        (lambda folder: rewritten(folder, lambda result: result.pop("metrics")), "metrics is missing"),
+        (
+            lambda folder: rewritten(folder, lambda result: result["metrics"].update(test={})),
+            "metrics.test.last is missing",
+        ),
         (lambda folder: rewritten(folder, lambda result: result.update(schema=3)), "schema 3, this version reads"),
         (lambda folder: rewritten(folder, lambda result: result.update(config=None)), "damaged"),
         (lambda folder: rewritten(folder, lambda result: result.update(cost=None)), "damaged"),
@@ -132,6 +135,15 @@ def test_of_two_different_runs_of_one_seed_the_first_counts_and_the_other_is_nam
     found = lab.report().found
     assert [run.folder for run in found.runs] == two
     assert found.problems == [f"{again}: not counted, because {two[0]} is of the same cell and seed"]
+
+
+def test_of_many_runs_that_are_there_twice_one_line_tells(lab, two):
+    for folder in two:
+        again = lab.outputs / f"evidence/mine/runs/cell/{folder.name}"
+        shutil.copytree(folder, again)
+        rewritten(again, lambda result: result.update(weights_sha256="other"))
+    (problem,) = lab.report().found.problems
+    assert problem.endswith("is of the same cell and seed, nor are 1 others that another comes before")
 
 
 def test_sharpness_of_two_protocols_is_never_pooled(lab):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sam_repro.optimizer import Observation
+from sam_repro.optimizer import Term
 from sam_repro.training.diagnostics import Diagnostics, element_shares
 
 
@@ -22,9 +22,8 @@ def flat(vector):
 
 
 def seen(g, g_s=None, losses=(1.0, 1.5)):
-    outputs = torch.eye(4)
-    vectors = [g] if g_s is None else [g, g_s]
-    return Observation([torch.tensor(x) for x in losses[: len(vectors)]], vectors, outputs)
+    terms = {"g": Term(g, loss=torch.tensor(losses[0]), outputs=torch.eye(4))}
+    return terms if g_s is None else terms | {"g_s": Term(g_s, loss=torch.tensor(losses[1]), at="w+ε")}
 
 
 def test_every_number_of_a_pair(pair):

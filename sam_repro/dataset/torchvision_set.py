@@ -1,0 +1,88 @@
+"""The classification sets of torchvision, by name."""
+
+import difflib
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sam_repro import limits
+from sam_repro.dataset.images import DataError, Images
+
+BY_FLAG = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "USPS")
+BY_NAME = {
+    **dict.fromkeys(("Country211", "DTD", "FER2013", "Flowers102", "Food101", "GTSRB"), ("train", "test")),
+    **dict.fromkeys(("LFWPeople", "PCAM", "RenderedSST2", "STL10", "StanfordCars", "SVHN"), ("train", "test")),
+    **dict.fromkeys(("FGVCAircraft", "OxfordIIITPet"), ("trainval", "test")),
+    "Imagenette": ("train", "val"),
+}
+"""Which of a set's parts are trained and tested on."""
+
+
+def torchvision_set(data_dir: str, download: bool, name: str, size: int | None = None) -> Images:
+    """A classification set of torchvision, as its class reads it: grey images stay grey, all others become RGB.
+
+    Args:
+        data_dir: the folder of all data sets; the set lies in its folder torchvision.
+        download: whether torchvision may download it.
+        name: of the class in `torchvision.datasets`, such as "MNIST".
+        size: to which each image is resized, in pixels a side, by a bilinear filter without regard to its proportions;
+            None (default) if all images have one size.
+
+    Raises:
+        DataError: if the set cannot be had, or has images of several sizes and `size` is None.
+        ValueError: if torchvision has no such set, or `size` is no size.
+    """
+    from torchvision import datasets
+
+    names = sorted([*BY_FLAG, *BY_NAME])
+    limits.positive("size", size, optional=True)
+    if name not in names:
+        near = difflib.get_close_matches(str(name).lower(), [known.lower() for known in names], n=3, cutoff=0.5)
+        hint = [known for known in names if known.lower() in near] or names
+        raise ValueError(f"name = {limits.shown(name)}: is none of torchvision's sets; did you mean {', '.join(hint)}?")
+    parts = [{"train": True}, {"train": False}] if name in BY_FLAG else [{"split": part} for part in BY_NAME[name]]
+    make = partial(getattr(datasets, name), root=Path(data_dir).expanduser() / "torchvision")
+    if name != "FER2013":  # its files are Kaggle's, and the class cannot fetch them
+        make = partial(make, download=download)
+    train, test = (_read(name, make, part, size) for part in parts)
+    classes = max(int(labels.max()) for _, labels in (train, test)) + 1
+    return Images(*train, *test, num_classes=classes)
+
+
+def _read(name: str, make: Any, part: dict[str, Any], size: int | None) -> tuple[Tensor, Tensor]:
+    """Images [N, C, H, W] and labels [N] of a part."""
+    try:
+        found = make(**part)
+    except (RuntimeError, OSError, HTTPException) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"torchvision's {name} cannot be had: {reason}. Start again with download=true, or put its files into "
+            f"{make.keywords['root']} as torchvision.datasets.{name} says"
+        ) from error
+    arrays, labels = [], []
+    for i in range(len(found)):
+        image, label = found[i]
+        arrays.append(_array(image, size))
+        labels.append(int(label))
+    if len(sizes := {array.shape[:2] for array in arrays}) > 1:
+        some = " and ".join(f"{width}×{height}" for height, width in sorted(sizes)[:2])
+        raise DataError(
+            f"torchvision's {name} has images of several sizes, such as {some}; write dataset.source.size=64"
+        )
+    channels = max(array.shape[2] for array in arrays)
+    images = np.stack([np.broadcast_to(array, (*array.shape[:2], channels)) for array in arrays])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+
+
+def _array(image: Image.Image, size: int | None) -> npt.NDArray[np.uint8]:
+    """[H, W, 1] of a grey image, else [H, W, 3]."""
+    plain = image if image.mode == "L" else image.convert("RGB")
+    resized = plain if size is None else plain.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(resized.height, resized.width, -1)
