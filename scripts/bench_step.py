@@ -178,7 +178,7 @@ def ours(
     made = rule(SGD(model.parameters(), fused=True))
 
     def update(_: int, images: Tensor, labels: Tensor) -> graphs.Numbers:
-        loss = made.backward(objective(images, labels), m)
+        loss = made.backward(objective(images, labels), m=m)
         made.base.step()
         return {"loss": loss}
 

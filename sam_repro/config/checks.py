@@ -82,6 +82,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "device": _device,
     "deterministic": limits.boolean,
     "compile": limits.boolean,
+    "micro_batch": partial(limits.positive, optional=True),
     "graph": limits.boolean,
     "threads": partial(limits.integer, low=1, high=1024, optional=True),
     "name": _plain_name,
@@ -170,6 +171,10 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
     batch_size = leaves["batch_size"]
     if (leaves["m"] or 0) > batch_size:
         yield f"m = {leaves['m']}: must be at most batch_size = {batch_size}, of which it is a part"
+
+    if leaves["micro_batch"] is not None and leaves["micro_batch"] < (leaves["m"] or 0):
+        remedy = f"must be at least m = {leaves['m']}, whose examples share one perturbation; choose micro_batch="
+        yield f"micro_batch = {leaves['micro_batch']}: {remedy}{leaves['m']}"
 
     if leaves["report"] == "best_validation" and not leaves.get("dataset.validation.count"):
         remedy = "hold images out, such as dataset.validation.count=200"

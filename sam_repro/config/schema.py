@@ -56,6 +56,7 @@ class Config:
     device: str = "auto"
     deterministic: bool = False
     compile: bool = False
+    micro_batch: int | None = None
     threads: int | None = None
     # bookkeeping
     graph: bool = False
@@ -78,6 +79,7 @@ NUMERICS = (
     "device",
     "deterministic",
     "compile",
+    "micro_batch",
     "threads",
     "base_optimizer.fused",
 )
@@ -123,6 +125,7 @@ NEUTRAL: dict[str, Any] = {
     "rho_follows": "constant",
     "rho_warmup_epochs": 0.0,
     "compile": False,
+    "micro_batch": None,
     "optimizer.p": 2,
     "optimizer.ascent_steps": 1,
     "optimizer.ascent": "gradient",

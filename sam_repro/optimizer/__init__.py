@@ -1,6 +1,7 @@
 """Rules: each turns one batch into one gradient, one paper in one small file."""
 
 from sam_repro.optimizer.asam import ASAM
+from sam_repro.optimizer.closure import ByClosure
 from sam_repro.optimizer.groups import parameter_groups
 from sam_repro.optimizer.look_layersam import LookLayerSAM
 from sam_repro.optimizer.looksam import LookSAM
@@ -20,6 +21,7 @@ __all__ = [
     "SAM",
     "SAMK",
     "SGD",
+    "ByClosure",
     "Cost",
     "LookLayerSAM",
     "LookSAM",

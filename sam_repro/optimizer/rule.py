@@ -1,9 +1,10 @@
 """What a rule is: it turns one batch into one gradient, and a stock optimizer does the rest."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 from sam_repro import limits
 from sam_repro.errors import UserError
 from sam_repro.optimizer.state import Memory, Watch, followed, layout, shapes_of, tensors_of
-from sam_repro.oracle import Mean, Oracle, Term
+from sam_repro.oracle import Joint, Mean, Oracle, Term
 from sam_repro.vectors import Vector, moved, norm, ratio, scaled
 
 Terms = dict[str, Term]
@@ -62,6 +63,7 @@ class Rule(ABC):
     """A CUDA graph can hold its steps."""
     rho: Tensor | None = None
     _watch: Watch | None = None
+    _left_in: int | None = None  # the step whose gradient no step of the base has taken yet
 
     def __init__(self, base: Optimizer) -> None:
         self.base = base
@@ -104,7 +106,7 @@ class Rule(ABC):
 
     def backward(
         self,
-        oracle: Oracle,
+        *oracles: Oracle,
         m: int | None = None,
         mean: Mean | None = None,
         observe: Callable[[Terms], None] | None = None,
@@ -112,7 +114,7 @@ class Rule(ABC):
         """Leave the rule's gradient in `p.grad` and the weights bitwise as they were.
 
         Args:
-            oracle: the batch.
+            oracles: the batch, or the pieces of one batch: the perturbation is of the mean loss over all examples.
             m: examples that share one perturbation, default the whole batch. The terms of the parts are averaged,
                 weighted by size, and combined once.
             mean: averages a list of tensors over ranks; nothing on one process.
@@ -123,8 +125,11 @@ class Rule(ABC):
 
         Raises:
             ValueError: if weight decay is a part of the loss and the rule takes its gradients without.
+            RuntimeError: if the gradient of the last call is still there, which no step has taken.
         """
+        oracle = oracles[0] if len(oracles) == 1 else cast(Oracle, Joint(oracles))
         self._refuse_decay_in_loss(oracle)
+        self._refuse_second_backward()
         self._follow()
         if self._watch is None:
             self._watch = Watch(self._attributes(), self._declared())
@@ -143,9 +148,9 @@ class Rule(ABC):
         self._leave(gradient, given)
         return _loss(terms)
 
-    def step(self, oracle: Oracle, m: int | None = None) -> Tensor:
+    def step(self, *oracles: Oracle, m: int | None = None) -> Tensor:
         """One update: `backward`, `update`, the counter. Returns the loss that `backward` returns."""
-        loss = self.backward(oracle, m)
+        loss = self.backward(*oracles, m=m)
         self.update()
         self.steps += 1
         return loss
@@ -203,12 +208,19 @@ class Rule(ABC):
                 p.grad = None
         for p, u, g in zip(self.params, gradient, given, strict=True):
             p.grad = _laid_out_as(p, u) if g else None
+        self._left_in = self.steps
+
+    def _taken(self, *_: Any) -> None:
+        """A step of the base has taken the gradient."""
+        self._left_in = None
 
     def _begin(self) -> None:
         """What is known of the parameters, and nothing of the steps before."""
         self._params = self.params
         self._layout = layout(self._params)
         self._watch = None
+        self._left_in = None
+        self.base.register_step_post_hook(self._taken)
 
     def _follow(self) -> None:
         """Make memory and room those of the parameters of now, which may have been frozen, added or moved."""
@@ -227,7 +239,7 @@ class Rule(ABC):
 
     def _attributes(self) -> dict[str, Any]:
         """What may not change, but for the names in `memory`: an entry that is made later is not loaded."""
-        own = ("base", "steps", "rho", "memory", "room", "_params", "_layout", "_watch")
+        own = ("base", "steps", "rho", "memory", "room", "_params", "_layout", "_watch", "_left_in")
         rest = {name: value for name, value in vars(self).items() if name not in own}
         return rest | {f"memory[{name!r}]": type(value) for name, value in self.memory.items()}
 
@@ -244,8 +256,30 @@ class Rule(ABC):
             name = type(self).__name__
             raise ValueError(f"{name} takes gradients without weight decay: give it to the base, not to the objective")
 
+    def _refuse_second_backward(self) -> None:
+        if self._left_in == self.steps and any(p.grad is not None for p in self.params):
+            raise RuntimeError(
+                "backward: a second call before a step would lose the gradient of the first; for one step from several "
+                "batches write rule.step(objective(a), objective(b)), or drop the gradient by rule.base.zero_grad()"
+            )
+
+    @property
+    def param_groups(self) -> NoReturn:
+        """A rule has none: what asks is a scheduler, which needs the base."""
+        raise AttributeError(self._is_no_optimizer())
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # a scheduler asks by isinstance alone, and its own refusal would not say what to give it
+        if sys._getframe(1).f_globals.get("__name__") == "torch.optim.lr_scheduler":
+            raise TypeError(self._is_no_optimizer())
+        return type(self)
+
+    def _is_no_optimizer(self) -> str:
+        return f"{type(self).__name__} is no optimizer, its base is one: give the scheduler the base, rule.base"
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_layout", "_watch")}
+        return {name: value for name, value in vars(self).items() if name not in ("_layout", "_watch", "_left_in")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -323,14 +357,6 @@ def _averaged(terms: Terms, mean: Mean) -> Terms:
 
 
 def _added(total: Terms, terms: Terms, share: float) -> Terms:
-    """Total + share·terms, term by term; a part that is the whole batch stays bitwise what it is."""
-    if share == 1.0:
-        return terms
-    weighted = {
-        name: term._replace(
-            vector=list(torch._foreach_mul(term.vector, share)),
-            loss=None if term.loss is None else term.loss * share,
-        )
-        for name, term in terms.items()
-    }
+    """Total + share·terms, term by term."""
+    weighted = {name: term.times(share) for name, term in terms.items()}
     return {name: total[name].plus(term) for name, term in weighted.items()} if total else weighted

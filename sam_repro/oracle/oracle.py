@@ -33,6 +33,13 @@ class Term(NamedTuple):
     outputs: Tensor | None = None
     at: str = "w"
 
+    def times(self, share: float) -> "Term":
+        """The term of a part that is this share of the batch; of the whole batch it stays bitwise what it is."""
+        if share == 1.0:
+            return self
+        vector = list(torch._foreach_mul(self.vector, share))
+        return self._replace(vector=vector, loss=None if self.loss is None else self.loss * share)
+
     def plus(self, other: "Term") -> "Term":
         """The sum of two parts' terms, both already weighted; the outputs one after the other."""
         return Term(

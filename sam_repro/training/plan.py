@@ -20,6 +20,7 @@ class Plan:
         rho_warmup_epochs: epochs over which the radius rises linearly from 0, default 0.
         record_every: steps between rows of the record, default 10; None for rows per epoch only.
         checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
+        micro_batch: examples that go through the network at once, default the batch: less memory, the same step.
         graph: replay whole steps as CUDA graphs, default false.
     """
 
@@ -35,6 +36,7 @@ class Plan:
     rho_warmup_epochs: float = 0.0
     record_every: int | None = 10
     checkpoint_every: float = 60.0
+    micro_batch: int | None = None
     graph: bool = False
 
     def steps_per_epoch(self, examples: int) -> int:

@@ -203,7 +203,9 @@ class Trainer:
             numbers.update(self.diagnostics(step, seen, labels, self.rule.params))
 
         part = None if self.plan.m is None else min(self.plan.m, len(labels))
-        loss = self.rule.backward(self.objective(images, labels, self._noise(step)), part, observe=look)
+        batch = self.objective(images, labels, self._noise(step))
+        pieces = batch.split(min(self.plan.micro_batch or len(labels), len(labels))) if part is None else [batch]
+        loss = self.rule.backward(*pieces, m=part, observe=look)
         self._finish_gradient(loss)
         self.rule.update()
         return numbers

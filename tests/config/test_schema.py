@@ -21,6 +21,7 @@ OPTIONAL = {
     "clip_norm",
     "max_steps",
     "threads",
+    "micro_batch",
     "record_every",
     "diagnose_every",
     "dataset.shape",

@@ -191,6 +191,9 @@ REFUSED_WITHOUT_TORCH = {
     "rho=null": "rho = null: sam needs a radius; give one, such as rho=0.05",
     "optimizer=asam rho=null": "rho = null: asam needs a radius; give one, such as rho=0.05",
     "optimizer.rho=0.1": "optimizer.rho = 0.1: follows rho; write rho=value",
+    "m=32 micro_batch=8": (
+        "micro_batch = 8: must be at least m = 32, whose examples share one perturbation; choose micro_batch=32"
+    ),
     "m=65": "m = 65: must be at most batch_size = 64, of which it is a part",
     "report=best_validation": "report = best_validation: there is no validation split; hold images out, such as",
     "schedule.warmup_epochs=20": "schedule.warmup_epochs = 20: must be less than epochs = 20",

@@ -48,7 +48,7 @@ def train(rule: Rule, model: nn.Module, steps: range, m: int | None = None) -> l
     losses = []
     for step in steps:
         oracle = objective(*batch(step, next(model.parameters()).dtype), noise=step)
-        losses.append(rule.step(oracle, m))
+        losses.append(rule.step(oracle, m=m))
     return losses
 
 
@@ -95,7 +95,7 @@ def test_backward_leaves_the_weights_bitwise(make_rule: MakeRule, m: int | None,
     rule, objective = make_rule(base(model)), Objective(model, F.cross_entropy)
     for step in range(STEPS):
         before = [p.detach().clone() for p in model.parameters()]
-        rule.backward(objective(*batch(step, dtype)), m)
+        rule.backward(objective(*batch(step, dtype)), m=m)
         assert_bitwise([p.detach() for p in model.parameters()], before)
         gradients = {name: p.grad for name, p in model.named_parameters()}
         assert all(gradient is not None for gradient in gradients.values())
@@ -125,6 +125,7 @@ def test_step_counts_and_backward_does_not(make_rule: MakeRule) -> None:
     rule = make_rule(base(model))
     rule.backward(Objective(model, F.cross_entropy)(*batch(0)))
     assert rule.steps == 0
+    rule.base.zero_grad()
     train(rule, model, range(3))
     assert rule.steps == rule.state_dict()["steps"] == 3
 
@@ -235,7 +236,7 @@ def test_parts_of_a_network_without_batch_norm(make_rule: MakeRule, float64: Non
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     rule, objective = make_rule(base(model)), Objective(model, F.cross_entropy)
     whole = F.cross_entropy(model(batch(0)[0]), batch(0)[1])
-    torch.testing.assert_close(rule.step(objective(*batch(0)), 3), whole.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(rule.step(objective(*batch(0)), m=3), whole.detach(), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("m", [None, 4])
@@ -369,7 +370,7 @@ def test_decay_in_the_loss_reaches_unused_parameters(make_rule: MakeRule, m: int
     if not rule.allows_decay_in_loss:
         assert_refuses_decay_in_the_loss(rule, model)
         return
-    rule.backward(Objective(model, F.cross_entropy, weight_decay=0.5)(*batch(0)), m)
+    rule.backward(Objective(model, F.cross_entropy, weight_decay=0.5)(*batch(0)), m=m)
     for p in model.unused.parameters():
         assert p.grad is not None
         assert (p.grad * p).sum() > 0
@@ -430,7 +431,7 @@ def test_observer_sees_the_terms_that_are_combined(make_rule: MakeRule) -> None:
     seen = []
     for m in (None, 4):
         torch.manual_seed(0)
-        loss = rule.backward(objective(*batch(0)), m, observe=seen.append)
+        loss = rule.backward(objective(*batch(0)), m=m, observe=seen.append)
         terms = seen.pop()
         first = next(iter(terms.values()))
         assert_bitwise([first.loss], [loss])
@@ -439,6 +440,7 @@ def test_observer_sees_the_terms_that_are_combined(make_rule: MakeRule) -> None:
         assert_bitwise([p.grad for p in rule.params], again)
         assert first.outputs.shape == (BATCH, 3)
         assert not first.outputs.requires_grad
+        rule.base.zero_grad()
 
 
 def test_channels_last_with_a_fused_base_equals_contiguous(make_rule: MakeRule) -> None:

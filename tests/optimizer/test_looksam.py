@@ -54,7 +54,7 @@ def trained(make: Any, steps: int = STEPS, m: int | None = None, fixed: bool = F
     rule: Rule = make(sgd(model), **options)
     objective = Objective(model, F.cross_entropy)
     for step in range(steps):
-        rule.step(objective(*batch(0 if fixed else step)), m)
+        rule.step(objective(*batch(0 if fixed else step)), m=m)
     return flat(model.parameters())
 
 

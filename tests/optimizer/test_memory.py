@@ -317,7 +317,7 @@ def test_the_loss_is_that_of_the_first_term_at_w(m: int | None) -> None:
     here, away = (Objective(net, cross_entropy)(*batch()).loss() for net in (model, shifted(model)))
     assert here != away
     for rule_class, loss in ((Both, here), (Behind, away)):
-        found = rule_class(sgd(model)).backward(Objective(model, cross_entropy)(*batch()), m)
+        found = rule_class(sgd(model)).backward(Objective(model, cross_entropy)(*batch()), m=m)
         torch.testing.assert_close(found, loss, rtol=1e-14, atol=0)
 
 

@@ -47,7 +47,7 @@ def trained(make_rule: Callable[[torch.optim.Optimizer], Rule], dtype: torch.dty
     model = network().to(dtype)
     rule, objective = make_rule(base(model.parameters())), Objective(model, F.cross_entropy)
     for inputs, targets in batches(5):
-        rule.step(objective(inputs.to(dtype), targets), m)
+        rule.step(objective(inputs.to(dtype), targets), m=m)
     return [p.detach() for p in model.parameters()]
 
 
@@ -295,7 +295,7 @@ def test_fused_base_on_channels_last_equals_plain(scope: str) -> None:
         rule = SAMDirection(base(model.parameters(), fused=fused), rho=RHO, scope=scope)
         inputs, targets = torch.randn(4, 3, 6, 6).to(memory_format=layout), torch.tensor([0, 1, 2, 0])
         for m in (None, 2):
-            rule.step(Objective(model, F.cross_entropy)(inputs, targets), m)
+            rule.step(Objective(model, F.cross_entropy)(inputs, targets), m=m)
         results.append([p.detach().contiguous() for p in model.parameters()])
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
 

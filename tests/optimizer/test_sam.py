@@ -141,7 +141,7 @@ def test_gradient_equals_algorithm_1_by_hand(m: int) -> None:
         for total, t in zip(expected, torch.autograd.grad(loss, top), strict=True):
             total += t * len(y) / len(targets)
     rule = SAM(torch.optim.SGD(params, lr=LR), rho=RHO)
-    rule.backward(Objective(model, F.cross_entropy)(inputs, targets), m)
+    rule.backward(Objective(model, F.cross_entropy)(inputs, targets), m=m)
     torch.testing.assert_close([p.grad for p in params], expected, rtol=1e-12, atol=1e-14)
 
 

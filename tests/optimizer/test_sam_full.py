@@ -85,7 +85,7 @@ def sam(model: nn.Module, rho: float = RHO, **options: Any) -> SAM:
 
 def our_gradient(model: nn.Module, x: Tensor, y: Tensor, m: int | None = None, **options: Any) -> Tensor:
     decay = options.pop("weight_decay", 0.0)
-    sam(model, **options).backward(Objective(model, F.cross_entropy, weight_decay=decay)(x, y, noise=3), m)
+    sam(model, **options).backward(Objective(model, F.cross_entropy, weight_decay=decay)(x, y, noise=3), m=m)
     return flat(p.grad for p in model.parameters())
 
 
@@ -276,7 +276,8 @@ def test_random_direction_is_a_function_of_step_and_part(same_noise: bool) -> No
         model.register_forward_pre_hook(lambda *_: seen.append(flat(model.parameters()) - start))
         for step in range(steps):
             torch.rand(step)  # what was drawn before does not matter
-            rule.backward(objective(*batch(), noise=seed + 100 * step), 6)
+            rule.backward(objective(*batch(), noise=seed + 100 * step), m=6)
+            rule.base.zero_grad()
         return seen[1::2]
 
     directions = run(0)
@@ -431,7 +432,7 @@ def test_declared_cost_is_the_counted_one(options: dict[str, Any], m: int | None
         examples += len(inputs[0])
 
     model.register_forward_pre_hook(count)
-    rule.backward(Objective(model, F.cross_entropy)(*batch()), m)
+    rule.backward(Objective(model, F.cross_entropy)(*batch()), m=m)
     cost = rule.cost(0)
     assert cost == Cost(passes=options.get("ascent_steps", 1) + 1, products=options.get("second_order", False))
     assert examples == 12 * (cost.passes + cost.products)  # a product has one forward
@@ -460,7 +461,7 @@ def test_channels_last_with_a_fused_base_equals_contiguous(options: dict[str, An
         images = torch.randn(6, 3, 6, 6, generator=torch.Generator().manual_seed(1)).to(memory_format=layout)
         for step in range(2):
             torch.manual_seed(step)
-            rule.step(Objective(model, F.cross_entropy)(images, batch(6)[1]), 3 if step else None)
+            rule.step(Objective(model, F.cross_entropy)(images, batch(6)[1]), m=3 if step else None)
         assert all(p.grad.stride() == p.stride() for p in model.parameters())
         ends.append(flat(model.parameters()))
     torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-12)

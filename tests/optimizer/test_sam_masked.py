@@ -185,7 +185,7 @@ def test_fused_base_on_channels_last_equals_plain() -> None:
         rule = SAMMasked(torch.optim.SGD(model.parameters(), lr=LR, fused=fused), RHO, [1])
         inputs, targets = torch.randn(4, 3, 6, 6).to(memory_format=layout), torch.tensor([0, 1, 2, 0])
         for m in (None, 2):
-            rule.step(Objective(model, F.cross_entropy)(inputs, targets), m)
+            rule.step(Objective(model, F.cross_entropy)(inputs, targets), m=m)
         results.append([p.detach().contiguous() for p in model.parameters()])
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
 

@@ -54,7 +54,7 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
 def step(rule: Any, objective: Objective, number: int, m: int | None = None) -> Tensor:
     """One step whose noise and data are functions of its number."""
     torch.manual_seed(number)
-    return rule.step(objective(*data(seed=number)), m)
+    return rule.step(objective(*data(seed=number)), m=m)
 
 
 def state(model: nn.Module, rule: Any) -> list[Tensor]:
@@ -161,7 +161,7 @@ def test_gradient_equals_the_dense_one(
     model.train(training)
     parts = [Dense(model, criterion, x, y) for x, y in zip(*(t.split(m or BATCH) for t in data()), strict=True)]
     rule = SGDHess(sgd(model), rho=RHO, curvature=curvature)
-    rule.backward(Objective(model, criterion)(*data()), m)
+    rule.backward(Objective(model, criterion)(*data()), m=m)
 
     def curved(k: int, part: Dense) -> Tensor:
         if curvature == "gauss_newton":
@@ -291,9 +291,9 @@ def test_no_factor_is_less_than_one(curvature: str, m: int | None) -> None:
     model = network()
     oracle = Objective(model, F.cross_entropy)(*data())
     rule, plain = SGDHess(sgd(model), rho=RHO, curvature=curvature), SGD(sgd(model))
-    plain.backward(oracle, m)
+    plain.backward(oracle, m=m)
     g = flat(p.grad for p in rule.params)
-    rule.backward(oracle, m)
+    rule.backward(oracle, m=m)
     factors = flat(p.grad for p in rule.params) / g
     assert factors.min() >= 1
     assert factors.max() > 1.1
@@ -383,9 +383,10 @@ def test_a_layer_out_of_use_and_a_frozen_one(curvature: str) -> None:
     for m in (None, 3):
         torch.manual_seed(0)
         oracle = Objective(model, F.cross_entropy)(*data())
-        rule.backward(oracle, m)
+        rule.backward(oracle, m=m)
         assert all(p.grad is None for p in [*model.unused.parameters(), *model.body[0].parameters()])
         assert all(p.grad.abs().sum() > 0 for p in model.body[5].parameters())
+        rule.base.zero_grad()
     for term in rule.terms(oracle, "refresh").values():
         assert [x.abs().sum().item() for x in term.vector[-2:]] == [0.0, 0.0]
 
@@ -481,7 +482,7 @@ def test_graphs_are_freed_without_the_collector(curvature: str, m: int | None) -
     rule, objective = SGDHess(sgd(model), rho=RHO, curvature=curvature), Objective(model, F.cross_entropy)
     gc.disable()
     try:
-        rule.backward(objective(*data()), m)
+        rule.backward(objective(*data()), m=m)
     finally:
         survivors = [reference for reference in alive if reference() is not None]
         gc.enable()
@@ -556,8 +557,9 @@ def test_gradient_is_a_function_of_the_seed(curvature: str) -> None:
     gradients = []
     for seed, drawn_before in ((5, 0), (5, 3), (6, 0)):
         torch.rand(drawn_before)
-        rule.backward(objective(*data(), noise=seed), 4)
+        rule.backward(objective(*data(), noise=seed), m=4)
         gradients.append(flat(p.grad for p in rule.params))
+        rule.base.zero_grad()
     assert torch.equal(gradients[0], gradients[1])
     assert not torch.equal(gradients[0], gradients[2])
 
@@ -567,7 +569,7 @@ def test_signs_of_the_outputs_differ_between_parts_and_steps(drawn: list[Vector]
     rule, objective = SGDHess(sgd(model), RHO, "gauss_newton_diagonal"), Objective(model, F.cross_entropy)
     torch.manual_seed(0)
     for _ in range(3):  # the caller does not seed again
-        rule.step(objective(*data(16)), 8)
+        rule.step(objective(*data(16)), m=8)
     assert [u.shape for (u,) in drawn] == [(8, 3)] * 6
     assert all((u.abs() == 1).all() for (u,) in drawn)
     assert all(not torch.equal(a, b) for (a,), (b,) in itertools.combinations(drawn, 2))
@@ -578,7 +580,7 @@ def test_signs_of_the_weights_are_those_of_the_batch(drawn: list[Vector]) -> Non
     rule, objective = SGDHess(sgd(model), RHO, "hutchinson_abs"), Objective(model, F.cross_entropy)
     torch.manual_seed(0)
     for _ in range(3):
-        rule.step(objective(*data()), 3)
+        rule.step(objective(*data()), m=3)
     signs = [flat(v) for v in drawn]
     assert len(signs) == 9
     assert all((v.abs() == 1).all() for v in signs)
@@ -593,7 +595,7 @@ def test_ranks_share_the_signs_of_the_weights() -> None:
     models = network(dropout=0.3), network(dropout=0.3)
     whole, rank = (SGDHess(sgd(model), RHO, "hutchinson_abs") for model in models)
     torch.manual_seed(0)
-    whole.backward(Objective(models[0], F.cross_entropy)(*data()), BATCH // 2)
+    whole.backward(Objective(models[0], F.cross_entropy)(*data()), m=BATCH // 2)
     terms = []
     for number, (inputs, targets) in enumerate(zip(*(t.split(BATCH // 2) for t in data()), strict=True)):
         torch.manual_seed(0)

@@ -99,7 +99,7 @@ def test_channels_last_with_a_fused_base_equals_contiguous() -> None:
     for model, images, fused in cases:
         rule = SAM(sgd(model, momentum=0.9, fused=fused), rho=RHO)
         for m in (None, None, 2):
-            rule.step(Objective(model, F.cross_entropy)(images.double(), targets), m)
+            rule.step(Objective(model, F.cross_entropy)(images.double(), targets), m=m)
         assert all(p.grad.stride() == p.stride() for p in model.parameters())
     for model, _, _ in cases[1:]:
         for ours, reference in zip(model.parameters(), cases[0][0].parameters(), strict=True):
@@ -226,7 +226,7 @@ def test_skipped_layer_keeps_no_perturbation(runs_in: set[int], m: int | None) -
     before = copy.deepcopy(model)
     inputs, targets = data(8, 6)
     rule = SAM(sgd(model), rho=RHO)
-    rule.backward(Objective(model, F.cross_entropy)(inputs, targets), m)
+    rule.backward(Objective(model, F.cross_entropy)(inputs, targets), m=m)
     for p, start in zip(model.parameters(), before.parameters(), strict=True):
         assert_same(p.detach(), start.detach())
     given = bool(runs_in)
@@ -272,7 +272,7 @@ def after_a_step(statistics: str, m: int | None) -> nn.BatchNorm1d:
     inputs, targets = data(8, 6)
     objective = Objective(model, F.cross_entropy, batch_norm_statistics=statistics)
     rule: Rule = SAM(sgd(model), rho=RHO)
-    rule.step(objective(inputs.double(), targets), m)
+    rule.step(objective(inputs.double(), targets), m=m)
     return model[1]
 
 
@@ -324,7 +324,7 @@ def test_first_with_ranks_moves_the_first_part_only() -> None:
     model = with_batch_norm()
     inputs, targets = data(8, 6)
     objective = Objective(model, F.cross_entropy, batch_norm_statistics="first")
-    SAM(sgd(model), rho=RHO).backward(objective(inputs.double(), targets), 4, mean=lambda tensors: tensors)
+    SAM(sgd(model), rho=RHO).backward(objective(inputs.double(), targets), m=4, mean=lambda tensors: tensors)
     assert_same(list(model[1].buffers()), list(after_forwards(FIRST).buffers()))
 
 
@@ -339,7 +339,7 @@ def masks_of_steps(m: int | None, same_noise: bool = True, steps: int = 2) -> li
     model[1].register_forward_hook(lambda _, __, outputs: masks.append(outputs != 0))
     rule, objective = SAM(sgd(model), rho=RHO), Objective(model, F.cross_entropy, same_noise=same_noise)
     for _ in range(steps):
-        rule.step(objective(*data(8, 6)), m)
+        rule.step(objective(*data(8, 6)), m=m)
     return masks
 
 

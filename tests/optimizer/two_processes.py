@@ -46,7 +46,7 @@ def trained(make_rule: Any, case: str, rank: int | None) -> dict[str, Tensor]:
     for step in range(STEPS):
         inputs, targets = batch(step)
         if rank is None:
-            losses.append(rule.step(objective(inputs, targets, noise=step), BATCH // 2))
+            losses.append(rule.step(objective(inputs, targets, noise=step), m=BATCH // 2))
         else:
             mine = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
             oracle = objective(inputs[mine], targets[mine], noise=step + rank)

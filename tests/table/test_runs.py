@@ -240,4 +240,5 @@ def test_words_for_numerics():
     assert runs.label((*plain, ("precision", "fp32"))) == "fp32 on cpu"
     odd = (("base_optimizer.fused", False), ("channels_last", False), ("deterministic", True), ("device", "cuda"))
     assert runs.label((*odd, ("precision", "bf16"))) == "bf16 on cuda, contiguous, deterministic, not fused"
+    assert runs.label((*plain, ("micro_batch", 8), ("precision", "bf16"))) == "bf16 on cpu, micro_batch 8"
     assert runs.label((*plain, ("compile", True), ("precision", "bf16"))) == "bf16 on cpu, compile"

@@ -184,6 +184,22 @@ def test_loop_is_the_one_written_by_hand(tmp_path: Path, rho: float | None, deca
     assert_same(ours, theirs, 1e-12)
 
 
+@pytest.mark.parametrize("rule", [SGD, sam])
+def test_micro_batches_are_the_batch_but_for_rounding(tmp_path: Path, rule: Any) -> None:
+    models = []
+    for micro_batch in (None, 3, BATCH):
+        model = Flat()
+        sizes: list[int] = []
+        model.register_forward_pre_hook(lambda module, given, sizes=sizes: sizes.append(len(given[0])))
+        folder = tmp_path / str(micro_batch)
+        folder.mkdir()
+        trainer(folder, model, rule, micro_batch=micro_batch).run(Listener())
+        models.append(model)
+        assert max(sizes[:2]) == min(micro_batch or BATCH, BATCH)
+    assert_same(models[1], models[0], 1e-11)
+    assert_same(models[2], models[0], 0)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_loop_is_bitwise_the_usual_one_in_float32(tmp_path: Path, fused: bool) -> None:
     ours, theirs = Net(), Net()

@@ -1,0 +1,100 @@
+"""Several batches as one: what one forward cannot hold is asked for piece by piece."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sam_repro.oracle.oracle import Mean, Objective, Oracle, Term
+from sam_repro.vectors import Vector
+
+Ask = Callable[[Oracle], Vector]
+
+
+class Joint:
+    """The objective of one batch that comes in pieces: every answer is the mean over the examples of all of them.
+
+    A rule cannot tell it from the oracle of the whole batch: one gradient at w, one ε, one gradient at w + ε. Without
+    batch norm and noise the answers are those of the whole batch but for rounding. Each piece has its own noise and
+    batch statistics; the running statistics are moved once, by the mean over the pieces.
+
+    Args:
+        pieces: oracles of one objective.
+
+    Raises:
+        ValueError: if the pieces are of several objectives.
+
+    Memory: of the largest piece, and one vector.
+    """
+
+    share = 1.0
+
+    def __init__(self, pieces: Sequence[Oracle]) -> None:
+        if len({id(piece.objective) for piece in pieces}) != 1:
+            raise ValueError("oracles: of several objectives; make all with one Objective, which is called per batch")
+        examples = sum(len(piece.targets) for piece in pieces)
+        self.objective: Objective = pieces[0].objective
+        self.pieces = [(piece, len(piece.targets) / examples) for piece in pieces]
+
+    def parts(self, m: int | None, mean: Mean | None = None) -> Iterator["Joint"]:
+        """The whole batch: one perturbation is shared by all pieces.
+
+        Raises:
+            ValueError: if `m` asks for several perturbations.
+        """
+        if m is not None:
+            raise ValueError(f"m = {m}: several batches are one here, with one perturbation; leave m out")
+        statistics = self.objective.statistics
+        yield self
+        if mean is not None and self.objective.batch_norm_statistics != "first" and statistics.values:
+            torch._foreach_copy_(statistics.values, mean(statistics.values))
+
+    def gradient(self, params: Sequence[Tensor], update_statistics: bool = True) -> Term:
+        """∇L over `params`, as `Oracle.gradient`."""
+        total = None
+        for piece, share in self._with_statistics(update_statistics):
+            term = piece.gradient(params, update_statistics).times(share)
+            total = term if total is None else total.plus(term)
+        assert total is not None
+        return total
+
+    def loss(self) -> Tensor:
+        """Mean loss over the batch, as `Oracle.loss`."""
+        return torch.stack([piece.loss() * share for piece, share in self.pieces]).sum()
+
+    def hvp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
+        """Hessian product, as `Oracle.hvp`."""
+        return self._mean(lambda piece: piece.hvp(params, v))
+
+    def ggn_vp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
+        """Gauss–Newton product, as `Oracle.ggn_vp`."""
+        return self._mean(lambda piece: piece.ggn_vp(params, v))
+
+    def ggn_diagonal(self, params: Sequence[Tensor]) -> Vector:
+        """Estimate of the diagonal of the Gauss–Newton matrix: unbiased, as the pieces' estimates are."""
+        return self._mean(lambda piece: piece.ggn_diagonal(params))
+
+    def shared_generator(self) -> torch.Generator:
+        """A generator whose draws are the same for all pieces."""
+        return self.pieces[0][0].shared_generator()
+
+    def _with_statistics(self, update: bool) -> Iterator[tuple[Oracle, float]]:
+        """The pieces, each from the running statistics of the start; after the last these are the mean over them."""
+        policy, statistics = self.objective.batch_norm_statistics, self.objective.statistics
+        if not statistics.values or not (update or policy == "both"):
+            yield from self.pieces
+            return
+        start, total = statistics.copy(), [torch.zeros_like(buffer) for buffer in statistics.values]
+        for number, (piece, share) in enumerate(self.pieces):
+            statistics.load(start)
+            yield piece, share
+            weight = float(number == 0) if policy == "first" else share
+            torch._foreach_add_(total, statistics.values, alpha=weight)
+        torch._foreach_copy_(statistics.values, total)
+
+    def _mean(self, ask: Ask) -> Vector:
+        total: Vector = []
+        for piece, share in self.pieces:
+            vector = list(torch._foreach_mul(ask(piece), share))
+            total = list(torch._foreach_add(total, vector)) if total else vector
+        return total
