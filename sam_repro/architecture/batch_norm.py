@@ -1,5 +1,6 @@
 """Batch norm as a paper's code has it, in any network: how fast its running statistics move, and of which variance."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,17 +9,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sam_repro import limits
 
 
-def set_batch_norm(
-    model: nn.Module,
-    momentum: float | None = None,
-    eps: float | None = None,
-    variance: str = "unbiased",
-    frozen: bool = False,
-) -> None:
-    """Set the constants of all batch-norm layers of a network.
+@dataclass(frozen=True)
+class BatchNorm:
+    """The constants of all batch-norm layers of a network.
 
-    Args:
-        model: the network, changed in place.
+    Attributes:
         momentum: weight of the batch in the running statistics, in (0, 1]; JAX and TensorFlow call 1 − momentum so.
             None (default) leaves each layer its own.
         eps: added to the variance, > 0. None (default) leaves each layer its own.
@@ -30,20 +25,30 @@ def set_batch_norm(
     Raises:
         ValueError: an argument is outside its limits.
     """
-    limits.number("batch_norm.momentum", momentum, above=0, high=1, optional=True)
-    limits.number("batch_norm.eps", eps, above=0, optional=True)
-    limits.choice("batch_norm.variance", variance, ("unbiased", "biased"))
-    limits.boolean("batch_norm.frozen", frozen)
-    for layer in model.modules():
-        if isinstance(layer, _BatchNorm):
-            layer.momentum = layer.momentum if momentum is None else momentum
-            layer.eps = layer.eps if eps is None else eps
-            if variance == "biased":
-                layer.register_forward_pre_hook(_stretch)
-                layer.register_forward_hook(_shrink)
-            if frozen:
-                layer.track_running_stats = False
-                layer.register_forward_pre_hook(_evaluate)
+
+    momentum: float | None = None
+    eps: float | None = None
+    variance: str = "unbiased"
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        limits.number("batch_norm.momentum", self.momentum, above=0, high=1, optional=True)
+        limits.number("batch_norm.eps", self.eps, above=0, optional=True)
+        limits.choice("batch_norm.variance", self.variance, ("unbiased", "biased"))
+        limits.boolean("batch_norm.frozen", self.frozen)
+
+    def set(self, model: nn.Module) -> None:
+        """Set them in a network, which is changed in place."""
+        for layer in model.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.momentum = layer.momentum if self.momentum is None else self.momentum
+                layer.eps = layer.eps if self.eps is None else self.eps
+                if self.variance == "biased":
+                    layer.register_forward_pre_hook(_stretch)
+                    layer.register_forward_hook(_shrink)
+                if self.frozen:
+                    layer.track_running_stats = False
+                    layer.register_forward_pre_hook(_evaluate)
 
 
 def _evaluate(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:

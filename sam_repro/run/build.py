@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from sam_repro.architecture.batch_norm import set_batch_norm
+from sam_repro.architecture.batch_norm import BatchNorm
 from sam_repro.architecture.layers import NetworkWarning
 from sam_repro.architecture.start import freeze, load_weights
 from sam_repro.augmentation import Augmentation
@@ -93,8 +93,9 @@ def make_network(config: Resolved, shape: Shape) -> nn.Module:
     node = {key: value for key, value in config["architecture"].items() if key not in PREPARED}
     told = {key: config["architecture"].get(key) for key in PREPARED}  # older records have none of them
     with refused(config, "architecture"):
+        batch_norm = BatchNorm(**(told["batch_norm"] or {}))
         network: nn.Module = _made(node)(**vars(shape))
-        set_batch_norm(network, **(told["batch_norm"] or {}))
+        batch_norm.set(network)
         if told["weights"] is not None:
             load_weights(network, told["weights"], shape.num_classes)
         freeze(network, told["freeze"])

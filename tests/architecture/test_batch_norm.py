@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from sam_repro.architecture.batch_norm import set_batch_norm
+from sam_repro.architecture.batch_norm import BatchNorm
 from sam_repro.optimizer import SAM, SGD
 from sam_repro.oracle import Objective
 
@@ -37,7 +37,7 @@ def by_hand(model: nn.Module, momentum: float, correction: int) -> tuple[Tensor,
 @pytest.mark.parametrize("rule", [SGD, SAM])
 def test_running_statistics_by_hand(variance: str, correction: int, rule: type) -> None:
     model = network()
-    set_batch_norm(model, momentum=0.3, variance=variance)
+    BatchNorm(momentum=0.3, variance=variance).set(model)
     base = torch.optim.SGD(model.parameters(), lr=0.0)
     stepper = rule(base) if rule is SGD else rule(base, rho=0.1)
     objective = Objective(model, mse_loss)
@@ -53,7 +53,7 @@ def test_the_gradient_does_not_know_of_the_running_variance() -> None:
     gradients = []
     for variance in ("unbiased", "biased"):
         model = network()
-        set_batch_norm(model, variance=variance)
+        BatchNorm(variance=variance).set(model)
         oracle, params = Objective(model, mse_loss)(inputs, targets), list(model.parameters())
         gradients.append([*oracle.gradient(params).vector, *oracle.hvp(params, [torch.ones_like(p) for p in params])])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -64,7 +64,7 @@ def test_compiled_moves_the_same_statistics() -> None:
     found = []
     for backend in (None, "aot_eager"):
         model = network()
-        set_batch_norm(model, variance="biased")
+        BatchNorm(variance="biased").set(model)
         forward = model if backend is None else torch.compile(model, backend=backend)
         forward(inputs).sum().backward()
         found.append(model[1].running_var)
@@ -74,7 +74,7 @@ def test_compiled_moves_the_same_statistics() -> None:
 def test_of_another_librarys_layers_too() -> None:
     model = timm.create_model("test_efficientnet", num_classes=3)
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    set_batch_norm(model, momentum=1.0, eps=0.5, variance="biased")
+    BatchNorm(momentum=1.0, eps=0.5, variance="biased").set(model)
     assert layers
     assert {(layer.momentum, layer.eps) for layer in layers} == {(1.0, 0.5)}
     seen: list[Tensor] = []
@@ -89,7 +89,7 @@ def test_frozen_statistics_are_used_and_stand_still(rule: type) -> None:
     model[1].running_mean.copy_(torch.tensor([0.1, -0.2, 0.3]))
     model[1].running_var.copy_(torch.tensor([0.5, 2.0, 1.5]))
     before = [buffer.clone() for buffer in model.buffers()]
-    set_batch_norm(model, frozen=True)
+    BatchNorm(frozen=True).set(model)
     (inputs, targets), *_ = batches()
     assert torch.equal(model.train()(inputs), model.eval()(inputs))
     model.train()
@@ -112,4 +112,4 @@ def test_frozen_statistics_are_used_and_stand_still(rule: type) -> None:
 )
 def test_limits(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        set_batch_norm(network(), **given)
+        BatchNorm(**given)

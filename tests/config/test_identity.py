@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from old_configs import OLD, resolved_then, with_leaf
+from old_configs import OLD, resolved_then, with_leaf, without_leaf
 
 from sam_repro.config.identity import cell_hash, home
 from sam_repro.config.lines import compose_line
@@ -85,9 +85,7 @@ def test_a_module_that_moves_makes_no_other_cell():
 @pytest.mark.parametrize("key", NEUTRAL)
 def test_a_neutral_value_is_as_if_the_key_were_not_there(key):
     config = with_leaf(compose_line(["optimizer=sam"]), key, NEUTRAL[key])
-    node, _, leaf = key.rpartition(".")
-    older = with_leaf(config, node, {k: v for k, v in config[node].items() if k != leaf}) if node else dict(config)
-    older.pop(key, None)
+    older = without_leaf(config, key)
     assert cell_hash(older) == cell_hash(config)
     assert home(older) == home(config)
     other = with_leaf(config, key, "another value")

@@ -13,7 +13,7 @@ from called import command
 from hydra.utils import get_object
 
 from sam_repro import train
-from sam_repro.architecture.batch_norm import set_batch_norm
+from sam_repro.architecture.batch_norm import BatchNorm
 from sam_repro.augmentation import Augmentation
 from sam_repro.augmentation.augmentation import Cutout
 from sam_repro.config.checks import LIMITS, finding
@@ -55,8 +55,8 @@ def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[...
     prepared = build.PREPARED if group == "architecture" else ()
     own = {key: value for key, value in config[group].items() if key not in prepared}
     yield group, own, get_object(config[group]["_target_"])
-    if group == "architecture":
-        yield "architecture.batch_norm", config[group]["batch_norm"], set_batch_norm
+    if option == "architecture=digits_cnn":  # of any network
+        yield "architecture.batch_norm", config[group]["batch_norm"], BatchNorm
     if group == "augmentation":
         yield "augmentation.cutout", config["augmentation"]["cutout"], Cutout
 
