@@ -13,8 +13,8 @@ class Failure(Exception):
     """A run broke off; the message says where and what is left."""
 
 
-class Stopped(Exception):
-    """A run was interrupted by a signal and saved its state."""
+class Stopped(KeyboardInterrupt):
+    """A signal ended the command; the message says what was saved. Like Ctrl-C it is no error that anybody handles."""
 
     def __init__(self, signal: int, message: str) -> None:
         super().__init__(message)

@@ -1,5 +1,10 @@
 """The door to measuring: `python -m sam_repro.measure run=outputs/runs/…/seed=0 sharpness=hessian`."""
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C while the rest is imported ends the command without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from functools import partial
 from itertools import islice

@@ -1,5 +1,10 @@
 """The door to training: `python -m sam_repro.train optimizer=sam rho=0.05`, and `-m` for sweeps."""
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C while the rest is imported ends the command without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from collections.abc import Sequence
 from typing import Any

@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import functional, v2
 
-from sam_repro.augmentation import Augmentation
-from sam_repro.augmentation.augmentation import Draws
+from sam_repro.augmentation import Augmentation, Crop, Cutout, Flip
 
 MEAN, STD, PAD, SIZE = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 4, 32
 
@@ -75,9 +74,15 @@ def kornia_batches(images: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda rows: transform(images[rows].float() / 255)
 
 
+def crop_and_flip(cutout: int = 0) -> Augmentation:
+    """Flip, crop, normalise, and cutout if it has a size."""
+    order = ["flip", "crop", "normalise", "cutout"]
+    return Augmentation(MEAN, STD, order=order, flip=Flip(), crop=Crop(PAD), cutout=Cutout(cutout))
+
+
 def our_batches(images: Tensor, cutout: int = 0) -> Callable[[Tensor], Tensor]:
     """Rows → a batch, as the trainer makes it."""
-    augmentation = Augmentation(MEAN, STD, pad=PAD, flip=True, cutout={"size": cutout})
+    augmentation = crop_and_flip(cutout)
     generator = torch.Generator(images.device).manual_seed(0)
     return lambda rows: augmentation(images[rows], generator)
 
@@ -86,8 +91,7 @@ def check(images: Tensor) -> None:
     """Ours against PIL with the same choices."""
     few = images[:32].cpu()
     flip, (top, left) = torch.arange(32) % 2 == 0, torch.randint(2 * PAD + 1, (2, 32))
-    augmentation = Augmentation(MEAN, STD, pad=PAD, flip=True)
-    ours = augmentation.apply(few, Draws(flip, (top, left), None))
+    ours = crop_and_flip().apply(few, [(flip,), (top, left)])
     theirs = []
     for i, image in enumerate(Images(few, lambda x: x, pil=True).items):
         if flip[i]:

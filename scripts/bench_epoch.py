@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from bench import Bench, Variant, ratio
-from bench_data import MEAN, STD, Images, kornia_batches, our_batches, pil_loader
+from bench_data import MEAN, STD, Images, crop_and_flip, kornia_batches, our_batches, pil_loader
 from bench_step import (
     FAST,
     FULL,
@@ -45,7 +46,7 @@ from torchvision import transforms
 
 from sam_repro.architecture import resnet8, resnet18, resnet20
 from sam_repro.augmentation import Augmentation
-from sam_repro.dataset import Data, DataError, Split
+from sam_repro.dataset import Data, DataError, Resident
 from sam_repro.dataset.downloads import cifar100
 from sam_repro.optimizer import Rule, Terms, TwoPass
 from sam_repro.oracle import Objective, Oracle
@@ -95,14 +96,14 @@ class OneByOne(TwoPass):
         return g_s
 
 
-class ByPIL:
+class ByPIL(Augmentation):
     """In the place of the augmentation: the loader's transforms, image by image."""
 
     def __init__(self) -> None:
+        super().__init__(MEAN, STD)
         self.transform = pil_loader(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), 1).dataset.transform
-        self.normalise = Augmentation(MEAN, STD).normalise
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def apply(self, images: Tensor, draws: Any) -> Tensor:
         """A batch, augmented."""
         items = Images(images.cpu(), self.transform, pil=True)
         return torch.stack([items[i] for i in range(len(items))]).to(images.device)
@@ -114,7 +115,7 @@ class Setup:
     def __init__(self, network: Callable[..., nn.Module], data: Data, device: torch.device) -> None:
         torch.manual_seed(0)
         self.data, self.device = data.to(device), device
-        self.start = network(num_classes=data.num_classes, in_channels=3, image_size=32).to(device)
+        self.start = network(num_classes=data.train.num_classes, in_channels=3, image_size=32).to(device)
 
     def model(self, preset: Preset) -> nn.Module:
         """A fresh copy in the preset's layout."""
@@ -133,7 +134,7 @@ class Setup:
         *,
         rule: Callable[..., Rule] = OUR_SAM,
         fused: bool = True,
-        augmentation: Any = None,
+        augmentation: Augmentation | None = None,
         diagnostics: str = "standard",
         compile: bool = False,
         **plan: Any,
@@ -141,13 +142,13 @@ class Setup:
         """Our trainer for one epoch."""
         model = self.model(preset)
         autocast = torch.bfloat16 if preset.bf16 else None
+        train = replace(self.data.train, augmentation=augmentation or crop_and_flip())
         numbers = {"seed": 0, "epochs": 1, "batch_size": BATCH, "lr": LR, "checkpoint_every": 1e9} | plan
         return Trainer(
             Objective(model, F.cross_entropy, autocast=autocast, compile=compile),
             rule(SGD(model.parameters(), fused=fused, foreach=False)),
             Cosine(),
-            self.data,
-            augmentation or Augmentation(MEAN, STD, pad=4, flip=True),
+            replace(self.data, train=train),
             Plan(**numbers),
             Diagnostics(diagnostics),
             Path(tempfile.gettempdir()),
@@ -235,8 +236,8 @@ class Setup:
 def loop_against_steps(bench: Bench, setup: Setup) -> None:
     """S10: what the loop adds to its steps; G9 and G10: augmentation and evaluation, as shares of an epoch."""
     preset, test = default(setup.device), setup.data.test
-    short = Split(test.images[:1], test.labels[:1], test.clean_labels[:1])
-    bare = Setup(lambda **_: setup.start, Data(setup.data.train, None, short, setup.data.num_classes), setup.device)
+    short = resident(test.images[:1], test.labels[:1])
+    bare = Setup(lambda **_: setup.start, Data(setup.data.train, None, short), setup.device)
     train, steps = bare.data.train, len(bare.data.train) // BATCH
     images = torch.randn(steps, BATCH, 3, 32, 32).to(setup.device)
     batches = list(zip(images, train.labels.view(steps, BATCH), strict=True))
@@ -337,10 +338,14 @@ def data(folder: Path | None, train: int, test: int) -> Data:
             raise SystemExit(str(error)) from None
         images = torch.cat([given.train_images[:train], given.test_images[:test]])
         labels = torch.cat([given.train_labels[:train], given.test_labels[:test]])
-    training, testing = (
-        Split(x, y, y) for x, y in zip(images.split([train, test]), labels.split([train, test]), strict=True)
-    )
-    return Data(training, None, testing, num_classes=100)
+    training, testing = map(resident, images.split([train, test]), labels.split([train, test]))
+    return Data(training, None, testing)
+
+
+def resident(images: Tensor, labels: Tensor) -> Resident:
+    """A split of these images, not augmented."""
+    plain = Augmentation(MEAN, STD)
+    return Resident(images=images, labels=labels, clean_labels=labels, num_classes=100, augmentation=plain)
 
 
 def main() -> None:

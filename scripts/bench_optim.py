@@ -48,7 +48,8 @@ class Float32SAM(SAM):
 def ours(model: nn.Module, first: Vector, second: Vector, rule: type[SAM] = SAM) -> Step:
     """Our rule on the fused base."""
     made = rule(SGD(model.parameters(), fused=True), rho=RHO)
-    oracle = Given(Objective(model, lambda *_: None), (first, second), torch.zeros(1), noise=0, shared_noise=0)
+    objective = Objective(model, lambda *_: None)
+    oracle = Given(objective, (first, second), torch.zeros(1), 0, 0, objective.buffers())
     return lambda: made.step(oracle)
 
 

@@ -18,8 +18,8 @@ from bench_step import SGD
 from torch import Tensor, nn
 
 from sam_repro.architecture import resnet8, resnet20
-from sam_repro.augmentation import Augmentation
-from sam_repro.dataset import Split
+from sam_repro.augmentation import Augmentation, Crop, Flip
+from sam_repro.dataset import Resident
 from sam_repro.optimizer import SAM
 from sam_repro.oracle import Objective
 from sam_repro.vectors import Vector, dot, moved, norm, scaled
@@ -40,12 +40,12 @@ def cosine(a: Vector, b: Vector) -> float:
     return float(dot(a, b) / (norm(a) * norm(b)))
 
 
-def training(network: nn.Module, train: Split, device: torch.device) -> Iterator[None]:
+def training(network: nn.Module, train: Resident, device: torch.device) -> Iterator[None]:
     """SAM steps under bfloat16, one for each turn."""
     objective = Objective(network, F.cross_entropy, autocast=torch.bfloat16)
     rule = SAM(SGD(network.parameters(), fused=True), rho=0.05)
     rule.base.param_groups[0]["lr"] = 0.1
-    augmentation = Augmentation(MEAN, STD, pad=4, flip=True)
+    augmentation = Augmentation(MEAN, STD, order=["flip", "crop", "normalise"], flip=Flip(), crop=Crop(4))
     generator = torch.Generator(device).manual_seed(0)
     while True:
         rows = torch.randint(len(train), (BATCH,), generator=generator, device=device)

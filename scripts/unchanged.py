@@ -36,6 +36,7 @@ RENAMED: dict[str, str] = {
     "optimizer=sam_magnitude optimizer.scope=element": (
         "optimizer=sam_direction optimizer.scope=element optimizer.names=code"
     ),
+    "augmentation.crop.padding_mode=reflect": "augmentation.padding_mode=reflect",
 }
 """Words of a line here → BASE's words for the same; where all words of a key are on a line, they are replaced."""
 
@@ -81,7 +82,7 @@ LINES = (
     "optimizer=sam drop_last=true label_smoothing=0.1 dataset.validation.count=0 batch_size=300",
     "optimizer=sam base_optimizer=adamw,lamb lr=0.001 weight_decay=0.1",
     "optimizer=sam schedule=constant,multi_step schedule.warmup_epochs=1 base_optimizer.nesterov=true",
-    "optimizer=sam augmentation=basic augmentation.padding_mode=reflect diagnostics=drift",
+    "optimizer=sam augmentation=basic augmentation.crop.padding_mode=reflect diagnostics=drift",
     "optimizer=sam label_noise.rate=0.4 label_noise.kind=symmetric dataset.validation.noisy=true",
     "optimizer=sam augmentation=basic dataset.validation.augmented=true",
     "optimizer=sam sharpness=lambda_max sharpness.every=1 sharpness.examples=64",

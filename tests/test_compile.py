@@ -89,7 +89,6 @@ def trained(folder: Path, **changes: Any) -> dict[str, Tensor]:
         build.make_rule(config, model),
         build.make_schedule(config),
         data,
-        build.make_augmentation(config, data.train.images[:1]),
         build.make_plan(config),
         build.make_diagnostics(config),
         folder,

@@ -15,7 +15,7 @@ ROOT = Path(sam_repro.__file__).parent
 MODULES = {file.relative_to(ROOT).with_suffix("").as_posix(): file for file in ROOT.rglob("*.py")}
 DOORS = {"train", "measure", "table/__main__"}
 FLOORS = [
-    {"errors", "files", "limits", "seeds", "vectors"},
+    {"errors", "files", "limits", "seeds", "signals", "vectors"},
     {"config", "oracle", "dataset", "augmentation", "architecture", "schedule"},
     {"optimizer", "sharpness"},
     {"training"},
@@ -24,7 +24,7 @@ FLOORS = [
 ]
 """The rooms, from the ground up: imports go down, or level without circles."""
 HYDRA = {"config/compose", "config/launch", "run/build"}
-WITHOUT_TORCH = {"config", "table", "errors", "files", "limits", "seeds"}
+WITHOUT_TORCH = {"config", "table", "errors", "files", "limits", "seeds", "signals"}
 HEAVY = {"torch", "torchvision", "timm", "wandb", "matplotlib", "sklearn", "scipy"}
 LAZY = HEAVY - {"torch", "scipy"}
 

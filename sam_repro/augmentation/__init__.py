@@ -1,5 +1,9 @@
 """Augmentation: random views of the training images, made on the device of the run."""
 
-from sam_repro.augmentation.augmentation import Augmentation, Cutout
+from sam_repro.augmentation.augmentation import Augmentation
+from sam_repro.augmentation.crop import Crop
+from sam_repro.augmentation.cutout import Cutout
+from sam_repro.augmentation.flip import Flip
+from sam_repro.augmentation.transform import Draws, Transform
 
-__all__ = ["Augmentation", "Cutout"]
+__all__ = ["Augmentation", "Crop", "Cutout", "Draws", "Flip", "Transform"]

@@ -1,154 +1,138 @@
-"""Augmentation: flip, crop, normalise, cutout, in this order, on a whole batch at once."""
+"""Augmentation: transforms in an order, and normalising at its place among them."""
 
-import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from sam_repro import limits
-from sam_repro.augmentation import transforms
+from sam_repro.augmentation.colour import per_channel
+from sam_repro.augmentation.transform import Draws, Transform
 
-
-@dataclass(frozen=True)
-class Cutout:
-    """A square of zeros (DeVries and Taylor, 2017), its centre uniform over the image; it may overhang the border.
-
-    Args:
-        size: side of the square in pixels; 0 (default) is no cutout.
-        per: "image" (default), a square for each image, or "batch", one for all images of the batch.
-        probability: that there is a square, in [0, 1], drawn per `per`; default 1.
-
-    Raises:
-        ValueError: if an argument is outside of what is said here.
-    """
-
-    size: int = 0
-    per: str = "image"
-    probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        limits.natural("cutout.size", self.size)
-        limits.choice("cutout.per", self.per, ("image", "batch"))
-        limits.share("cutout.probability", self.probability)
-
-
-NO_CUTOUT = Cutout()
-
-
-class Draws(NamedTuple):
-    """The random choices for one batch: the arguments of the functions in `transforms`; None for what is switched off.
-
-    Args:
-        flip: chosen [B].
-        crop: top [B] and left [B].
-        cutout: row, column and chosen, each [B] or, per batch, [1].
-    """
-
-    flip: Tensor | None
-    crop: tuple[Tensor, Tensor] | None
-    cutout: tuple[Tensor, Tensor, Tensor] | None
+NORMALISE = "normalise"
 
 
 class Augmentation:
-    """Random flip, random crop, normalise, cutout: uint8 images in, float32 images out, on the device of the images.
+    """Random views of training images: uint8 images in, float32 inputs out, on the device of the images.
 
     Args:
         mean: of pixels/255, one number per channel.
         std: of pixels/255, one number per channel, each > 0.
-        pad: pixels added to each side before the random crop to the old size; 0 (default) is no crop.
-        padding_mode: "zero" (default, black pixels) or "reflect".
-        flip: whether an image is mirrored left to right with probability ½; default false.
-        cutout: the square that becomes 0 after normalising, which is the mean colour; its fields may come as a mapping.
-            Default: none.
+        order: names of transforms in the order in which they work, with "normalise", which gives (x/255 − mean)/std,
+            at its place. Default: ["normalise"].
+        transforms: by name. One that `order` does not name does nothing.
 
     Raises:
-        ValueError: if an argument is outside of what is said here; on use, if images are not uint8 [B, C, H, W] with C
-            as `mean` says, if `pad` is not less than H and W, or if the cutout's size is not less than twice that.
+        ValueError: if an argument is outside of what is said here, or if a transform stands where it cannot work; on
+            use, if images are not uint8 [B, C, H, W] with C as `mean` says, or are too small for a transform.
     """
 
     def __init__(
-        self,
-        mean: Sequence[float],
-        std: Sequence[float],
-        *,
-        pad: int = 0,
-        padding_mode: str = "zero",
-        flip: bool = False,
-        cutout: Cutout | Mapping[str, Any] = NO_CUTOUT,
+        self, mean: Sequence[float], std: Sequence[float], *, order: Sequence[str] = (NORMALISE,), **transforms: Any
     ) -> None:
         limits.numbers("mean", mean)
         limits.numbers("std", std, above=0)
         if len(mean) != len(std):
             raise ValueError(f"std = {list(std)}: must be as many numbers as mean, {len(mean)}")
-        limits.natural("pad", pad)
-        limits.choice("padding_mode", padding_mode, ("zero", "reflect"))
-        limits.boolean("flip", flip)
+        _check_order(order, transforms)
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.pad = pad
-        self.padding_mode = padding_mode
-        self.flip = flip
-        self.cutout = cutout if isinstance(cutout, Cutout) else Cutout(**cutout)
+        at = list(order).index(NORMALISE)
+        self.before = _placed(order[:at], transforms, "pixels", [round(255 * m) for m in mean])
+        self.after = _placed(order[at + 1 :], transforms, "inputs", [0.0])
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Augmented images [B, C, H, W], float32.
 
         Args:
             images: [B, C, H, W], uint8.
-            generator: on the device of the images; every random number is its.
+            generator: every random number is its; what it draws on another device goes to that of the images.
         """
         return self.apply(images, self.draw(images, generator))
 
-    def draw(self, images: Tensor, generator: Generator) -> Draws:
-        """The random choices for a batch. Cutout is drawn last: flips and crops are the same without it."""
+    def draw(self, images: Tensor, generator: Generator) -> list[Draws]:
+        """The random choices of each transform for a batch, in their order."""
         self.check(images)
-        batch, _, height, width = images.shape
-        uniform = functools.partial(torch.rand, generator=generator, device=images.device)
-        integers = functools.partial(torch.randint, generator=generator, device=images.device)
-        squares = (batch if self.cutout.per == "image" else 1,)
-        return Draws(
-            flip=uniform(batch) < 0.5 if self.flip else None,
-            crop=(integers(2 * self.pad + 1, (batch,)), integers(2 * self.pad + 1, (batch,))) if self.pad else None,
-            cutout=(integers(height, squares), integers(width, squares), uniform(squares) < self.cutout.probability)
-            if self.cutout.size
-            else None,
-        )
+        return [
+            tuple(x.to(images.device) if isinstance(x, Tensor) else x for x in transform.draw(images, generator))
+            for transform in self._transforms
+        ]
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, draws: Iterable[Draws]) -> Tensor:
         """The augmented images that the draws make of a batch."""
-        if draws.flip is not None:
-            images = transforms.flip(images, draws.flip)
-        if draws.crop is not None:
-            images = transforms.crop(images, *draws.crop, self.pad, self.padding_mode)
-        normalised = self.normalise(images)
-        if draws.cutout is not None:
-            row, column, chosen = draws.cutout
-            normalised = transforms.cutout(normalised, row, column, self.cutout.size, chosen)
-        return normalised
+        left = iter(draws)
+        for transform in self.before.values():
+            images = transform.apply(images, next(left))
+        inputs = self.normalise(images)
+        for transform in self.after.values():
+            inputs = transform.apply(inputs, next(left))
+        return inputs
+
+    def relabel(self, targets: Tensor, draws: Iterable[Draws], num_classes: int) -> Tensor:
+        """The targets that go with augmented images: classes [B], or probabilities [B, num_classes]."""
+        for transform, drawn in zip(self._transforms, draws, strict=True):
+            targets = transform.relabel(targets, drawn, num_classes)
+        return targets
 
     def normalise(self, images: Tensor) -> Tensor:
         """(x/255 − mean)/std per channel, float32: all that happens to images on which a run is measured."""
-        self.check(images)
-        shift = _per_channel(tuple(-m / s for m, s in zip(self.mean, self.std, strict=True)), images.device)
-        scale = _per_channel(tuple(1 / (255 * s) for s in self.std), images.device)
+        self._check_kind(images)
+        numbers = torch.float32, images.device
+        shift = per_channel(tuple(-m / s for m, s in zip(self.mean, self.std, strict=True)), *numbers)
+        scale = per_channel(tuple(1 / (255 * s) for s in self.std), *numbers)
         return torch.addcmul(shift, images, scale)
 
     def check(self, images: Tensor) -> None:
-        """Refuse images that it cannot work on: of another kind, or too small for the crop or the square."""
+        """Refuse images that it cannot work on: of another kind, or too small for a transform."""
+        self._check_kind(images)
+        for name, transform in (self.before | self.after).items():
+            with _named(name):
+                transform.check(images)
+
+    @property
+    def _transforms(self) -> list[Transform]:
+        return [*self.before.values(), *self.after.values()]
+
+    def _check_kind(self, images: Tensor) -> None:
         if images.dtype != torch.uint8 or images.dim() != 4:
             raise ValueError(f"images: {images.dtype} of shape {list(images.shape)}; must be uint8 [B, C, H, W]")
         if (channels := images.shape[1]) != len(self.mean):
             mean = limits.shown(list(self.mean))
             raise ValueError(f"mean = {mean}: must be one number for each channel, of which there are {channels}")
-        smallest = min(images.shape[2:])
-        limits.integer("pad", self.pad, low=0, high=smallest - 1)
-        limits.integer("cutout.size", self.cutout.size, low=0, high=2 * smallest - 1)
 
 
-@functools.cache
-def _per_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """The numbers on a device, [1, C, 1, 1], float32; kept, since bringing them there anew would hold up the host."""
-    return torch.tensor(numbers, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+def _check_order(order: Any, transforms: Mapping[str, Any]) -> None:
+    known = [NORMALISE, *(name for name, transform in transforms.items() if isinstance(transform, Transform))]
+    if isinstance(order, str) or not isinstance(order, Sequence) or [*order].count(NORMALISE) != 1:
+        raise ValueError(
+            f"order = {limits.shown(order)}: must be a list of transforms and, once, normalise: [flip, normalise]"
+        )
+    for name in order:
+        if name not in known:
+            raise ValueError(f"order = {limits.shown(list(order))}: must name none but {', '.join(known)}")
+    if len(set(order)) < len(order):
+        raise ValueError(f"order = {limits.shown(list(order))}: must name each transform once")
+
+
+def _placed(
+    names: Sequence[str], transforms: Mapping[str, Transform], place: str, mean_colour: Sequence[float]
+) -> dict[str, Transform]:
+    """Those of the named transforms that do something, told what the mean colour is at their place."""
+    placed = {name: transforms[name] for name in names if not transforms[name].is_off}
+    for name, transform in placed.items():
+        if place not in transform.places:
+            side = "before" if "pixels" in transform.places else "after"
+            raise ValueError(f"order: {name} works on {', '.join(transform.places)}; name it {side} normalise")
+        transform.mean_colour = mean_colour
+    return placed
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """What a transform refuses is told by its name: pad = 9 of `crop` is crop.pad = 9."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from None

@@ -100,7 +100,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "dataset.verified": limits.boolean,
     "dataset.shape": _shape,
     "dataset.augmentation.pad": limits.natural,
-    "dataset.augmentation.flip": limits.boolean,
+    "dataset.augmentation.flip": limits.share,
     "dataset.augmentation.cutout": limits.natural,
     "sharpness.every": partial(limits.positive, optional=True),
     "sharpness.checkpoint": _one_of("last", "best"),

@@ -8,6 +8,7 @@ from typing import Any
 from sam_repro.config.schema import APART, BOOKKEEPING, IDLE, NEUTRAL, NUMERICS, flat
 
 RUNS = Path("outputs/runs")
+ORDER = "augmentation.order"
 
 
 def cell_hash(config: dict[str, Any]) -> str:
@@ -39,7 +40,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     `_target_` of this package is its last component, so that modules may move; one from elsewhere stands in full. A
     file that a key names stands by its contents.
     """
-    leaves = flat({node: value for node, value in config.items() if node not in APART})
+    leaves = _without_idle_names(flat({node: value for node, value in config.items() if node not in APART}))
     files = config.get("files", {})
     return {
         key: _canonical(_name(value) if key.endswith("._target_") else files.get(key, value))
@@ -63,10 +64,22 @@ def _neutral(key: str, value: Any) -> bool:
 
 def _idle(key: str, leaves: dict[str, Any]) -> bool:
     """Whether a key has no effect under this configuration. Keys of code from elsewhere always count."""
-    target = leaves.get(f"{key.partition('.')[0]}._target_")
-    return (target is None or _is_ours(target)) and any(
+    node, _, inner = key.partition(".")
+    target, order = leaves.get(f"{node}._target_"), leaves.get(ORDER)
+    if target is not None and not _is_ours(target):
+        return False
+    if node == "augmentation" and "." in inner and isinstance(order, list) and inner.partition(".")[0] not in order:
+        return True
+    return any(
         key.startswith(keys) and (switch is None or leaves.get(switch, off) == off) for keys, switch, off in IDLE
     )
+
+
+def _without_idle_names(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The leaves, where the order of the augmentation names only transforms that do something."""
+    if not isinstance(order := leaves.get(ORDER), list):
+        return leaves
+    return leaves | {ORDER: [name for name in order if not _idle(f"augmentation.{name}.", leaves)]}
 
 
 def _name(target: Any) -> Any:

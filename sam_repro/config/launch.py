@@ -25,8 +25,10 @@ from sam_repro.config.compose import Override, explain
 from sam_repro.config.lines import Line, check_config, compose_sweep, compose_unresolved
 from sam_repro.config.options import config_dir
 from sam_repro.config.schema import Resolved
+from sam_repro.config.workers import Sweep, open_sweep
 from sam_repro.errors import Busy, Failure, Stopped, UserError
 from sam_repro.limits import shown
+from sam_repro.signals import handle_signals, raise_stopped
 
 Task = Callable[[Resolved, list[str]], int]
 DryBuild = Callable[[Sequence[Resolved]], list[str]]
@@ -58,7 +60,8 @@ def guard(action: Callable[[], int]) -> int:
     """Exit code of an action: 0 done, 1 crash, 2 user error, 3 busy, 128 + n stopped by signal n; one message each."""
     _prepare_streams()
     try:
-        return action()
+        with handle_signals(raise_stopped):
+            return action()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         return _say(error, 2)
     except Busy as error:
@@ -126,9 +129,15 @@ def run_line(task: Task, line: Line) -> None:
         sys.exit(code)
 
 
-def run_numbered(task: Task, lines: Sequence[Line], config: DictConfig) -> None:
-    """Run the line of this number. A launcher of Hydra calls it, maybe in another process."""
-    run_line(task, lines[config.line])
+def run_numbered(task: Task, lines: Sequence[Line], sweep: Sweep, config: DictConfig) -> None:
+    """Run the line of this number, unless the sweep was stopped. A launcher of Hydra calls it in another process."""
+    if sweep.stopped_by():
+        return
+    line = lines[config.line]
+    with sweep.watch():
+        code = guard(partial(task, line.config, line.words))
+    if code >= 128:
+        sweep.stop(code - 128)
 
 
 def _prepare_streams() -> None:
@@ -153,12 +162,16 @@ def _send(config: DictConfig, task: Task, lines: Sequence[Line], of_hydra: Seque
     """Let one of Hydra's launchers start the lines: it gets their numbers, and composes nothing of ours."""
     with explain([], None), hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
-        job = partial(run_numbered, task, list(lines))
-        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
         try:
-            launcher.launch([[f"line={number}"] for number in range(len(lines))], initial_job_idx=0)
+            with open_sweep() as sweep:
+                job = partial(run_numbered, task, list(lines), sweep)
+                launcher = Plugins.instance().instantiate_launcher(context, job, config)
+                launcher.launch([[f"line={number}"] for number in range(len(lines))], initial_job_idx=0)
         except (ValueError, TypeError) as error:  # of the launcher's own settings: a line's errors end with the line
             raise UserError(f"hydra.launcher: {error}; {', '.join(o.input_line or '' for o in of_hydra)}") from None
+        except RuntimeError as error:  # the table says which lines are missing
+            reason = str(error).partition(". ")[0]
+            _say(f"a worker ended ({reason}), and the others with it; the same command goes on", 1)
 
 
 def _show(command: Command) -> None:
@@ -180,6 +193,6 @@ def _let_hydra_answer(command: Command) -> None:
         raise UserError(f"{error}; --hydra-help shows how it is written") from None
 
 
-def _say(message: BaseException, code: int) -> int:
+def _say(message: object, code: int) -> int:
     print(f"sam_repro: {message}", file=sys.stderr)
     return code

@@ -107,10 +107,14 @@ IDLE: tuple[tuple[str, str | None, Any], ...] = (
     ("label_noise.", "label_noise.rate", 0),
     ("dataset.validation.", "dataset.validation.count", 0),
     ("dataset.augmentation.", None, None),  # only names values for the augmentation to take
+    ("augmentation.flip.", "augmentation.flip.probability", 0),
+    ("augmentation.crop.", "augmentation.crop.pad", 0),
     ("augmentation.cutout.", "augmentation.cutout.size", 0),
-    ("augmentation.padding_mode", "augmentation.pad", 0),
 )
-"""Keys without effect, by how they begin: always, or where the switch beside them is off."""
+"""Keys without effect, by how they begin: always, or where the switch beside them is off.
+
+A transform that `augmentation.order` does not name is idle, too.
+"""
 NEUTRAL: dict[str, Any] = {
     "lr_factors": [],
     "m": None,

@@ -12,7 +12,7 @@ from numpy.random import RandomState
 from torch import Tensor
 
 from sam_repro import limits
-from sam_repro.dataset.images import Images
+from sam_repro.dataset.images import Examples
 
 Labels = npt.NDArray[np.int64]
 
@@ -28,7 +28,7 @@ class LabelNoise:
         rate: share of the images whose label is drawn anew, in [0, 1]; default 0.
         kind: "uniform" (default): drawn from all K classes, so that the true label may come again and about
             rate·(K − 1)/K of the labels become wrong; "symmetric": drawn from the K − 1 wrong classes; "asymmetric":
-            the class that the data set names in `Images.confusions`.
+            the class that the data set names in its `confusions`.
         seed: of the frozen stream, in [0, 2³²); default 0.
 
     Raises:
@@ -44,12 +44,12 @@ class LabelNoise:
         limits.noise_kind("kind", self.kind)
         limits.seed("seed", self.seed)
 
-    def corrupted(self, images: Images) -> Tensor:
+    def corrupted(self, examples: Examples) -> Tensor:
         """The training labels [N], in file order, with the noise."""
-        labels = images.train_labels.numpy().copy()
+        labels = examples.train_labels.numpy().copy()
         stream = RandomState(self.seed)
         selected = stream.permutation(len(labels))[: self.count(len(labels))]
-        labels[selected] = REPLACEMENTS[self.kind](labels[selected], images, stream)
+        labels[selected] = REPLACEMENTS[self.kind](labels[selected], examples, stream)
         return torch.from_numpy(labels)
 
     def count(self, total: int) -> int:
@@ -85,21 +85,21 @@ class LabelNoise:
         }
 
 
-def _uniform(labels: Labels, images: Images, stream: RandomState) -> Labels:
-    return stream.randint(images.num_classes, size=len(labels), dtype=np.int64)
+def _uniform(labels: Labels, examples: Examples, stream: RandomState) -> Labels:
+    return stream.randint(examples.num_classes, size=len(labels), dtype=np.int64)
 
 
-def _symmetric(labels: Labels, images: Images, stream: RandomState) -> Labels:
-    return (labels + stream.randint(1, images.num_classes, size=len(labels), dtype=np.int64)) % images.num_classes
+def _symmetric(labels: Labels, examples: Examples, stream: RandomState) -> Labels:
+    return (labels + stream.randint(1, examples.num_classes, size=len(labels), dtype=np.int64)) % examples.num_classes
 
 
-def _asymmetric(labels: Labels, images: Images, stream: RandomState) -> Labels:
-    if images.confusions is None:
-        return (labels + 1) % images.num_classes
-    return np.array(images.confusions, dtype=np.int64)[labels]
+def _asymmetric(labels: Labels, examples: Examples, stream: RandomState) -> Labels:
+    if examples.confusions is None:
+        return (labels + 1) % examples.num_classes
+    return np.array(examples.confusions, dtype=np.int64)[labels]
 
 
-REPLACEMENTS: dict[str, Callable[[Labels, Images, RandomState], Labels]] = {
+REPLACEMENTS: dict[str, Callable[[Labels, Examples, RandomState], Labels]] = {
     "uniform": _uniform,
     "symmetric": _symmetric,
     "asymmetric": _asymmetric,

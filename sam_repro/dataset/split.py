@@ -1,93 +1,152 @@
-"""Images made ready for a run: a validation split held out, label noise put in."""
+"""Batches: read by the host, made on the device."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections import abc
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from numpy.random import RandomState
-from torch import Tensor
+from torch import Generator, Tensor
 
-from sam_repro import limits
-from sam_repro.dataset.images import Data, Images, Split
-from sam_repro.dataset.label_noise import LabelNoise, Labels
+from sam_repro.augmentation import Augmentation
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Training images that are held out, and how they are used.
+class Raw(NamedTuple):
+    """What the host has read of a batch, on the device.
 
     Args:
-        count: how many; 0 (default) is no validation split.
-        seed: of the frozen stream that chooses them, in [0, 2³²); default 42.
-        stratified: whether each true class gives the same share of its images, to the image; default false.
-        augmented: whether they get the augmentation of the training when they are measured; default false.
-        noisy: whether they keep the labels of label noise; default false, the true ones.
-
-    Raises:
-        ValueError: if an argument is outside of what is said here.
+        rows: numbers of the examples, [B], int64.
+        images: [B, C, H, W], uint8; None where all images lie on the device already.
     """
 
-    count: int = 0
-    seed: int = 42
-    stratified: bool = False
-    augmented: bool = False
-    noisy: bool = False
-
-    def __post_init__(self) -> None:
-        limits.natural("count", self.count)
-        limits.seed("seed", self.seed)
-        limits.boolean("stratified", self.stratified)
-        limits.boolean("augmented", self.augmented)
-        limits.boolean("noisy", self.noisy)
-
-    def held_out(self, labels: Tensor) -> Tensor:
-        """Which of the images with these true labels [N] are held out: a mask [N] of `count` trues."""
-        order = RandomState(self.seed).permutation(len(labels))
-        if self.stratified:
-            order = order[np.argsort(_quantiles(labels.numpy()[order]), kind="stable")]
-        mask = torch.zeros(len(labels), dtype=torch.bool)
-        mask[torch.from_numpy(order[: self.count])] = True
-        return mask
+    rows: Tensor
+    images: Tensor | None = None
 
 
-def prepare(images: Images, validation: Validation, noise: LabelNoise) -> Data:
-    """The data of a run. The split and the noise do not depend on each other; test labels are always the true ones.
+class Batch(NamedTuple):
+    """What a network is trained or measured on.
 
     Args:
-        images: what a source gave.
-        validation: the split; `count` must leave at least one image to train on.
-        noise: the label noise, drawn over the whole training set.
-
-    Raises:
-        ValueError: if nothing would be left to train on.
+        inputs: normalised images, [B, C, H, W], float32.
+        targets: classes [B], int64, or, where an augmentation mixes them, probabilities [B, K].
+        rows: numbers of the examples in their split, [B], int64.
     """
-    clean = images.train_labels
-    limits.integer("validation.count", validation.count, low=0, high=len(clean) - 1)
-    noisy = noise.corrupted(images)
-    held_out = validation.held_out(clean)
-    seen = torch.where(held_out, noisy if validation.noisy else clean, noisy)
-    whole = Split(images.train_images, seen, clean)
-    return Data(
-        train=_part(whole, ~held_out),
-        validation=_part(whole, held_out) if validation.count else None,
-        test=Split(images.test_images, images.test_labels, images.test_labels),
-        num_classes=images.num_classes,
-        ledger=noise.ledger(clean, noisy, validation="noisy" if validation.noisy else "clean"),
-        validation_augmented=validation.augmented,
-        inputs=images.sha256(),
-    )
+
+    inputs: Tensor
+    targets: Tensor
+    rows: Tensor
 
 
-def _part(split: Split, mask: Tensor) -> Split:
-    return Split(split.images[mask], split.labels[mask], split.clean_labels[mask])
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Split(ABC):
+    """A part of a data set (abstract). A batch has two halves: the host reads it, and the device makes it.
+
+    Args:
+        labels: [N], int64, on the device: what the run sees, with label noise if there is any.
+        clean_labels: [N], int64: the true ones.
+        num_classes: number of classes K.
+        augmentation: how its images become inputs.
+    """
+
+    labels: Tensor
+    clean_labels: Tensor
+    num_classes: int
+    augmentation: Augmentation
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same split on a device."""
+        return replace(self, labels=self.labels.to(device), clean_labels=self.clean_labels.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are made."""
+        return self.labels.device
+
+    @property
+    @abstractmethod
+    def drawn_on(self) -> torch.device:
+        """Where rows and random numbers are drawn: the device, or the CPU if the host needs them."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """C, H, W of an image."""
+
+    @abstractmethod
+    def read(self, rows: Iterable[Tensor], seeds: Iterable[int] | None = None) -> abc.Generator[Raw]:
+        """The host's half of batches, in their order.
+
+        Args:
+            rows: of each batch, [B], int64, on `drawn_on`.
+            seeds: of each batch, for what is drawn image by image; None (default) gives the plain images, on which a
+                run is measured.
+        """
+
+    @abstractmethod
+    def pixels(self, raw: Raw) -> Tensor:
+        """The images of a batch, [B, C, H, W], uint8."""
+
+    def batch(self, raw: Raw, generator: Generator | None = None) -> Batch:
+        """The device's half of a batch. With a generator that was seeded before, a captured step may hold it.
+
+        Args:
+            raw: what `read` gave.
+            generator: on `drawn_on`; every random number of the augmentation is its. None (default): not augmented.
+        """
+        pixels, labels = self.pixels(raw), self.labels.index_select(0, raw.rows)
+        if generator is None:
+            return Batch(self.augmentation.normalise(pixels), labels, raw.rows)
+        draws = self.augmentation.draw(pixels, generator)
+        targets = self.augmentation.relabel(labels, draws, self.num_classes)
+        return Batch(self.augmentation.apply(pixels, draws), targets, raw.rows)
+
+    def batches(self, size: int, seed: int | None = None) -> Iterator[Batch]:
+        """The whole split once, in its order, in batches of a size.
+
+        Args:
+            size: of a batch; the last may be smaller.
+            seed: of the augmentation; None (default): not augmented.
+        """
+        rows = torch.arange(len(self), device=self.drawn_on).split(size)
+        generator = None if seed is None else Generator(self.drawn_on).manual_seed(seed)
+        for raw in self.read(rows, None if seed is None else [seed] * len(rows)):
+            yield self.batch(raw, generator)
 
 
-def _quantiles(labels: Labels) -> npt.NDArray[np.float64]:
-    """(r + ½)/n of each label [N], the r-th of the n in its class: the smallest are the same share of every class."""
-    quantiles = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = labels == label
-        size = members.sum()
-        quantiles[members] = (np.arange(size) + 0.5) / size
-    return quantiles
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Resident(Split):
+    """A split whose images all lie on the device.
+
+    Args:
+        images: [N, C, H, W], uint8.
+    """
+
+    images: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same split on a device."""
+        return replace(super().to(device), images=self.images.to(device))
+
+    @property
+    def drawn_on(self) -> torch.device:
+        """The device."""
+        return self.device
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """C, H, W of an image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def read(self, rows: Iterable[Tensor], seeds: Iterable[int] | None = None) -> abc.Generator[Raw]:
+        """The numbers of the examples are all that the device needs."""
+        for chosen in rows:
+            yield Raw(chosen)
+
+    def pixels(self, raw: Raw) -> Tensor:
+        """The images of a batch, gathered."""
+        return self.images.index_select(0, raw.rows)

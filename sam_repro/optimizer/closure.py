@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_repro.optimizer.rule import Rule
-from sam_repro.oracle import Mean, Objective, Oracle, Term, drawn_noise, reseed
+from sam_repro.oracle import Mean, Objective, Oracle, Term, drawn_noise, reseed, take_gradients
 
 Closure = Callable[[], Tensor]
 
@@ -102,6 +102,7 @@ class _ClosureOracle:
         self.objective = objective
         self.closure = closure
         self.noise = noise
+        self.buffers = objective.buffers()
 
     def parts(self, m: int | None, mean: Mean | None = None) -> Iterator["_ClosureOracle"]:
         yield self
@@ -110,19 +111,17 @@ class _ClosureOracle:
         for p in params:
             p.grad = None
         reseed(self.noise, params[0].device)
-        region = self.objective.region(params[0].device, update_statistics)
-        with torch.enable_grad(), region, _backwards() as roots:
+        held = self.buffers.held(statistics=not update_statistics, others=not update_statistics)
+        region = self.objective.region(params[0].device)
+        with torch.enable_grad(), held, region, _backwards() as roots:
             loss = self.closure()
         _refuse_other_loss(loss, roots)
-        given = [p.grad is not None for p in params]
+        vector, given = take_gradients(params)
         if not any(given):
             raise ValueError(
                 "closure: no parameter of this optimizer got a gradient; call backward on the loss, of the network "
                 "whose parameters it has (a copied optimizer has copied parameters)"
             )
-        vector = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-        for p in params:
-            p.grad = None
         return Term(vector, given, loss.detach())
 
     def __getattr__(self, name: str) -> Any:

@@ -1,11 +1,13 @@
 """Several batches as one: what one forward cannot hold is asked for piece by piece."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from sam_repro.oracle.oracle import Mean, Objective, Oracle, Term
+from sam_repro.oracle.buffers import Mean
+from sam_repro.oracle.oracle import Objective, Oracle, Term
 from sam_repro.vectors import Vector
 
 Ask = Callable[[Oracle], Vector]
@@ -34,7 +36,11 @@ class Joint:
             raise ValueError("oracles: of several objectives; make all with one Objective, which is called per batch")
         examples = sum(len(piece.targets) for piece in pieces)
         self.objective: Objective = pieces[0].objective
-        self.pieces = [(piece, len(piece.targets) / examples) for piece in pieces]
+        self.buffers = pieces[0].buffers
+        self.pieces = [
+            replace(piece, buffers=self.buffers, share=len(piece.targets) / examples, is_first=k == 0)
+            for k, piece in enumerate(pieces)
+        ]
 
     def parts(self, m: int | None, mean: Mean | None = None) -> Iterator["Joint"]:
         """The whole batch: one perturbation is shared by all pieces.
@@ -44,23 +50,23 @@ class Joint:
         """
         if m is not None:
             raise ValueError(f"m = {m}: several batches are one here, with one perturbation; leave m out")
-        statistics = self.objective.statistics
         yield self
-        if mean is not None and self.objective.batch_norm_statistics != "first" and statistics.values:
-            torch._foreach_copy_(statistics.values, mean(statistics.values))
+        if mean is not None and self.objective.batch_norm_statistics != "first" and self.buffers.norms:
+            torch._foreach_copy_(self.buffers.values, mean(self.buffers.values))
 
     def gradient(self, params: Sequence[Tensor], update_statistics: bool = True) -> Term:
         """∇L over `params`, as `Oracle.gradient`."""
-        total = None
-        for piece, share in self._with_statistics(update_statistics):
-            term = piece.gradient(params, update_statistics).times(share)
+        total, policy = None, self.objective.batch_norm_statistics
+        move = policy == "both" or (policy == "mean" and update_statistics)
+        for piece in self.buffers.averaged(self.pieces) if move else self.pieces:
+            term = piece.gradient(params, update_statistics).times(piece.share)
             total = term if total is None else total.plus(term)
         assert total is not None
         return total
 
     def loss(self) -> Tensor:
         """Mean loss over the batch, as `Oracle.loss`."""
-        return torch.stack([piece.loss() * share for piece, share in self.pieces]).sum()
+        return torch.stack([piece.loss() * piece.share for piece in self.pieces]).sum()
 
     def hvp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
         """Hessian product, as `Oracle.hvp`."""
@@ -76,25 +82,11 @@ class Joint:
 
     def shared_generator(self) -> torch.Generator:
         """A generator whose draws are the same for all pieces."""
-        return self.pieces[0][0].shared_generator()
-
-    def _with_statistics(self, update: bool) -> Iterator[tuple[Oracle, float]]:
-        """The pieces, each from the running statistics of the start; after the last these are the mean over them."""
-        policy, statistics = self.objective.batch_norm_statistics, self.objective.statistics
-        if not statistics.values or not (update or policy == "both"):
-            yield from self.pieces
-            return
-        start, total = statistics.copy(), [torch.zeros_like(buffer) for buffer in statistics.values]
-        for number, (piece, share) in enumerate(self.pieces):
-            statistics.load(start)
-            yield piece, share
-            weight = float(number == 0) if policy == "first" else share
-            torch._foreach_add_(total, statistics.values, alpha=weight)
-        torch._foreach_copy_(statistics.values, total)
+        return self.pieces[0].shared_generator()
 
     def _mean(self, ask: Ask) -> Vector:
         total: Vector = []
-        for piece, share in self.pieces:
-            vector = list(torch._foreach_mul(ask(piece), share))
+        for piece in self.pieces:
+            vector = list(torch._foreach_mul(ask(piece), piece.share))
             total = list(torch._foreach_add(total, vector)) if total else vector
         return total

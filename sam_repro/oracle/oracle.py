@@ -3,24 +3,28 @@
 An oracle answers at the weights that are now in the model. It knows no method, no schedule and no logger.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointError
 
 from sam_repro import limits, seeds
-from sam_repro.oracle.statistics import Statistics
+from sam_repro.oracle.buffers import Buffers, Mean, modules_of
+from sam_repro.oracle.inputs import Inputs, arguments, pieces, tensors
 from sam_repro.vectors import Vector, rademacher
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-Mean = Callable[[list[Tensor]], list[Tensor]]
 Reseed = Callable[[int, torch.device], object]
+Pushed = Callable[[Vector, Sequence[Tensor]], tuple[Tensor, Tensor]]
 T = TypeVar("T")
 
 
@@ -61,7 +65,7 @@ class Objective:
         weight_decay: λ of ½λ‖w‖² as a part of the loss, default 0: λw is added to every gradient and λv to every
             Hessian product. One number for all weights, or one per parameter. The loss that is returned is without it.
         batch_norm_statistics: which passes move the running statistics: "mean" (pass 1, mean over the parts), "first"
-            (pass 1, the first part's), "both" (all passes).
+            (pass 1, the first part's), "both" (all passes). Other buffers move in pass 1 of the first part, or in both.
         same_noise: the same dropout masks in all passes over a batch (default), or fresh ones in each.
         compile: whether the forward of a gradient's pass is compiled (`torch.compile`, one graph per shape of the batch
             and state of the statistics); default false. The model stays the eager one, and all else runs it.
@@ -88,25 +92,32 @@ class Objective:
         self.autocast = autocast
         self.batch_norm_statistics = batch_norm_statistics
         self.same_noise = same_noise
-        self.statistics = Statistics(model)
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False) if compile else model
+        self.forward: Callable[..., Tensor] = torch.compile(model, dynamic=False) if compile else model
         self.reseed: Reseed = reseed  # seeds the noise of a gradient's pass; a captured step puts another in its place
         self._weight_decay = weight_decay
 
     def __call__(
-        self, inputs: Tensor, targets: Tensor, noise: int | None = None, rows: Tensor | None = None
+        self, inputs: Inputs, targets: Tensor, noise: int | None = None, rows: Tensor | None = None
     ) -> "Oracle":
         """The oracle of one batch.
 
         Args:
-            inputs: [B, …].
+            inputs: [B, …]; or a sequence or a mapping of such tensors, the model's arguments by position or by name.
             targets: [B].
             noise: seed of all that the passes draw; default None draws one from torch's CPU generator. Passes seed
                 torch's generators.
             rows: numbers [B] of the examples in the data, for rules that remember something of each; default None.
+
+        Raises:
+            TypeError: if the inputs are something else.
         """
+        tensors(inputs)
         noise = drawn_noise() if noise is None else noise
-        return Oracle(self, inputs, targets, noise, shared_noise=noise, rows=rows)
+        return Oracle(self, inputs, targets, noise, noise, self.buffers(), rows=rows)
+
+    def buffers(self) -> Buffers:
+        """All buffers that a pass may move, as the model is now."""
+        return Buffers(modules_of(self.model, self.criterion))
 
     def weight_decay(self, parameter: Tensor) -> float:
         """λ of one parameter."""
@@ -115,8 +126,8 @@ class Objective:
         return self._weight_decay
 
     @contextmanager
-    def region(self, device: torch.device, move_statistics: bool) -> Iterator[None]:
-        """What surrounds one forward: an autocast region of its own, and statistics that move or stand still.
+    def region(self, device: torch.device) -> Iterator[None]:
+        """The autocast region of one forward.
 
         Autocast caches the cast weights. Two passes inside one region would both see the weights of the first, so that
         the perturbation had no effect at all: each pass opens a region of its own, with the cache off.
@@ -126,10 +137,7 @@ class Objective:
         dtype = self.autocast or torch.get_autocast_dtype(kind)
         if enabled:
             _refuse_float16(dtype)
-        with (
-            torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False),
-            nullcontext() if move_statistics else self.statistics.frozen(),
-        ):
+        with torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False):
             yield
 
 
@@ -142,12 +150,13 @@ class Oracle:
     """
 
     objective: Objective
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
     noise: int
     shared_noise: int
+    buffers: Buffers
     share: float = 1.0
-    may_move_statistics: bool = True
+    is_first: bool = True
     rows: Tensor | None = None
 
     def gradient(self, params: Sequence[Tensor], update_statistics: bool = True) -> Term:
@@ -162,28 +171,29 @@ class Oracle:
             the outputs, both detached.
         """
         params = list(params)
-        move = self.may_move_statistics and (update_statistics or self.objective.batch_norm_statistics == "both")
+        moves = update_statistics or self.objective.batch_norm_statistics == "both"
+        moves_statistics = moves and (self.is_first or self.objective.batch_norm_statistics != "first")
         for p in params:
             p.grad = None
         if update_statistics or self.objective.same_noise:
-            self.objective.reseed(self.noise, self.inputs.device)
-        with self.objective.region(self.inputs.device, move):
-            outputs = self.objective.forward(self.inputs)
-        loss = self._loss(outputs)
-        # p.grad, not torch.autograd.grad: the latter hands out shared or stride-0 storage, which fused kernels misread
-        loss.backward(inputs=params)
-        given = [p.grad is not None or self.objective.weight_decay(p) != 0 for p in params]
-        vector = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-        for p in params:
-            p.grad = None
+            self.objective.reseed(self.noise, self.device)
+        with self.buffers.held(statistics=not moves_statistics, others=not (moves and self.is_first)):
+            outputs = self._outputs(self.objective.forward)
+            loss = self.loss_of(outputs)
+            # p.grad, not autograd.grad: that hands out shared or stride-0 storage, which fused kernels misread
+            with self.buffers.repeating():
+                loss.backward(inputs=None if self._are_all(params) else params)
+        vector, given = take_gradients(params)
+        given = [has or self.objective.weight_decay(p) != 0 for has, p in zip(given, params, strict=True)]
         self._decay(vector, params)
         return Term(vector, given, loss.detach(), outputs.detach())
 
     @torch.no_grad()
     def loss(self) -> Tensor:
         """Mean loss over the batch, a 0-dim tensor: one forward, no gradient."""
-        reseed(self.noise, self.inputs.device)
-        return self._loss(self._outputs())
+        reseed(self.noise, self.device)
+        with self.buffers.held():
+            return self.loss_of(self._outputs(self.objective.model))
 
     def hessian(self, params: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Vector]:
         """Hessian product v ↦ Hv over `params`, as `hvp`, all of them from one graph: about 2.4 gradients each.
@@ -193,14 +203,11 @@ class Oracle:
         """
         params = list(params)
         with self._differentiable_twice():
-            g = torch.autograd.grad(self._loss(self._outputs()), params, create_graph=True, materialize_grads=True)
+            g = self._grad(self.loss_of(self._outputs(self.objective.model)), params, create_graph=True)
 
         def product(v: Sequence[Tensor]) -> Vector:
-            with sdpa_kernel(SDPBackend.MATH):
-                hv = torch.autograd.grad(
-                    g, params, list(v), retain_graph=True, allow_unused=True, materialize_grads=True
-                )
-            return self._decay(_like(params, hv), v, params)
+            with self.buffers.held(), sdpa_kernel(SDPBackend.MATH):
+                return self._decay(_like(params, self._grad(g, params, list(v), retain_graph=True)), v, params)
 
         return product
 
@@ -208,21 +215,17 @@ class Oracle:
         """Hessian product Hv of the mean loss over `params`, by differentiating ⟨∇L, v⟩: about 3.5 gradients."""
         params = list(params)
         with self._differentiable_twice():
-            loss = self._loss(self._outputs())
-            g = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
-            product = torch.autograd.grad(g, params, list(v), allow_unused=True, materialize_grads=True)
+            g = self._grad(self.loss_of(self._outputs(self.objective.model)), params, create_graph=True)
+            product = self._grad(g, params, list(v))
         return self._decay(_like(params, product), v, params)
 
     def ggn_vp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
         """Gauss–Newton product Jᵀ(∇²ℓ)Jv of the mean loss over `params`: J of the outputs, ∇²ℓ of the criterion."""
         params = list(params)
-        with self._differentiable_twice():
-            outputs, jv = self._jvp(params, v)
-            z = outputs.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self._loss(z), z, create_graph=True)
-            (curved,) = torch.autograd.grad(slope, z, jv.detach(), materialize_grads=True)
-            product = torch.autograd.grad(outputs, params, curved, allow_unused=True, materialize_grads=True)
-        return self._decay(_like(params, product), v, params)
+        try:
+            return self._ggn_vp(params, v, self._forward_mode)
+        except (NotImplementedError, CheckpointError):  # an operation without forward mode, a checkpointed block
+            return self._ggn_vp(params, v, self._reverse_mode)
 
     def ggn_diagonal(self, params: Sequence[Tensor]) -> Vector:
         """Estimate (JᵀL^½u)², element by element, of the diagonal of the Gauss–Newton matrix JᵀLJ over `params`.
@@ -234,19 +237,25 @@ class Oracle:
         and an eigendecomposition of C × C for each example.
         """
         params = list(params)
-        reseed(self.noise, self.inputs.device)
-        with torch.enable_grad():
-            outputs = self._outputs()
-        (u,) = rademacher([outputs])
-        with torch.autocast(outputs.device.type, enabled=False):
-            rooted = _root_times(self._blocks(outputs), u.reshape(len(u), -1, 1)).view_as(outputs).to(outputs.dtype)
-        pulled = torch.autograd.grad(outputs, params, rooted, allow_unused=True, materialize_grads=True)
+        reseed(self.noise, self.device)
+        with self.buffers.held():
+            with torch.enable_grad():
+                outputs = self._outputs(self.objective.model)
+            (u,) = rademacher([outputs])
+            with torch.autocast(outputs.device.type, enabled=False):
+                rooted = _root_times(self._blocks(outputs), u.reshape(len(u), -1, 1)).view_as(outputs)
+            pulled = self._grad(outputs, params, rooted.to(outputs.dtype))
         squares = _like(params, torch._foreach_mul(pulled, pulled))
         return self._decay(squares, [torch.ones_like(p) for p in params], params)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are."""
+        return tensors(self.inputs)[0].device
+
     def shared_generator(self) -> torch.Generator:
         """A generator whose draws are the same for all parts of the batch, and not those of the passes' noise."""
-        return torch.Generator(self.inputs.device).manual_seed(seeds.of_shared_noise(self.shared_noise))
+        return torch.Generator(self.device).manual_seed(seeds.of_shared_noise(self.shared_noise))
 
     def split(self, m: int | None) -> list["Oracle"]:
         """The batch in parts of `m` examples, the last one smaller if need be; None is the batch itself.
@@ -258,14 +267,13 @@ class Oracle:
         limits.integer("m", m, low=1, high=size, optional=True)
         if m is None or m == size:
             return [self]
-        targets = self.targets.split(m)
-        rows = [None] * len(targets) if self.rows is None else self.rows.split(m)
-        only_first = self.objective.batch_norm_statistics == "first"
+        if sizes := [len(x) for x in tensors(self.inputs) if len(x) != size]:
+            raise ValueError(f"m = {m}: {size} targets, but inputs with {sizes[0]} rows; each part needs its own rows")
+        rows = [None] * math.ceil(size / m) if self.rows is None else self.rows.split(m)
+        parts = zip(pieces(self.inputs, m), self.targets.split(m), rows, strict=True)
         return [
-            Oracle(
-                self.objective, x, y, self.noise + k, self.shared_noise, len(y) / size, not (only_first and k > 0), r
-            )
-            for k, (x, y, r) in enumerate(zip(self.inputs.split(m), targets, rows, strict=True))
+            replace(self, inputs=x, targets=y, rows=r, noise=self.noise + k, share=len(y) / size, is_first=k == 0)
+            for k, (x, y, r) in enumerate(parts)
         ]
 
     def parts(self, m: int | None, mean: Mean | None = None) -> Iterator["Oracle"]:
@@ -275,60 +283,78 @@ class Oracle:
         weighted by size, and over the ranks of `mean`. With `batch_norm_statistics="first"` they are the first part's.
         """
         parts = self.split(m)
-        statistics = self.objective.statistics
-        averaged = self.objective.batch_norm_statistics != "first" and len(statistics.layers) > 0
-        if not averaged or (mean is None and len(parts) == 1):
+        if self.objective.batch_norm_statistics == "first" or (mean is None and len(parts) == 1):
             yield from parts
-            return
-        start, total = statistics.copy(), [torch.zeros_like(buffer) for buffer in statistics.values]
-        for part in parts:
-            statistics.load(start)
-            yield part
-            torch._foreach_add_(total, statistics.values, alpha=part.share)
-        torch._foreach_copy_(statistics.values, mean(total) if mean else total)
+        else:
+            yield from self.buffers.averaged(parts, mean)
 
-    def _outputs(self) -> Tensor:
-        with self.objective.region(self.inputs.device, move_statistics=False):
-            return self.objective.model(self.inputs)
-
-    def _loss(self, outputs: Tensor) -> Tensor:
+    def loss_of(self, outputs: Tensor) -> Tensor:
+        """Mean loss of outputs of this batch."""
         with torch.autocast(outputs.device.type, enabled=False):
             return self.objective.criterion(_full(outputs), self.targets)
+
+    def _outputs(self, forward: Callable[..., Tensor]) -> Tensor:
+        positional, named = arguments(self.inputs)
+        with self.objective.region(self.device):
+            outputs = forward(*positional, **named)
+        if not isinstance(outputs, Tensor):
+            raise TypeError(
+                f"the model returned {type(outputs).__name__}: an objective needs one tensor of outputs, such as "
+                "logits; wrap the model so that it returns them, or use ByClosure"
+            )
+        return outputs
+
+    def _are_all(self, params: Sequence[Tensor]) -> bool:
+        """Whether nothing else can receive a gradient: a reentrant checkpoint lets no backward name its inputs."""
+        leaves = {p for module in self.buffers.modules for p in module._parameters.values() if p is not None}
+        wanted = {p for p in leaves if p.requires_grad}
+        return wanted <= set(params) and not any(x.requires_grad for x in tensors(self.inputs))
+
+    def _grad(self, outputs: Any, inputs: Sequence[Tensor], v: Any = None, **options: bool) -> tuple[Tensor, ...]:
+        with self.buffers.repeating():
+            return torch.autograd.grad(outputs, inputs, v, materialize_grads=True, **options)
 
     @contextmanager
     def _differentiable_twice(self) -> Iterator[None]:
         """A second derivative needs the plain attention kernel, in the forward and in the backward."""
-        reseed(self.noise, self.inputs.device)
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        reseed(self.noise, self.device)
+        with self.buffers.held(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
 
-    def _jvp(self, params: Vector, v: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Outputs and their derivative along `v`: forward mode, or two reverse passes where an operation has none."""
+    def _ggn_vp(self, params: Vector, v: Sequence[Tensor], pushed: Pushed) -> Vector:
+        with self._differentiable_twice():
+            outputs, jv = pushed(params, v)
+            z = outputs.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.loss_of(z), z, create_graph=True)
+            (curved,) = torch.autograd.grad(slope, z, jv.detach(), materialize_grads=True)
+            product = self._grad(outputs, params, curved)
+        return self._decay(_like(params, product), v, params)
+
+    def _forward_mode(self, params: Vector, v: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Outputs and their derivative along `v`, in one forward."""
         model = self.objective.model
         places = {p: i for i, p in enumerate(params)}
         names = {name: places[p] for name, p in model.named_parameters() if p in places}
-        try:
-            with (
-                self.objective.region(self.inputs.device, move_statistics=False),
-                forward_ad.dual_level(),
-                warnings.catch_warnings(),
-            ):
-                warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its use of torch.jit
-                weights = {name: forward_ad.make_dual(params[i], v[i]) for name, i in names.items()}
-                outputs, jv = forward_ad.unpack_dual(torch.func.functional_call(model, weights, (self.inputs,)))
-                return outputs, torch.zeros_like(outputs) if jv is None else jv
-        except NotImplementedError:
-            reseed(self.noise, self.inputs.device)
-            outputs = self._outputs()
-            u = torch.zeros_like(outputs, requires_grad=True)
-            g = torch.autograd.grad(outputs, params, u, create_graph=True, materialize_grads=True)
-            (jv,) = torch.autograd.grad(g, u, list(v), retain_graph=True, materialize_grads=True)
-            return outputs, jv
+        with forward_ad.dual_level(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its use of torch.jit
+            weights = {name: forward_ad.make_dual(params[i], v[i]) for name, i in names.items()}
+            with _OnlyWhereGradIsEnabled():
+                dual = self._outputs(lambda *x, **named: torch.func.functional_call(model, weights, x, named))
+            outputs, jv = forward_ad.unpack_dual(dual)
+        return outputs, torch.zeros_like(outputs) if jv is None else jv
+
+    def _reverse_mode(self, params: Vector, v: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The same by two reverse passes: uᵀJ is linear in u, and differentiating it along `v` gives Jv."""
+        outputs = self._outputs(self.objective.model)
+        u = torch.zeros_like(outputs, requires_grad=True)
+        pulled = self._grad(outputs, params, u, create_graph=True)
+        (jv,) = self._grad(pulled, [u], list(v), retain_graph=True)
+        return outputs, jv
 
     def _blocks(self, outputs: Tensor) -> Tensor:
         """Hessian of the mean loss in the outputs of each example, [B, C, C]: row by row for all examples at once."""
         z = _full(outputs.detach()).requires_grad_()
-        (slope,) = torch.autograd.grad(self._loss(z), z, create_graph=True)
+        (slope,) = torch.autograd.grad(self.loss_of(z), z, create_graph=True)
         size = z[0].numel()
         basis = torch.eye(size, dtype=z.dtype, device=z.device).view(size, 1, *z.shape[1:]).expand(size, *z.shape)
         (rows,) = torch.autograd.grad(slope, z, basis, is_grads_batched=True, materialize_grads=True)
@@ -347,6 +373,36 @@ class Oracle:
         for i, p in enumerate(params):
             groups.setdefault(self.objective.weight_decay(p), []).append(i)
         return groups
+
+
+class _OnlyWhereGradIsEnabled(TorchFunctionMode):
+    """Forward mode differentiates through `torch.no_grad`, which reverse mode does not: inside here, neither does."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        with forward_ad._set_fwd_grad_enabled(torch.is_grad_enabled()):
+            return function(*arguments, **(named or {}))
+
+
+def take_gradients(params: Sequence[Tensor]) -> tuple[Vector, list[bool]]:
+    """Take the gradients out of `p.grad`: zeros where there is none, and where there is one.
+
+    Raises:
+        TypeError: if a weight is complex, or a gradient sparse.
+    """
+    gradients = [p.grad for p in params]
+    for p in params:
+        p.grad = None
+    for p, g in zip(params, gradients, strict=True):
+        if p.is_complex():
+            raise TypeError(
+                f"a weight {list(p.shape)} is complex: rules need real ones, as torch.view_as_real makes them"
+            )
+        if g is not None and g.layout != torch.strided:
+            raise TypeError(
+                f"the gradient of a weight {list(p.shape)} is sparse: build its embedding with sparse=False"
+            )
+    vector = [torch.zeros_like(p) if g is None else g for p, g in zip(params, gradients, strict=True)]
+    return vector, [g is not None for g in gradients]
 
 
 def drawn_noise() -> int:

@@ -20,7 +20,7 @@ from sam_repro.architecture.layers import NetworkWarning
 from sam_repro.architecture.start import freeze, load_weights
 from sam_repro.augmentation import Augmentation
 from sam_repro.config.schema import Resolved
-from sam_repro.dataset import Data, DataError, LabelNoise, Validation, prepare
+from sam_repro.dataset import Data, LabelNoise, Validation, prepare
 from sam_repro.errors import UserError
 from sam_repro.optimizer import Cost, Rule, parameter_groups
 from sam_repro.optimizer.base import check_base
@@ -46,12 +46,16 @@ PREPARED = ("batch_norm", "weights", "freeze")
 
 
 def make_data(config: Resolved) -> Data:
-    """Images and labels of the run, split and with label noise, on the device."""
+    """The data of the run, split, with label noise and augmentation, on the device."""
     node = config["dataset"]
     validation, noise = make_validation(config), make_noise(config)
     with refused(config, "dataset"):
-        images = _made(node["source"])(data_dir=config["data_dir"], download=config["download"])
-        data = prepare(images, validation, noise)
+        examples = _made(node["source"])(data_dir=config["data_dir"], download=config["download"])
+    augmentation = make_augmentation(config)
+    with refused(config, "dataset"):
+        data = prepare(examples, validation, noise, augmentation)
+    with refused(config, "augmentation", "dataset"):
+        augmentation.check(torch.empty(1, *data.train.shape, dtype=torch.uint8, device="meta"))
     if config["batch_size"] > len(data.train):
         raise UserError(
             f"batch_size = {config['batch_size']}: the training set has {len(data.train)} images; "
@@ -74,8 +78,8 @@ def make_noise(config: Resolved) -> LabelNoise:
 
 def shape_of(data: Data) -> Shape:
     """The shape of a data set."""
-    _, channels, size, _ = data.train.images.shape
-    return Shape(data.num_classes, channels, size)
+    channels, size, _ = data.train.shape
+    return Shape(data.train.num_classes, channels, size)
 
 
 def make_model(config: Resolved, shape: Shape) -> nn.Module:
@@ -102,7 +106,7 @@ def make_network(config: Resolved, shape: Shape) -> nn.Module:
         return network
 
 
-def make_augmentation(config: Resolved, images: Tensor | None) -> Augmentation:
+def make_augmentation(config: Resolved, images: Tensor | None = None) -> Augmentation:
     """The augmentation, with the data set's normalisation; fit for images such as these, if there are any."""
     with refused(config, "augmentation", "dataset"):
         node = config["dataset"]
@@ -208,11 +212,11 @@ def refused(config: Resolved, *nodes: str) -> Iterator[None]:
     try:
         yield
     except InstantiationException as error:
-        raise UserError(_in_node(error.__cause__ or error, config, nodes)) from error
+        inner = re.search(r"^full_key: (\S+)", str(error), re.MULTILINE)
+        where = (f"{nodes[0]}.{inner[1]}",) if inner else nodes
+        raise UserError(_in_node(error.__cause__ or error, config, where)) from error
     except (ValueError, TypeError) as error:
         raise UserError(_in_node(error, config, nodes)) from error
-    except DataError as error:
-        raise UserError(str(error)) from error
 
 
 def _in_node(error: BaseException, config: Resolved, nodes: tuple[str, ...]) -> str:

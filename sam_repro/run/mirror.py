@@ -2,19 +2,32 @@
 
 import os
 import shlex
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from subprocess import TimeoutExpired
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sam_repro import limits
 from sam_repro.config.schema import Resolved
 
 if TYPE_CHECKING:
+    from subprocess import Popen
+
     from wandb import Run
 
 START_SECONDS = 5  # until a host counts as dead; the offline start then takes its second
 FINISH_SECONDS = 15  # until what is not uploaded is left on disk
+SECONDS = 20  # until wandb is left behind, whatever it does
+MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+"""What WANDB_MODE may say, and what it means."""
+OF_A_RUN = ("WANDB_DIR", "WANDB_JOB_TYPE", "WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_RUN_ID", "WANDB_TAGS")
+"""Settings of the environment that a run makes itself."""
+
+T = TypeVar("T")
 
 
 class Mirror:
@@ -58,13 +71,13 @@ class Mirror:
         self._run = None
 
     def _attempt(self, act: "Callable[[Run], object]") -> None:
-        if self._run is None:
+        if (run := self._run) is None:
             return
         try:
-            act(self._run)
-        except Exception as error:
+            _within(SECONDS, lambda: act(run))
+        except (Exception, SystemExit) as error:
             self._run = None
-            _tear_down()
+            _tear_down(error)
             self._say(f"wandb: off ({_first_line(error)}); the run goes on; what was saved uploads with {self._upload}")
 
 
@@ -99,7 +112,7 @@ def open_mirror(
     job_type: str,
     tags: list[str],
     config: dict[str, Any],
-    project: str = "sam_repro",
+    project: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Mirror:
     """Open a run on wandb, online or else offline or else not at all, and say in one line which.
@@ -108,7 +121,7 @@ def open_mirror(
 
     Args:
         mode: "online" (offline where no key is configured or the host does not answer), "offline", "disabled", or
-            "auto": what the environment says in WANDB_MODE, else as "online".
+            "auto": what the environment says in WANDB_MODE or WANDB_DISABLED, else as "online".
         directory: the run's home; wandb writes below `wandb/` in it.
         run_id: the same for every start of the same run.
         name: shown for the run.
@@ -116,22 +129,26 @@ def open_mirror(
         job_type: shown beside it.
         tags: shown as labels.
         config: the resolved configuration, plain values.
-        project: on wandb, default "sam_repro".
+        project: on wandb, default what WANDB_PROJECT says, else "sam_repro".
         say: prints a line, default `print`.
 
     Raises:
         ValueError: if there is no such mode.
     """
     limits.wandb("wandb", mode)
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or "online"
+    if mode != "disabled":
+        asked = _hear_environment(say)
+        mode = asked if mode == "auto" else mode
     if mode == "disabled":
         return Mirror()
+    if unheard := [name for name in OF_A_RUN if os.environ.get(name)]:
+        say(f"wandb: {', '.join(unheard)} not heard; the run's home says name, group and id")
     upload = f"wandb sync --include-online {shlex.quote(str(directory / 'wandb'))}"
     reason = ""
     for attempt in dict.fromkeys((mode, "offline")):
         try:
-            run = _start(
+            start = partial(
+                _start,
                 attempt,
                 dir=str(directory),
                 id=run_id,
@@ -140,16 +157,29 @@ def open_mirror(
                 job_type=job_type,
                 tags=tags,
                 config=config,
-                project=project,
+                project=project or os.environ.get("WANDB_PROJECT") or "sam_repro",
             )
-        except Exception as error:
+            run = _within(SECONDS, start)
+        except (Exception, SystemExit) as error:
             reason = f" ({_first_line(error)})"
-            _tear_down()
+            _tear_down(error)
         else:
             say(f"wandb: offline{reason}; upload with {upload}" if run.offline else f"wandb: online at {run.url}")
             return Mirror(run, upload, say)
     say(f"wandb: off{reason}")
     return Mirror()
+
+
+def _hear_environment(say: Callable[[str], None]) -> str:
+    """The mode that the environment asks for; one that wandb would not understand is said, and put right for it."""
+    given = os.environ.get("WANDB_MODE", "")
+    if given:
+        if given.lower() not in MODES:
+            say(f"wandb: WANDB_MODE = {limits.shown(given)}: must be online, offline or disabled; offline is taken")
+        os.environ["WANDB_MODE"] = MODES.get(given.lower(), "offline")
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+        return "disabled"
+    return os.environ.get("WANDB_MODE") or "online"
 
 
 def _start(mode: Any, **identity: Any) -> "Run":
@@ -169,19 +199,67 @@ def _start(mode: Any, **identity: Any) -> "Run":
     )
     wandb.setup(settings)
     run = wandb.init(resume="allow", reinit="finish_previous", **identity)
+    with suppress(AttributeError):  # of a service that somebody else has started
+        _limit_wait()
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     run.define_metric("test/error_pct", step_metric="step", summary="min,last")
     return run
 
 
-def _tear_down() -> None:
+def _within(seconds: float, act: Callable[[], T]) -> T:
+    """What `act` gives, or its error; after so many seconds it is left to itself, in a thread that holds no exit."""
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(act())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return outcome.result(timeout=seconds)
+    except TimeoutError:
+        if outcome.done():
+            raise
+        raise TimeoutError(f"no answer in {seconds:g} s") from None
+
+
+def _service() -> "Popen[bytes]":
+    """The process of wandb's service. wandb has no public way to it."""
+    from wandb.sdk import wandb_setup
+
+    connection: Any = wandb_setup.singleton()._connection
+    return connection._proc._process
+
+
+def _limit_wait() -> None:
+    """Let nobody wait for the service longer than `SECONDS`: wandb does at the exit, also for one that stands still."""
+    process = _service()
+    wait = process.wait
+
+    def wait_or_kill(timeout: float | None = None) -> int:
+        try:
+            return wait(SECONDS if timeout is None else timeout)
+        except TimeoutExpired:
+            process.kill()
+            return wait()
+
+    if "wait" not in vars(process):  # of an earlier run of the sweep
+        process.wait = wait_or_kill  # type: ignore[method-assign]
+
+
+def _tear_down(error: BaseException) -> None:
     """End wandb's service: it keeps the id of a failed start, and one that died would fail the next run too."""
-    with suppress(Exception):
+    if isinstance(error, TimeoutError):
+        with suppress(Exception):
+            _service().kill()
+    with suppress(Exception, SystemExit):  # it would exit as its service did
         import wandb
 
         wandb.teardown()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")

@@ -170,8 +170,7 @@ def _noise_ledger(trainer: Trainer) -> dict[str, Any] | None:
     data, train = trainer.data, trainer.data.train
     if data.ledger is None:
         return None
-    transform = trainer.augmentation.normalise
-    predicted = evaluation.outputs(trainer.model, train.images, transform, trainer.objective.autocast).argmax(dim=1)
+    predicted = evaluation.outputs(trainer.model, train, trainer.objective.autocast).argmax(dim=1)
     flipped = train.labels != train.clean_labels
     return data.ledger | {
         "train_accuracy_clean_pct": _accuracy(predicted[~flipped], train.labels[~flipped]),

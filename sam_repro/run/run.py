@@ -89,17 +89,13 @@ def run(config: Resolved, overrides: list[str]) -> Result:
         return _complete(config, folder, done)
     model = build.make_model(config, build.shape_of(data))
     objective = build.make_objective(config, model)
-    augmentation = build.make_augmentation(config, data.train.images[:1])
     request = make_request(config, folder)
-    sharpness = RunSharpness(
-        request, build.make_measure(request.settings), config, objective, data, augmentation, folder
-    )
+    sharpness = RunSharpness(request, build.make_measure(request.settings), config, objective, data, folder)
     trainer = Trainer(
         objective,
         build.make_rule(config, model),
         build.make_schedule(config),
         data,
-        augmentation,
         build.make_plan(config),
         build.make_diagnostics(config),
         folder,

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_repro.augmentation import Augmentation
 from sam_repro.config.named_files import without_missing
 from sam_repro.config.schema import SCHEMA, Resolved
 from sam_repro.config.schema1 import modern
@@ -44,7 +43,6 @@ class RunSharpness:
         config: the resolved configuration of the run.
         objective: its loss, with the network.
         data: its images.
-        augmentation: its augmentation.
         folder: its home.
     """
 
@@ -53,7 +51,6 @@ class RunSharpness:
     config: Resolved
     objective: Objective
     data: Data
-    augmentation: Augmentation
     folder: Path
 
     def measure_epoch(self, epoch: float) -> dict[str, Any]:
@@ -118,10 +115,7 @@ class RunSharpness:
         subject = Subject(
             self.objective.model,
             self.objective.criterion,
-            train.images,
-            train.labels,
-            self.augmentation.normalise,
-            self.augmentation,
+            train,
             facts={
                 "data": config["choices"]["dataset"],
                 "split": "train",
@@ -133,7 +127,7 @@ class RunSharpness:
                 "weight_decay": "excluded",
                 "checkpoint": which,
                 "weights_sha256": self._sha256(),
-                "device": train.images.device.type,
+                "device": train.device.type,
             },
             rho=config["rho"],
         )
@@ -178,9 +172,8 @@ def measure_finished(request: Request, config: Resolved, trust: bool = False) ->
         if path.name == "model.safetensors" and tensors_sha256(weights) != request.result["weights_sha256"]:
             raise ValueError("its weights are not those of result.json")
         model.load_state_dict(weights)
-    augmentation = build.make_augmentation(config, data.train.images[:1])
     objective = build.make_objective(config, model)
-    sharpness = RunSharpness(request, measure, config, objective, data, augmentation, request.run)
+    sharpness = RunSharpness(request, measure, config, objective, data, request.run)
     with lock(request.run):
         try:
             measurement = sharpness.measure_kept(request.checkpoint)

@@ -5,6 +5,7 @@ Whoever measures first enters `undisturbed`, which leaves the model and torch as
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +111,7 @@ class Curvature:
     def _part(self, objective: Objective, batch: Batch, noise: int) -> Oracle:
         inputs, targets = batch
         inputs = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
-        return Oracle(objective, inputs, targets, noise, noise, len(targets) / self.examples)
+        return replace(objective(inputs, targets, noise), share=len(targets) / self.examples)
 
     def _agreed(self, other: list[Oracle]) -> Tensor:
         """The loss, if it is finite and the same under another noise."""

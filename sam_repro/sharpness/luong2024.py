@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sam_repro import limits
+from sam_repro import limits, seeds
 from sam_repro.sharpness.curvature import MODES, Curvature, undisturbed
 from sam_repro.sharpness.lanczos import Spectrum, top
 from sam_repro.sharpness.measure import Measure, Subject, generator
@@ -75,9 +75,10 @@ class Luong2024(Measure):
         return Measurement("luong2024", values, protocol, {"eigenvalues": [s.values for s in spectra]})
 
     def _batch(self, subject: Subject, index: int, rows: torch.Tensor) -> dict[str, Any]:
-        device = subject.images.device
-        inputs = subject.augment(subject.images[rows], generator(self.seed, device, index))
-        curvature = Curvature(subject.model, subject.criterion, [(inputs, subject.labels[rows])])
+        split = subject.split
+        (raw,) = split.read([rows], [seeds.of_measure(self.seed, index)])
+        batch = split.batch(raw, generator(self.seed, split.drawn_on, index))
+        curvature = Curvature(subject.model, subject.criterion, [batch[:2]])
         starts = generator(self.seed, "cpu", index)
 
         def random() -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sam_repro import limits, seeds
+from sam_repro.dataset import Split
 from sam_repro.oracle import Criterion
 from sam_repro.sharpness.curvature import MODES, Batch, Curvature, undisturbed
 from sam_repro.sharpness.lanczos import Spectrum, top
@@ -25,10 +26,7 @@ class Subject:
     Args:
         model: the network; it is left bitwise as it was.
         criterion: (outputs [B, …], targets [B]) → mean loss, without weight decay.
-        images: training images [N, …], uint8.
-        labels: their labels [N], as trained on.
-        normalise: images → inputs, float32.
-        augment: (images, generator) → inputs as in training.
+        split: the training examples.
         facts: what the protocol says of all this: data, split, augmentation, loss, label_smoothing, weight_decay,
             checkpoint, weights_sha256.
         rho: the radius of the run; None where it has none.
@@ -36,21 +34,18 @@ class Subject:
 
     model: nn.Module
     criterion: Criterion
-    images: Tensor
-    labels: Tensor
-    normalise: Callable[[Tensor], Tensor]
-    augment: Callable[[Tensor, Generator], Tensor]
+    split: Split
     facts: dict[str, Any]
     rho: float | None = None
 
     def rows(self, seed: int) -> Tensor:
         """All examples in an order of their own for each seed, the same on every device."""
-        return torch.randperm(len(self.labels), generator=generator(seed, "cpu")).to(self.labels.device)
+        return torch.randperm(len(self.split), generator=generator(seed, "cpu")).to(self.split.drawn_on)
 
     def sample(self, examples: int, batch_size: int, seed: int) -> list[Batch]:
         """The first examples of that order in batches, normalised and not augmented."""
         parts = self.rows(seed)[:examples].split(batch_size)
-        return [(self.normalise(self.images[rows]), self.labels[rows]) for rows in parts]
+        return [self.split.batch(raw)[:2] for raw in self.split.read(parts)]
 
     def radius(self, rho: float | None) -> float:
         """The radius asked for, or else the run's.

@@ -1,5 +1,10 @@
 """The door to tables: `python -m sam_repro.table` lists them, `python -m sam_repro.table NAME` shows one."""
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C while the rest is imported ends the command without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import dataclasses
 import shlex

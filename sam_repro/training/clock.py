@@ -1,11 +1,6 @@
-"""Seconds of training, and signals that are noted."""
+"""Seconds of training."""
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 import torch
 
@@ -30,24 +25,3 @@ class Clock:
                 torch.cuda.synchronize(self.device)
             self.seconds += time.perf_counter() - self._since
             self._since = None
-
-
-@contextmanager
-def caught_signals() -> Iterator[list[int]]:
-    """Inside the block SIGINT and SIGTERM are only noted, in the list; a SIGINT after that interrupts at once."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

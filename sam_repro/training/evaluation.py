@@ -1,22 +1,32 @@
-"""Error and loss of a model on images, in eval mode."""
+"""Error and loss of a model on a split, in eval mode."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_repro.dataset import Split
+
 BATCH = 1000
+PIXELS = 64 * 64 * BATCH  # of a batch, a channel: larger images come in smaller batches
 
 
 @torch.no_grad()
-def outputs(
-    model: nn.Module, images: Tensor, transform: Callable[[Tensor], Tensor], autocast: torch.dtype | None
-) -> Tensor:
-    """Outputs [N, C] in float32 for uint8 images [N, …], in eval mode; the model's mode is put back."""
-    with evaluating(model), torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
-        return torch.cat([model(transform(batch)).float() for batch in images.split(BATCH)])
+def outputs(model: nn.Module, split: Split, autocast: torch.dtype | None, seed: int | None = None) -> Tensor:
+    """Outputs [N, C] in float32 for a whole split, in its order and in eval mode; the model's mode is put back.
+
+    Args:
+        model: the network.
+        split: the images.
+        autocast: dtype of its forward; None is that of the weights.
+        seed: of the augmentation; None (default): not augmented.
+    """
+    _, height, width = split.shape
+    size = max(1, min(BATCH, PIXELS // (height * width)))
+    with evaluating(model), torch.autocast(split.device.type, dtype=autocast, enabled=autocast is not None):
+        return torch.cat([model(batch.inputs).float() for batch in split.batches(size, seed)])
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:

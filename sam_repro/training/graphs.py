@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from sam_repro import seeds
+from sam_repro.dataset import Batch
 from sam_repro.optimizer import Rule
 from sam_repro.oracle import Objective, Reseed
 
 Numbers = dict[str, Tensor]
-Update = Callable[[int, Tensor, Tensor], Numbers]
+Update = Callable[[int, Batch], Numbers]
 
 WARM_UP = 3
 """Eager steps of a kind before its capture."""
@@ -107,8 +108,8 @@ class Replayed:
     """Stands for an update: runs it eagerly at first, then captures it once for each kind of step and replays it.
 
     Args:
-        update: step, images [B, …] and labels [B] → what the step tells. Besides the batch it reads what changes from
-            step to step from tensors that stay, and of `step` nothing but the kind.
+        update: (step, batch) → what the step tells. Besides the batch it reads what changes from step to step from
+            tensors that stay, and of `step` nothing but the kind.
         kind: step → what kind it is of; steps of one kind do the same operations.
         noise: step → the noise of its batch.
         objective: what seeds the noise of the update's passes.
@@ -131,36 +132,36 @@ class Replayed:
         self.objective = objective
         self.batch_size = batch_size
         self._kinds: dict[Hashable, _Kind] = {}
-        self._batch: tuple[Tensor, Tensor] | None = None
+        self._batch: Batch | None = None
         self._pool: Any = None
 
-    def __call__(self, step: int, images: Tensor, labels: Tensor) -> Numbers:
+    def __call__(self, step: int, batch: Batch) -> Numbers:
         """The update; the numbers that it returns are valid until the next call."""
-        if len(labels) != self.batch_size:
-            return self.update(step, images, labels)
+        if len(batch.rows) != self.batch_size:
+            return self.update(step, batch)
         kind = self._kinds.setdefault(self.kind(step), _Kind())
         start = self.noise(step)
         if kind.runs < WARM_UP:
             kind.runs += 1
             kind.noises = []
             with seeding(self.objective, by=partial(_noted, kind.noises, start, self.objective.reseed)):
-                return self.update(step, images, labels)
-        self._put(images, labels)
+                return self.update(step, batch)
+        self._put(batch)
         if kind.graph is None:
             kind.graph = self._captured(step, len(kind.noises))
         return kind.graph.replay([seeds.of_noise(start + noise) for noise in kind.noises])
 
-    def _put(self, images: Tensor, labels: Tensor) -> None:
+    def _put(self, batch: Batch) -> None:
         if self._batch is None:
-            self._batch = torch.empty_like(images), torch.empty_like(labels)
-        for place, value in zip(self._batch, (images, labels), strict=True):
+            self._batch = Batch(*map(torch.empty_like, batch))
+        for place, value in zip(self._batch, batch, strict=True):
             place.copy_(value)
 
     def _captured(self, step: int, seedings: int) -> Graph:
         assert self._batch is not None
-        images, labels = self._batch
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        return Graph(partial(self.update, step, images, labels), self.objective, seedings, self._pool, images.device)
+        device = self._batch.inputs.device
+        return Graph(partial(self.update, step, self._batch), self.objective, seedings, self._pool, device)
 
 
 @contextmanager

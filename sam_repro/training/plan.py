@@ -1,6 +1,21 @@
 """The numbers of a loop."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Mark(NamedTuple):
+    """What is due after a step.
+
+    Args:
+        epochs: how many are done, counted from the start of the run.
+        ends_epoch: whether the step is the last one of its epoch, or of the run.
+        records: whether the record gets a row.
+    """
+
+    epochs: float
+    ends_epoch: bool
+    records: bool
 
 
 @dataclass(frozen=True)
@@ -53,3 +68,11 @@ class Plan:
         epochs, rest = divmod(steps, self.steps_per_epoch(examples))
         kept = examples - examples % self.batch_size if self.drop_last else examples
         return epochs * kept + rest * self.batch_size
+
+    def mark(self, step: int, examples: int) -> Mark:
+        """What is due after a step, counted from 0."""
+        done, per_epoch = step + 1, self.steps_per_epoch(examples)
+        whole = done % per_epoch == 0
+        ends_epoch = whole or done == self.steps(examples)
+        records = self.record_every is not None and (done % self.record_every == 0 or ends_epoch)
+        return Mark(done // per_epoch if whole else done / per_epoch, ends_epoch, records)

@@ -2,21 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sam_repro.augmentation import Augmentation
-from sam_repro.dataset import Data, Split
+from sam_repro.dataset import Batch, Data, Raw, Split
 from sam_repro.optimizer import Rule, Terms
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Schedule
 from sam_repro.seeds import derived
+from sam_repro.signals import note_signals
 from sam_repro.training import checkpoint, evaluation, graphs
-from sam_repro.training.clock import Clock, caught_signals
+from sam_repro.training.clock import Clock
 from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.training.means import Mean
 from sam_repro.training.plan import Plan
@@ -65,8 +66,7 @@ class Trainer:
         objective: the loss of the model.
         rule: batch → gradient, with its base optimizer.
         schedule: factor on the learning rate.
-        data: train, validation and test images on the device.
-        augmentation: uint8 images → normalised float images.
+        data: what is trained and tested on, on the device.
         plan: the numbers.
         diagnostics: what is told of each step.
         folder: the run's home, where `checkpoint.pt` lies.
@@ -82,7 +82,6 @@ class Trainer:
         rule: Rule,
         schedule: Schedule,
         data: Data,
-        augmentation: Augmentation,
         plan: Plan,
         diagnostics: Diagnostics,
         folder: Path,
@@ -93,17 +92,16 @@ class Trainer:
         self.rule = rule
         self.schedule = schedule
         self.data = data
-        self.augmentation = augmentation
         self.plan = plan
         self.diagnostics = diagnostics
         self.path = folder / "checkpoint.pt"
         self.measure = measure
-        device = data.train.images.device
+        device = data.train.device
         self.clock = Clock(device)
         self.window, self.epoch_mean = Mean(), Mean()
         self.scores: dict[str, Row | None] = {"last": None, "best": None, "peak": None}
         self.best_weights: dict[str, Tensor] | None = None
-        self._generator = torch.Generator(device)
+        self._generator = torch.Generator(data.train.drawn_on)
         self._rho = None if rule.rho is None else float(rule.rho)
         self._now, self._bad_step = torch.tensor(0, device=device), torch.tensor(-1, device=device)
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in rule.base.param_groups]
@@ -142,33 +140,24 @@ class Trainer:
 
         Raises:
             NonFinite: if a loss, a gradient or the weights are not finite; the last checkpoint stays.
-            Interrupted: after SIGINT or SIGTERM, with the state saved at a step boundary.
+            Interrupted: after a signal, with the state saved at a step boundary.
             UserError: if the rule has state that a checkpoint would lose.
         """
-        plan, examples = self.plan, len(self.data.train)
-        per_epoch, total = plan.steps_per_epoch(examples), plan.steps(examples)
         saved = time.monotonic()
-        with caught_signals() as caught:
-            while self.step < total:
-                epoch, within = divmod(self.step, per_epoch)
-                order = self._order(epoch)
-                for rows in order.split(plan.batch_size)[within:per_epoch]:
-                    step = self.step
-                    self._train_step(step, rows)
-                    listener.step(self.step)
-                    ends_epoch = self.step % per_epoch == 0 or self.step == total
-                    epochs_done = self.step // per_epoch if self.step % per_epoch == 0 else self.step / per_epoch
-                    if plan.record_every and (self.step % plan.record_every == 0 or ends_epoch):
-                        listener.row(self._window_row(step, epochs_done))
-                    if ends_epoch:
-                        listener.row(self._epoch_row(step, epochs_done))
-                    if caught or time.monotonic() - saved >= plan.checkpoint_every:
-                        self.save(listener.saving())
-                        saved = time.monotonic()
-                    if caught:
-                        raise Interrupted(caught[0], self.step)
-                    if self.step == total:
-                        break
+        with note_signals() as caught, closing(self._steps()) as steps:
+            for step, raw in steps:
+                self._train_step(step, raw)
+                listener.step(self.step)
+                mark = self.plan.mark(step, len(self.data.train))
+                if mark.records:
+                    listener.row(self._window_row(step, mark.epochs))
+                if mark.ends_epoch:
+                    listener.row(self._epoch_row(step, mark.epochs))
+                if caught or time.monotonic() - saved >= self.plan.checkpoint_every:
+                    self.save(listener.saving())
+                    saved = time.monotonic()
+                if caught:
+                    raise Interrupted(caught[0], self.step)
         self.rule.refuse_undeclared_state()  # a run that ends before its first checkpoint hears it too
 
     def save(self, beside: Row | None = None) -> None:
@@ -181,30 +170,49 @@ class Trainer:
         self._refuse_non_finite()
         checkpoint.write(self.path, self._state() | {"beside": beside})
 
-    def _train_step(self, step: int, rows: Tensor) -> None:
-        self.clock.start()
+    def _steps(self) -> Generator[tuple[int, Raw]]:
+        """The steps that are left, with what the host has read for each; waiting for it is on the clock."""
+        steps = range(self.step, self.plan.steps(len(self.data.train)))
+        seeds = (derived(self.plan.seed, "augmentation", step) for step in steps)
+        with closing(self.data.train.read(self._rows(steps), seeds)) as raws:
+            for step in steps:
+                self.clock.start()
+                yield step, next(raws)
+
+    def _rows(self, steps: range) -> Iterator[Tensor]:
+        """The examples of each of these steps."""
+        per_epoch = self.plan.steps_per_epoch(len(self.data.train))
+        batches: tuple[Tensor, ...] = ()
+        for step in steps:
+            epoch, within = divmod(step, per_epoch)
+            if not within or not batches:
+                batches = self._order(epoch).split(self.plan.batch_size)
+            yield batches[within]
+
+    def _train_step(self, step: int, raw: Raw) -> None:
         self._set_rates(step)
         self._generator.manual_seed(derived(self.plan.seed, "augmentation", step))
-        train = self.data.train
-        images = self.augmentation(train.images.index_select(0, rows), self._generator)
-        numbers = self._update(step, images, train.labels.index_select(0, rows))
+        numbers = self._update(step, self.data.train.batch(raw, self._generator))
         self.rule.steps += 1
         for mean in (self.window, self.epoch_mean):
-            mean.add(numbers, len(rows))
+            mean.add(numbers, len(raw.rows))
 
-    def _eager_update(self, step: int, images: Tensor, labels: Tensor) -> graphs.Numbers:
+    def _eager_update(self, step: int, batch: Batch) -> graphs.Numbers:
         """The new weights from a batch, and what the diagnostics say of the step.
 
         A graph may hold all of this: what changes from step to step is read from tensors, but for the step's kind.
         """
         numbers: graphs.Numbers = {}
+        inputs, targets, rows = batch
+        heaviest = targets if targets.dim() == 1 else targets.argmax(dim=1)  # of mixed targets
 
         def look(seen: Terms) -> None:
-            numbers.update(self.diagnostics(step, seen, labels, self.rule.params))
+            numbers.update(self.diagnostics(step, seen, heaviest, self.rule.params))
 
-        part = None if self.plan.m is None else min(self.plan.m, len(labels))
-        batch = self.objective(images, labels, self._noise(step))
-        pieces = batch.split(min(self.plan.micro_batch or len(labels), len(labels))) if part is None else [batch]
+        size = len(targets)
+        part = None if self.plan.m is None else min(self.plan.m, size)
+        oracle = self.objective(inputs, targets, self._noise(step), rows)
+        pieces = oracle.split(min(self.plan.micro_batch or size, size)) if part is None else [oracle]
         loss = self.rule.backward(*pieces, m=part, observe=look)
         self._finish_gradient(loss)
         self.rule.update()
@@ -244,7 +252,7 @@ class Trainer:
     def _order(self, epoch: int) -> Tensor:
         """The epoch's order of the examples, the same on every device."""
         generator = torch.Generator().manual_seed(derived(self.plan.seed, "order", epoch))
-        return torch.randperm(len(self.data.train), generator=generator).to(self.data.train.images.device)
+        return torch.randperm(len(self.data.train), generator=generator).to(self.data.train.drawn_on)
 
     def _window_row(self, step: int, epoch: float) -> Row:
         self.clock.stop()
@@ -276,11 +284,10 @@ class Trainer:
         return row | self.measure(epoch)
 
     def _scores_of(self, split: Split, augmented_at: int | None = None) -> dict[str, float]:
-        transform: Callable[[Tensor], Tensor] = self.augmentation.normalise
+        seed = None
         if augmented_at is not None and self.data.validation_augmented:
-            self._generator.manual_seed(derived(self.plan.seed, "validation", augmented_at))
-            transform = lambda images: self.augmentation(images, self._generator)  # noqa: E731
-        logits = evaluation.outputs(self.model, split.images, transform, self.objective.autocast)
+            seed = derived(self.plan.seed, "validation", augmented_at)
+        logits = evaluation.outputs(self.model, split, self.objective.autocast, seed)
         scores = evaluation.scores(logits, split.labels)
         if not math.isfinite(scores["loss"]):
             raise NonFinite("evaluation", self.step - 1)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import functional as torchvision
 
-from sam_repro.augmentation import Augmentation, Cutout
+from sam_repro.augmentation import Augmentation, Crop, Cutout, Flip, Transform
+from sam_repro.config.lines import compose_line
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "augmentation"
+OPTIONS = sorted(file.stem for file in (Path(__file__).parents[2] / "configs" / "augmentation").glob("*.yaml"))
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
@@ -25,9 +25,14 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def made(mean=MEAN, std=STD, **transforms):
+    """Flip, crop, normalise, cutout, in this order: those of them that are given."""
+    order = [name for name in ("flip", "crop", "normalise", "cutout") if name in (*transforms, "normalise")]
+    return Augmentation(mean, std, order=order, **transforms)
+
+
 def everything(**changes):
-    cutout = {"size": 16, "probability": 0.5}
-    return Augmentation(MEAN, STD, **{"pad": 4, "flip": True, "cutout": cutout} | changes)
+    return made(**{"flip": Flip(), "crop": Crop(), "cutout": Cutout(16, probability=0.5)} | changes)
 
 
 def within(successes, trials, probability, sigmas=4):
@@ -38,16 +43,16 @@ def within(successes, trials, probability, sigmas=4):
 @pytest.mark.parametrize("per", ["image", "batch"])
 def test_flip_crop_normalise_cutout_in_this_order(padding_mode, per):
     images = batch(height=24, width=32)
-    augmentation = everything(padding_mode=padding_mode, cutout=Cutout(10, per))
-    draws = augmentation.draw(images, seeded())
-    row, column, chosen = (x.expand(64) for x in draws.cutout)
-    assert draws.flip.any()
+    augmentation = everything(crop=Crop(4, padding_mode), cutout=Cutout(10, per))
+    (flip,), crop, cutout = augmentation.draw(images, seeded())
+    row, column, chosen = (x.expand(64) for x in cutout)
+    assert flip.any()
     assert chosen.all()
     expected = []
     for i, image in enumerate(images):
-        view = torchvision.hflip(image) if draws.flip[i] else image
+        view = torchvision.hflip(image) if flip[i] else image
         view = torchvision.pad(view, [4], padding_mode={"zero": "constant"}.get(padding_mode, padding_mode))
-        view = torchvision.crop(view, int(draws.crop[0][i]), int(draws.crop[1][i]), 24, 32)
+        view = torchvision.crop(view, int(crop[0][i]), int(crop[1][i]), 24, 32)
         view = torchvision.normalize(view / 255, MEAN, STD)
         top, left = max(int(row[i]) - 5, 0), max(int(column[i]) - 5, 0)
         bottom, right = min(int(row[i]) + 5, 24), min(int(column[i]) + 5, 32)
@@ -92,27 +97,29 @@ def test_the_generator_alone_decides():
 
 def test_cutout_leaves_flips_and_crops():
     images = batch()
-    plain, cut = everything(cutout=Cutout()).draw(images, seeded()), everything().draw(images, seeded())
-    assert plain.cutout is None
-    assert torch.equal(plain.flip, cut.flip)
-    assert all(torch.equal(a, b) for a, b in zip(plain.crop, cut.crop, strict=True))
+    plain, cut = everything(cutout=Cutout(0)).draw(images, seeded()), everything().draw(images, seeded())
+    assert (len(plain), len(cut)) == (2, 3)
+    assert all(
+        torch.equal(a, b) for one, other in zip(plain, cut, strict=False) for a, b in zip(one, other, strict=True)
+    )
 
 
 def test_distribution_of_flips_and_crops():
     count = 20_000
-    draws = everything(pad=2, cutout=Cutout()).draw(torch.zeros(count, 3, 8, 9, dtype=torch.uint8), seeded())
-    assert within(draws.flip.sum().item(), count, 0.5)
-    offsets = Counter(zip(draws.crop[0].tolist(), draws.crop[1].tolist(), strict=True))
+    images = torch.zeros(count, 3, 8, 9, dtype=torch.uint8)
+    (flip,), crop = made(flip=Flip(), crop=Crop(2)).draw(images, seeded())
+    assert within(flip.sum().item(), count, 0.5)
+    offsets = Counter(zip(crop[0].tolist(), crop[1].tolist(), strict=True))
     assert set(offsets) == {(top, left) for top in range(5) for left in range(5)}
     assert all(within(n, count, 1 / 25, sigmas=5) for n in offsets.values())
-    for offset in (draws.crop[0], draws.crop[1]):  # independent of the flip
-        assert within((draws.flip & (offset == 0)).sum().item(), count, 0.1)
+    for offset in crop:  # independent of the flip
+        assert within((flip & (offset == 0)).sum().item(), count, 0.1)
 
 
 def test_distribution_of_cutout():
     count, height, width, size = 20_000, 6, 8, 4
     images = torch.full((count, 1, height, width), 255, dtype=torch.uint8)
-    augmented = Augmentation([0.5], [0.25], cutout={"size": size, "probability": 0.7})(images, seeded())
+    augmented = made([0.5], [0.25], cutout=Cutout(size, probability=0.7))(images, seeded())
     cut = (augmented == 0).squeeze(1)
     assert within(cut.any(2).any(1).sum().item(), count, 0.7)
     centres = [(row, column) for row in range(height) for column in range(width)]
@@ -124,18 +131,18 @@ def test_distribution_of_cutout():
 
 def test_cutout_per_batch_is_one_square_and_another_one_next_time():
     images = batch(count=16)
-    augmentation = Augmentation(MEAN, STD, cutout={"size": 16, "per": "batch"})
+    augmentation = made(cutout=Cutout(16, "batch"))
     generator = seeded()
     masks = [augmentation(images, generator) == 0 for _ in range(20)]
     assert all(torch.equal(mask, mask[:1, :1].expand_as(mask)) for mask in masks)
     assert len({mask[0, 0].numpy().tobytes() for mask in masks}) > 10
-    per_image = Augmentation(MEAN, STD, cutout={"size": 16})(images, seeded()) == 0
+    per_image = made(cutout=Cutout(16))(images, seeded()) == 0
     assert len({mask[0].numpy().tobytes() for mask in per_image}) > 10
 
 
 def test_cutout_per_batch_with_a_probability_is_all_or_nothing():
     images, generator = batch(count=8), seeded()
-    augmentation = Augmentation(MEAN, STD, cutout=Cutout(16, "batch", 0.5))
+    augmentation = made(cutout=Cutout(16, "batch", 0.5))
     shares = [(augmentation(images, generator) == 0).any(3).any(2).any(1).float().mean().item() for _ in range(400)]
     assert set(shares) == {0.0, 1.0}
     assert within(sum(shares), 400, 0.5)
@@ -162,7 +169,7 @@ def operations(count, **changes):
 @pytest.mark.parametrize("padding_mode", ["zero", "reflect"])
 @pytest.mark.parametrize("per", ["image", "batch"])
 def test_the_host_never_waits(padding_mode, per):
-    seen = operations(8, padding_mode=padding_mode, cutout=Cutout(16, per, 0.5))
+    seen = operations(8, crop=Crop(4, padding_mode), cutout=Cutout(16, per, 0.5))
     waits = ("_local_scalar_dense", "nonzero", "item", "equal", "unique", "masked_select", "_to_copy", "lift_fresh")
     assert [name for name in seen if any(wait in name for wait in waits)] == []
     assert any("addcmul" in name for name in seen)
@@ -175,13 +182,13 @@ def test_the_number_of_operations_does_not_grow_with_the_batch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pad": -1}, "pad = -1"),
-        ({"pad": 1.5}, "pad = 1.5"),
-        ({"padding_mode": "edge"}, "padding_mode = edge"),
-        ({"flip": 1}, "flip = 1"),
-        ({"cutout": {"size": -2}}, "cutout.size = -2"),
-        ({"cutout": {"size": 16, "per": "pixel"}}, "cutout.per = pixel"),
-        ({"cutout": {"size": 16, "probability": 1.5}}, "cutout.probability = 1.5"),
+        ({"order": ["flip", "normalise"]}, r"order = \[flip, normalise\]: must name none but normalise"),
+        ({"order": "normalise"}, "order = normalise: must be a list"),
+        ({"order": 3}, "order = 3: must be a list"),
+        ({"order": []}, "order = .*: must be a list of transforms and, once, normalise"),
+        ({"order": ["normalise", "normalise"]}, "and, once, normalise"),
+        ({"order": ["flip", "flip", "normalise"], "flip": Flip()}, "must name each transform once"),
+        ({"order": ["normalise", "crop"], "crop": Crop()}, "order: crop works on pixels; name it before normalise"),
         ({"mean": [0.5], "std": [0.5, 0.5]}, "std = "),
         ({"std": [0.25, 0.25, 0.0]}, r"std\[2\] = 0"),
         ({"mean": []}, "mean = "),
@@ -190,6 +197,23 @@ def test_the_number_of_operations_does_not_grow_with_the_batch():
 def test_refused_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Augmentation(**{"mean": MEAN, "std": STD} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("transform", "arguments", "message"),
+    [
+        (Crop, {"pad": -1}, "pad = -1"),
+        (Crop, {"pad": 1.5}, "pad = 1.5"),
+        (Crop, {"padding_mode": "edge"}, "padding_mode = edge"),
+        (Flip, {"probability": True}, "probability = true"),
+        (Cutout, {"size": -2}, "size = -2"),
+        (Cutout, {"per": "pixel"}, "per = pixel"),
+        (Cutout, {"probability": 1.5}, "probability = 1.5"),
+    ],
+)
+def test_refused_settings_of_a_transform(transform, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        transform(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -207,9 +231,9 @@ def test_refused_arguments(arguments, message):
         ),
         (Augmentation(MEAN, STD), batch() / 255, "float32"),
         (Augmentation(MEAN, STD), batch()[0], "shape"),
-        (Augmentation(MEAN, STD, pad=8, padding_mode="reflect"), batch(height=8), r"pad = 8: .* <= 7"),
-        (Augmentation(MEAN, STD, pad=8), batch(width=8), r"pad = 8: .* <= 7"),
-        (Augmentation(MEAN, STD, cutout=Cutout(64)), batch(), r"cutout.size = 64: .* <= 63"),
+        (made(crop=Crop(8, "reflect")), batch(height=8), r"crop.pad = 8: .* <= 7"),
+        (made(crop=Crop(8)), batch(width=8), r"crop.pad = 8: .* <= 7"),
+        (made(cutout=Cutout(64)), batch(), r"cutout.size = 64: .* <= 63"),
     ],
 )
 def test_refused_images(augmentation, images, message):
@@ -217,11 +241,58 @@ def test_refused_images(augmentation, images, message):
         augmentation(images, seeded())
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_option_makes_an_augmentation(path):
-    sizes = {"pad": 4, "flip": True, "cutout": 16}
-    config = OmegaConf.create({"augmentation": OmegaConf.load(path), "dataset": {"augmentation": sizes}})
-    augmentation = instantiate(config.augmentation)(mean=MEAN, std=STD)
-    on, cut = path.stem != "none", path.stem == "cutout"
-    assert (augmentation.pad, augmentation.flip, augmentation.cutout.size) == (4 * on, on, 16 * cut)
-    assert augmentation(batch(), seeded()).shape == (64, 3, 32, 32)
+def test_a_cutout_before_the_crop_is_of_the_mean_colour_and_the_crop_moves_it():
+    """The order of Momentum-SAM: what the square covers is the mean colour, but for the rounding of pixels."""
+    images = torch.full((400, 3, 16, 16), 255, dtype=torch.uint8)
+    order = ["cutout", "crop", "normalise"]
+    augmentation = Augmentation(MEAN, STD, order=order, cutout=Cutout(16), crop=Crop(4))
+    cut = augmentation.apply(images, augmentation.draw(images, seeded()))
+    colour = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8).view(1, 3, 1, 1)
+    mean = augmentation.normalise(colour)
+    assert mean.abs().max() < 0.5 / 255 / min(STD) + 1e-6
+    black, white = (augmentation.normalise(torch.full((1, 3, 1, 1), x, dtype=torch.uint8)) for x in (0, 255))
+    kinds = [(cut == value).all(dim=1) for value in (mean, black, white)]
+    assert torch.stack(kinds).sum(dim=0).eq(1).all()
+    middle = kinds[0][:, 4:12, 4:12].float().mean()  # a square that was cut after the crop would reach the border
+    assert all(kind.any() for kind in kinds)
+    assert kinds[0][:, 0].float().mean() < 0.7 * middle
+
+
+def test_a_transform_that_the_order_does_not_name_does_nothing():
+    images = batch()
+    unnamed = Augmentation(MEAN, STD, order=["normalise"], flip=Flip(), crop={"pad": 4})
+    assert torch.equal(unnamed(images, seeded()), unnamed.normalise(images))
+
+
+class Halves(Transform):
+    """Mixes each image with the next one, half by half; it stands for what changes labels."""
+
+    places = ("inputs",)
+
+    def draw(self, images, generator):
+        return (torch.randint(1, 2, (1,), generator=generator, device=generator.device),)
+
+    def apply(self, images, draws):
+        return (images + images.roll(1, dims=0)) / 2
+
+    def relabel(self, targets, draws, num_classes):
+        one_hot = torch.nn.functional.one_hot(targets, num_classes).float()
+        return (one_hot + one_hot.roll(1, dims=0)) / 2
+
+
+def test_a_transform_may_change_the_targets():
+    images, labels = batch(4), torch.tensor([0, 1, 2, 2])
+    augmentation = Augmentation(MEAN, STD, order=["flip", "normalise", "halves"], flip=Flip(), halves=Halves())
+    draws = augmentation.draw(images, seeded())
+    mixed = augmentation.relabel(labels, draws, 4)
+    assert torch.equal(mixed, torch.tensor([[0.5, 0, 0.5, 0], [0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 1, 0]]))
+    assert torch.equal(everything().relabel(labels, everything().draw(images, seeded()), 4), labels)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_makes_an_augmentation(option):
+    config = compose_line([f"augmentation={option}", "dataset=cifar10"])
+    augmentation = instantiate(config["augmentation"])(mean=MEAN, std=STD)
+    inputs = augmentation(batch(), seeded())
+    assert inputs.shape == (64, 3, 32, 32)
+    assert torch.equal(inputs, augmentation.normalise(batch())) == (option == "none")

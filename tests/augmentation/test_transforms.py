@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as torchvision
 
-from sam_repro.augmentation import transforms
+from sam_repro.augmentation import Crop, Cutout, Flip
 
 HEIGHT, WIDTH = 6, 9  # not square: a swap of the axes shows
 
@@ -22,7 +22,7 @@ def integers(high, count=64, seed=1):
 def test_flip(images):
     chosen = integers(2).bool()
     expected = [torchvision.hflip(x) if c else x for x, c in zip(images, chosen, strict=True)]
-    assert torch.equal(transforms.flip(images, chosen), torch.stack(expected))
+    assert torch.equal(Flip().apply(images, (chosen,)), torch.stack(expected))
 
 
 @pytest.mark.parametrize(("padding_mode", "name"), [("zero", "constant"), ("reflect", "reflect")])
@@ -34,7 +34,7 @@ def test_crop(images, pad, padding_mode, name):
         torchvision.crop(torchvision.pad(x, [pad], padding_mode=name), int(row), int(column), HEIGHT, WIDTH)
         for x, row, column in zip(images, top, left, strict=True)
     ]
-    cropped = transforms.crop(images, top, left, pad, padding_mode)
+    cropped = Crop(pad, padding_mode).apply(images, (top, left))
     assert cropped.dtype == torch.uint8
     assert torch.equal(cropped, torch.stack(expected))
 
@@ -55,11 +55,11 @@ def test_cutout(images, size):
     expected = [
         erased(x, int(r), int(c), size) if y else x for x, r, c, y in zip(images, row, column, chosen, strict=True)
     ]
-    assert torch.equal(transforms.cutout(images, row, column, size, chosen), torch.stack(expected))
+    assert torch.equal(Cutout(size).apply(images, (row, column, chosen)), torch.stack(expected))
 
 
 def test_the_even_square_lies_from_eight_before_its_centre_to_seven_after():
-    cut = transforms.cutout(torch.ones(1, 1, 32, 32), torch.tensor([16]), torch.tensor([10]), 16, torch.tensor([True]))
+    cut = Cutout(16).apply(torch.ones(1, 1, 32, 32), (torch.tensor([16]), torch.tensor([10]), torch.tensor([True])))
     rows, columns = (cut[0, 0] == 0).nonzero().T
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 23, 2, 17)
     assert (cut == 0).sum() == 256
@@ -67,8 +67,6 @@ def test_the_even_square_lies_from_eight_before_its_centre_to_seven_after():
 
 def test_one_square_for_all(images):
     images = images + torch.ones(())
-    cut = transforms.cutout(images, torch.tensor([1]), torch.tensor([7]), 4, torch.tensor([True]))
+    cut = Cutout(4).apply(images, (torch.tensor([1]), torch.tensor([7]), torch.tensor([True])))
     assert torch.equal(cut, torch.stack([erased(x, 1, 7, 4) for x in images]))
-    assert torch.equal(
-        transforms.cutout(images, torch.tensor([1]), torch.tensor([7]), 4, torch.tensor([False])), images
-    )
+    assert torch.equal(Cutout(4).apply(images, (torch.tensor([1]), torch.tensor([7]), torch.tensor([False]))), images)

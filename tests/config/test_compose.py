@@ -52,12 +52,13 @@ def test_rho_is_the_rules_own_unless_the_command_line_gives_one():
 
 
 def test_augmentation_takes_the_sizes_of_the_data_set():
-    for dataset, pad, flip, cutout in (("digits", 1, False, 4), ("cifar10", 4, True, 16)):
+    for dataset, pad, flip, cutout in (("digits", 1, 0, 4), ("cifar10", 4, 0.5, 16)):
         made = compose_line([f"dataset={dataset}", "augmentation=cutout"])["augmentation"]
-        assert (made["pad"], made["flip"], made["cutout"]["size"]) == (pad, flip, cutout)
-        assert compose_line([f"dataset={dataset}", "augmentation=basic"])["augmentation"]["cutout"]["size"] == 0
-    mine = compose_line(["augmentation=cutout", "dataset.augmentation.cutout=3", "augmentation.pad=2"])["augmentation"]
-    assert (mine["pad"], mine["cutout"]["size"]) == (2, 3)
+        assert (made["crop"]["pad"], made["flip"]["probability"], made["cutout"]["size"]) == (pad, flip, cutout)
+        assert "cutout" not in compose_line([f"dataset={dataset}", "augmentation=basic"])["augmentation"]
+    words = ["augmentation=cutout", "dataset.augmentation.cutout=3", "augmentation.crop.pad=2"]
+    mine = compose_line(words)["augmentation"]
+    assert (mine["crop"]["pad"], mine["cutout"]["size"]) == (2, 3)
 
 
 def test_interpolations_are_resolved():

@@ -64,7 +64,9 @@ REFUSED_WITHOUT_TORCH = {
     "label_noise=null": "label_noise = null: has keys of its own; set label_noise.rate,",
     "dataset.validation=5": "dataset.validation = 5: has keys of its own; set dataset.validation.count,",
     "dataset.augmentation=3": "dataset.augmentation = 3: has keys of its own; set dataset.augmentation.pad,",
-    "augmentation.cutout=4": "augmentation.cutout = 4: has keys of its own; set augmentation.cutout.size,",
+    "augmentation=cutout augmentation.cutout=4": (
+        "augmentation.cutout = 4: has keys of its own; set augmentation.cutout.size,"
+    ),
     "dataset.source=digits": "dataset.source: its file must say what it builds, by _target_: package.module.name",
     "optimizer._target_=5": "optimizer: its file must say what it builds, by _target_: package.module.name",
     "optimizer._partial_=false": "optimizer: its file must say what it builds, by _target_: package.module.name and",
@@ -240,10 +242,15 @@ REFUSED_BY_DRY_BUILD = {
     "architecture.freeze=.": "architecture.freeze = '.': has the name of every parameter; there are 14, such as",
     "architecture.batch_norm.momentum=2": f"architecture.batch_norm.momentum = 2: {NUMBER} > 0 and <= 1, or null",
     "lr_factors=[[head,10]]": "lr_factors[0] = head: has the name of no parameter; there is stage1.0.conv.weight",
-    "augmentation.padding_mode=wrap": "augmentation.padding_mode = wrap: must be one of zero, reflect",
-    "augmentation.cutout={size:big}": f"augmentation.cutout.size = big: {INTEGER} >= 0",
-    "augmentation.cutout.per=pixel": "augmentation.cutout.per = pixel: must be one of image, batch",
-    "augmentation.cutout.probability=2": f"augmentation.cutout.probability = 2: {NUMBER} >= 0 and <= 1",
+    "augmentation=basic augmentation.crop.padding_mode=wrap": (
+        "augmentation.crop.padding_mode = wrap: must be one of zero, reflect"
+    ),
+    "augmentation=cutout augmentation.cutout={size:big}": f"augmentation.cutout.size = big: {INTEGER} >= 0",
+    "augmentation=cutout augmentation.cutout.per=pixel": "augmentation.cutout.per = pixel: must be one of image, batch",
+    "augmentation.order=[crop,normalise]": "augmentation.order = [crop, normalise]: must name none but normalise",
+    "augmentation=cutout augmentation.cutout.probability=2": (
+        f"augmentation.cutout.probability = 2: {NUMBER} >= 0 and <= 1"
+    ),
     "base_optimizer.momentum=1": f"base_optimizer.momentum = 1: {NUMBER} >= 0 and < 1",
     "base_optimizer.nesterov=1": "base_optimizer.nesterov = 1: must be true or false",
     "base_optimizer.fused=null": "base_optimizer.fused = null: must be true or false",
@@ -266,7 +273,7 @@ REFUSED_BY_DRY_BUILD = {
     "schedule._target_=nowhere.S": "schedule: Error loading 'nowhere.S'",
     "architecture._target_=torch.nn.Linear": "architecture: Linear.__init__() got an unexpected keyword argument",
     "augmentation._target_=sam_repro.augmentation.Cutout": "augmentation: Cutout.__init__() got an unexpected keyword",
-    "augmentation=basic augmentation.pad=8": f"augmentation.pad = 8: {INTEGER} >= 0 and <= 7",
+    "augmentation=basic augmentation.crop.pad=8": f"augmentation.crop.pad = 8: {INTEGER} >= 0 and <= 7",
     "augmentation=cutout augmentation.cutout.size=16": f"augmentation.cutout.size = 16: {INTEGER} >= 0 and <= 15",
     "optimizer=sam_direction weight_decay_in=loss": "weight_decay_in = loss: sam_direction takes gradients without it",
     "optimizer=looksam optimizer.scope=element": "optimizer.scope = element: must be one of global, tensor",
@@ -285,7 +292,7 @@ REFUSED_BY_DRY_BUILD = {
     "-m optimizer=looksam optimizer.period=5,0 seed=0,1": f"optimizer.period = 0: {INTEGER} >= 1",
     # before data are loaded
     "dataset=cifar10 download=false optimizer.ascent=up": "optimizer.ascent = up: must be one of gradient, random",
-    "dataset=cifar10 download=false augmentation.pad=32": f"augmentation.pad = 32: {INTEGER} >= 0 and <= 31",
+    "dataset=cifar10 download=false augmentation.crop.pad=32": f"augmentation.crop.pad = 32: {INTEGER} >= 0 and <= 31",
     "dataset=cifar10 download=false sharpness.examples=0": f"sharpness.examples = 0: {INTEGER} >= 1",
     "dataset=cifar10 download=false dataset.validation.count=-1": f"dataset.validation.count = -1: {INTEGER} >= 0",
 }

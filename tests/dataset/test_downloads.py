@@ -356,7 +356,12 @@ def test_real_data(source, shape, test, classes, first, first_test):
 def test_real_cifar10_asymmetric_noise_is_half_of_what_is_selected():
     from sam_repro.dataset import LabelNoise, Validation, prepare
 
-    data = prepare(cifar10(ROOT, download=False), Validation(5000), LabelNoise(0.4, "asymmetric"))
+    data = prepare(
+        cifar10(ROOT, download=False),
+        Validation(5000),
+        LabelNoise(0.4, "asymmetric"),
+        Augmentation([0.5] * 3, [0.5] * 3),
+    )
     assert (len(data.train), len(data.validation)) == (45_000, 5_000)
     assert data.ledger["selected"] == 20_000
     assert abs(data.ledger["flipped"] - 10_000) < 4 * (20_000 * 0.25) ** 0.5

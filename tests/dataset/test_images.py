@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sam_repro.dataset import Data, Images, LabelNoise, Split, Validation, prepare
+from sam_repro.augmentation import Augmentation
+from sam_repro.dataset import Data, Images, LabelNoise, Resident, Validation, prepare
 
 
 def arguments(**changes):
@@ -25,6 +26,7 @@ def arguments(**changes):
         ({"confusions": (1, 0)}, "confusions: 2 classes; must be 3"),
         ({"confusions": (1, 0, 3)}, r"confusions: must be classes in \[0, 3\)"),
         ({"num_classes": 1}, "num_classes = 1"),
+        ({"classes": ["a", "b"]}, "classes: 2 names; must be 3"),
     ],
 )
 def test_refused(changes, message):
@@ -32,18 +34,18 @@ def test_refused(changes, message):
         Images(**arguments(**changes))
 
 
-def devices(split: Split):
+def devices(split: Resident):
     return {tensor.device.type for tensor in (split.images, split.labels, split.clean_labels)}
 
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_everything_goes_to_the_device(count):
     images = Images(**arguments())
-    data = prepare(images, Validation(count=count, augmented=True), LabelNoise(rate=0.5))
+    data = prepare(images, Validation(count=count, augmented=True), LabelNoise(rate=0.5), Augmentation([0.5], [0.5]))
     moved = data.to("meta")
     assert isinstance(moved, Data)
     assert devices(moved.train) == devices(moved.test) == {"meta"}
     assert (moved.validation is None) == (count == 0)
     assert moved.validation is None or devices(moved.validation) == {"meta"}
-    assert (moved.ledger, moved.num_classes, moved.validation_augmented) == (data.ledger, 3, True)
+    assert (moved.ledger, moved.train.num_classes, moved.validation_augmented) == (data.ledger, 3, True)
     assert len(moved.train) == 6 - count

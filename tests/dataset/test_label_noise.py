@@ -6,9 +6,12 @@ import struct
 import pytest
 import torch
 
+from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Images, LabelNoise, Validation, prepare
 from sam_repro.dataset.digits import digits
 from sam_repro.dataset.downloads import CIFAR10_CONFUSIONS
+
+PLAIN = Augmentation([0.5], [0.5])
 
 KINDS = ("uniform", "symmetric", "asymmetric")
 
@@ -20,7 +23,7 @@ def many(num_classes=10, count=20_000, confusions=None):
 
 
 def noisy(images, **arguments):
-    return prepare(images, Validation(), LabelNoise(**arguments))
+    return prepare(images, Validation(), LabelNoise(**arguments), PLAIN)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.4, 0.8, 1.0, 1 / 3])
@@ -79,10 +82,10 @@ def test_another_seed_is_another_mask(kind):
 @pytest.mark.parametrize("stratified", [False, True])
 def test_the_mask_does_not_depend_on_the_split(kind, stratified):
     images, noise = digits("", False), LabelNoise(rate=0.4, kind=kind)
-    whole = prepare(images, Validation(), noise)
+    whole = prepare(images, Validation(), noise, PLAIN)
     for seed in range(3):
         validation = Validation(300, seed, stratified, noisy=True)
-        split = prepare(images, validation, noise)
+        split = prepare(images, validation, noise, PLAIN)
         assert split.ledger == whole.ledger | {"validation": "noisy"}
         held_out = validation.held_out(images.train_labels)
         assert torch.equal(split.train.labels, whole.train.labels[~held_out])
@@ -91,8 +94,8 @@ def test_the_mask_does_not_depend_on_the_split(kind, stratified):
 
 def test_validation_labels_are_clean_unless_said():
     noise = LabelNoise(rate=0.4, kind="symmetric")
-    clean = prepare(digits("", False), Validation(300), noise)
-    noisy = prepare(digits("", False), Validation(300, noisy=True), noise)
+    clean = prepare(digits("", False), Validation(300), noise, PLAIN)
+    noisy = prepare(digits("", False), Validation(300, noisy=True), noise, PLAIN)
     assert clean.ledger["validation"] == "clean"
     assert noisy.ledger["validation"] == "noisy"
     assert torch.equal(clean.validation.labels, clean.validation.clean_labels)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Images, LabelNoise, Validation, prepare
 from sam_repro.dataset.digits import digits
 
-CLEAN = LabelNoise()
+CLEAN, PLAIN = LabelNoise(), Augmentation([0.5], [0.5])
 
 
 def numbered(counts, num_classes=None):
@@ -27,7 +28,7 @@ def numbers(split):
 @pytest.mark.parametrize("count", [1, 100, 999])
 def test_disjoint_and_complete_and_labelled(count, stratified):
     images = numbered([300, 300, 400])
-    data = prepare(images, Validation(count, stratified=stratified), CLEAN)
+    data = prepare(images, Validation(count, stratified=stratified), CLEAN, PLAIN)
     train, held = numbers(data.train), numbers(data.validation)
     assert len(held) == len(data.validation) == count
     assert sorted(train + held) == list(range(1000))
@@ -37,7 +38,7 @@ def test_disjoint_and_complete_and_labelled(count, stratified):
 
 
 def test_without_a_count_all_images_train_in_file_order():
-    data = prepare(numbered([3, 4]), Validation(), CLEAN)
+    data = prepare(numbered([3, 4]), Validation(), CLEAN, PLAIN)
     assert data.validation is None
     assert numbers(data.train) == list(range(7))
 
@@ -72,13 +73,13 @@ def test_another_seed_is_another_split(stratified):
 )
 def test_stratified_counts(counts, count, expected):
     for seed in range(5):
-        data = prepare(numbered(counts), Validation(count, seed, stratified=True), CLEAN)
+        data = prepare(numbered(counts), Validation(count, seed, stratified=True), CLEAN, PLAIN)
         assert torch.bincount(data.validation.labels).tolist() == expected
 
 
 def test_stratified_counts_that_do_not_divide_are_off_by_less_than_one():
     counts, count = [33, 50, 117], 37
-    data = prepare(numbered(counts), Validation(count, stratified=True), CLEAN)
+    data = prepare(numbered(counts), Validation(count, stratified=True), CLEAN, PLAIN)
     for given, size in zip(torch.bincount(data.validation.labels).tolist(), counts, strict=True):
         assert abs(given - count * size / 200) < 1
 
@@ -96,15 +97,15 @@ def test_a_stratified_remainder_goes_to_whoever_comes_first_in_the_stream():
 @pytest.mark.parametrize("stratified", [False, True])
 def test_the_split_does_not_depend_on_the_noise(stratified):
     validation = Validation(200, stratified=stratified)
-    clean = prepare(digits("", False), validation, CLEAN)
-    noisy = prepare(digits("", False), validation, LabelNoise(rate=0.4))
+    clean = prepare(digits("", False), validation, CLEAN, PLAIN)
+    noisy = prepare(digits("", False), validation, LabelNoise(rate=0.4), PLAIN)
     assert torch.equal(clean.validation.images, noisy.validation.images)
     assert torch.equal(clean.train.images, noisy.train.images)
 
 
 def test_the_count_must_leave_something_to_train_on():
     with pytest.raises(ValueError, match=r"validation.count = 7: .* <= 6"):
-        prepare(numbered([3, 4]), Validation(7), CLEAN)
+        prepare(numbered([3, 4]), Validation(7), CLEAN, PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -123,5 +124,5 @@ def test_refused(arguments, message):
 
 
 def test_augmented_is_carried_on():
-    assert prepare(numbered([3, 4]), Validation(2, augmented=True), CLEAN).validation_augmented
-    assert not prepare(numbered([3, 4]), Validation(2), CLEAN).validation_augmented
+    assert prepare(numbered([3, 4]), Validation(2, augmented=True), CLEAN, PLAIN).validation_augmented
+    assert not prepare(numbered([3, 4]), Validation(2), CLEAN, PLAIN).validation_augmented

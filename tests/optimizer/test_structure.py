@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from sam_repro.architecture import resnet8, resnet18, resnet20, resnet56
 from sam_repro.optimizer import SAM, SGD, Rule, SAMMasked
-from sam_repro.oracle import Objective, Oracle, Term
+from sam_repro.oracle import Objective, Oracle, Term, oracle
+from sam_repro.oracle.buffers import modules_of
 from sam_repro.training.diagnostics import Diagnostics
 
 NO_KERNEL = ("aten.randn", "aten.empty", "prim.device")
@@ -121,7 +122,7 @@ def given(network, make_rule):
     rule: Rule = make_rule(torch.optim.SGD(model.parameters(), lr=0.1))
     if rule.cost(0).products:
         pytest.skip("Hessian products run passes of their own")
-    return rule, Given(Objective(model, cross_entropy), inputs, targets, noise=0, shared_noise=0)
+    return rule, Given(**vars(Objective(model, cross_entropy)(inputs, targets, noise=0)))
 
 
 def test_c3_on_a_gpu_nothing_is_copied_to_the_host_or_from_it(make_rule):
@@ -172,7 +173,8 @@ def test_c5_weights_come_back_bitwise_and_without_a_radius_it_is_sgd():
         assert torch.equal(value, plain[0].state_dict()[name]), name
 
 
-def test_c6_a_step_walks_through_no_module(make_rule, monkeypatch):
+def test_c6_a_step_looks_at_each_module_once(make_rule, monkeypatch):
+    """Layers may be replaced between steps, so a batch looks them up: by `modules_of`, and by no slow generator."""
     _, objective, rule = made(rule=make_rule)
     if rule.cost(0).products:
         pytest.skip("torch.func walks through the modules for a product")
@@ -180,9 +182,12 @@ def test_c6_a_step_walks_through_no_module(make_rule, monkeypatch):
     def walk(*_):
         raise AssertionError("a step walked through the modules")
 
+    looks = []
+    monkeypatch.setattr(oracle, "modules_of", lambda *roots: looks.append(roots) or modules_of(*roots))
     for name in ("modules", "apply", "named_modules", "parameters", "named_parameters"):
         monkeypatch.setattr(nn.Module, name, walk)
-    rule.step(objective(*batch()))
+    rule.step(objective(*batch()), m=2)
+    assert len(looks) == 1
 
 
 def test_c7_the_second_pass_sees_the_perturbed_weights_under_autocast():

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro.oracle import Objective, Oracle, Statistics
+from sam_repro.oracle import Buffers, Objective, Oracle
 from sam_repro.vectors import Vector
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -380,21 +380,25 @@ def test_unknown_batch_norm_statistics_are_refused() -> None:
 # Batch norm
 
 
-def test_frozen_may_be_nested_and_restores_each_flag() -> None:
+def buffers_of(model: nn.Module) -> Buffers:
+    return Objective(model, F.cross_entropy).buffers()
+
+
+def test_blocks_that_hold_buffers_may_be_nested_and_restore_each_flag() -> None:
     model = nn.Sequential(nn.BatchNorm1d(5), nn.BatchNorm1d(5), nn.BatchNorm1d(5, momentum=None))
     model[1].track_running_stats = False
-    statistics = Statistics(model)
+    buffers = buffers_of(model)
     before = copy.deepcopy(model.state_dict())
     flags = [True, False, True]
     inputs, _ = data()
     expected = copy.deepcopy(model)(inputs)
-    with statistics.frozen():
-        with statistics.frozen():
+    with buffers.held():
+        with buffers.held():
             assert torch.equal(model(inputs), expected)
         assert torch.equal(model(inputs), expected)
         assert not any(layer.track_running_stats for layer in model)
     assert [layer.track_running_stats for layer in model] == flags
-    with pytest.raises(MemoryError), statistics.frozen():
+    with pytest.raises(MemoryError), buffers.held():
         raise MemoryError
     assert [layer.track_running_stats for layer in model] == flags
     for name, value in model.state_dict().items():
@@ -402,29 +406,29 @@ def test_frozen_may_be_nested_and_restores_each_flag() -> None:
     assert [layer.momentum for layer in model] == [0.1, 0.1, None]
 
 
-def test_frozen_in_evaluation_mode_normalises_by_the_running_statistics() -> None:
+def test_held_in_evaluation_mode_normalises_by_the_running_statistics() -> None:
     model = network()
     model(data(20)[0])
     model.eval()
     inputs, _ = data()
     expected = model(inputs)
-    with Statistics(model).frozen():
+    with buffers_of(model).held():
         assert torch.equal(model(inputs), expected)
 
 
-def test_statistics_copy_and_load() -> None:
+def test_statistics_are_averaged_where_they_lie() -> None:
     model = nn.Sequential(nn.BatchNorm1d(5), nn.BatchNorm1d(5, track_running_stats=False), nn.SyncBatchNorm(5))
-    statistics = Statistics(model)
-    assert statistics.layers == [model[0], model[2]]
-    start, addresses = statistics.copy(), [value.data_ptr() for value in statistics.values]
-    model[0](data()[0])
+    model.append(model[0])  # once more
+    buffers = buffers_of(model)
+    assert set(buffers.norms) == {model[0], model[2]}
+    assert len(buffers.norms) == 2
+    addresses = [value.data_ptr() for value in buffers.values]
+    for part in buffers.averaged(Objective(model, F.cross_entropy)(*data()).split(2)):
+        assert model[0].num_batches_tracked == 0
+        model[0](part.inputs)
     assert model[0].num_batches_tracked == 1
-    statistics.load(start)
-    assert model[0].num_batches_tracked == 0
-    assert torch.equal(model[0].running_mean, torch.zeros(5))
-    assert [value.data_ptr() for value in statistics.values] == addresses
-    without = Statistics(nn.Linear(2, 2))
-    without.load(without.copy())
+    assert [value.data_ptr() for value in buffers.values] == addresses
+    assert list(buffers_of(nn.Linear(2, 2)).averaged([])) == []
 
 
 def test_products_over_weights_that_the_outputs_do_not_depend_on_are_zero() -> None:

@@ -14,8 +14,7 @@ from hydra.utils import get_object
 
 from sam_repro import train
 from sam_repro.architecture.batch_norm import BatchNorm
-from sam_repro.augmentation import Augmentation
-from sam_repro.augmentation.augmentation import Cutout
+from sam_repro.augmentation import Augmentation, Crop, Cutout, Flip
 from sam_repro.config.checks import LIMITS, finding
 from sam_repro.config.identity import home
 from sam_repro.config.lines import compose_line
@@ -54,11 +53,11 @@ def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[...
         return
     prepared = build.PREPARED if group == "architecture" else ()
     own = {key: value for key, value in config[group].items() if key not in prepared}
-    yield group, own, get_object(config[group]["_target_"])
+    below = {f"{group}.{key}": node for key, node in own.items() if isinstance(node, dict)}
+    for node, settings in {group: own, **below}.items():
+        yield node, settings, get_object(settings["_target_"])
     if option == "architecture=digits_cnn":  # of any network
         yield "architecture.batch_norm", config[group]["batch_norm"], BatchNorm
-    if group == "augmentation":
-        yield "augmentation.cutout", config["augmentation"]["cutout"], Cutout
 
 
 def changed(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -75,8 +74,9 @@ def test_every_option_is_built_dry(option: str) -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_key_of_an_option_is_an_argument_or_has_limits(option: str) -> None:
     for node, settings, target in nodes_of(option):
-        keys = [key for key in settings if key not in ("_target_", "_partial_") and f"{node}.{key}" not in LIMITS]
-        assert [key for key in keys if key not in inspect.signature(target).parameters] == []
+        keys = [key for key, value in settings.items() if not key.startswith("_") and not isinstance(value, dict)]
+        rest = [key for key in keys if f"{node}.{key}" not in LIMITS]
+        assert [key for key in rest if key not in inspect.signature(target).parameters] == []
     if option.startswith("dataset="):
         keys = [key for key in flat(compose_line([option])) if key.startswith("dataset.") and "._" not in key]
         rest = {key for key in keys if key not in LIMITS and not key.startswith("dataset.validation.")}
@@ -86,9 +86,14 @@ def test_every_key_of_an_option_is_an_argument_or_has_limits(option: str) -> Non
 
 def keys_of(option: str) -> list[str]:
     """The keys of an option that a constructor takes."""
-    keys = [f"{node}.{key}" for node, settings, _ in nodes_of(option) for key in settings if not key.startswith("_")]
+    keys = [
+        f"{node}.{key}"
+        for node, settings, _ in nodes_of(option)
+        for key, value in settings.items()
+        if not key.startswith("_") and not isinstance(value, dict)
+    ]
     keys += OF_THE_DATA if option.startswith("dataset=") else ()
-    return [key for key in keys if key not in LIMITS and key != "augmentation.cutout" and key not in INHERITED]
+    return [key for key in keys if key not in LIMITS and key not in INHERITED]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -120,8 +125,8 @@ SHARED: dict[str, Callable[[Any], Any]] = {
     "label_noise.seed": lambda value: LabelNoise(seed=value),
     "diagnostics": lambda value: Diagnostics(value),
     "diagnose_every": lambda value: Diagnostics(every=value),
-    "dataset.augmentation.pad": lambda value: Augmentation([0.5], [0.5], pad=value),
-    "dataset.augmentation.flip": lambda value: Augmentation([0.5], [0.5], flip=value),
+    "dataset.augmentation.pad": lambda value: Crop(value),
+    "dataset.augmentation.flip": lambda value: Flip(value),
     "dataset.augmentation.cutout": lambda value: Cutout(value),
     "wandb": lambda value: open_mirror(
         value, directory=Path(), run_id="", name="", group="", job_type="", tags=[], config={}

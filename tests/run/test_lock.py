@@ -1,5 +1,6 @@
 """Only one process works in a home, and a home that is set aside is kept."""
 
+import contextlib
 import fcntl
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sam_repro.errors import Busy
+from sam_repro.errors import Busy, UserError
 from sam_repro.run.lock import lock, set_aside
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,36 @@ def test_a_lock_ends_with_a_process_that_is_killed(tmp_path):
         pass
 
 
+def test_a_lock_leaves_nothing_and_clears_what_a_kill_left(tmp_path):
+    with lock(tmp_path / "home"):
+        assert [file.name for file in tmp_path.iterdir()] == [".home.lock"]
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".home.lock").touch()
+    with pytest.raises(RuntimeError), lock(tmp_path / "home"):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_of_the_file_that_lies_there(tmp_path, monkeypatch):
+    """Its owner removes it at its end, and who has opened it meanwhile holds what lies there no more."""
+    owner = contextlib.ExitStack()
+    owner.enter_context(lock(tmp_path / "home"))
+    monkeypatch.setattr(time, "sleep", lambda _: owner.close())
+    with lock(tmp_path / "home"), pytest.raises(Busy), lock(tmp_path / "home"):
+        pass
+
+
+def test_a_link_in_the_place_of_a_lock_is_refused_and_not_followed(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / ".home.lock").symlink_to("file")
+    with (
+        pytest.raises(UserError, match=r"\.home\.lock: is a link, and locks nothing; remove it"),
+        lock(tmp_path / "home"),
+    ):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_homes_set_aside_are_all_kept(tmp_path):
     folder = tmp_path / "seed=0"
     for number in (1, 2, 3):
@@ -55,9 +86,8 @@ def test_homes_set_aside_are_all_kept(tmp_path):
 def test_a_look_at_the_lock_keeps_nobody_out(tmp_path, monkeypatch):
     """`is_locked` holds it for an instant, which ends here when the other one waits."""
     folder = tmp_path / "home"
-    with lock(folder):
-        (file,) = tmp_path.iterdir()
-    with file.open() as look:
+    (tmp_path / ".home.lock").touch()
+    with (tmp_path / ".home.lock").open() as look:
         fcntl.flock(look, fcntl.LOCK_SH)
         monkeypatch.setattr(time, "sleep", lambda _: look.close())
         with lock(folder):

@@ -39,9 +39,12 @@ def cell(mode, run_id, exit_code=0, broken=lambda: None):
     opened.finish(0)
     opened.log({"step": 9})
 
-def kill_service():
+def stop_service(number):
     for child in subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True).stdout.split():
-        os.kill(int(child), signal.SIGKILL)
+        os.kill(int(child), number)
+
+def leave(*arguments, **settings):
+    sys.exit("wandb leaves")
 
 home.mkdir(parents=True)
 cell("disabled", "none")
@@ -57,8 +60,17 @@ cell("auto", "one")
 os.environ["WANDB_API_KEY"] = "a" * 40
 mirror.START_SECONDS = 1
 cell("auto", "dead")
-cell("offline", "killed", broken=kill_service)
+cell("offline", "killed", broken=lambda: stop_service(signal.SIGKILL))
 cell("offline", "next")
+mirror.SECONDS = 2
+cell("offline", "still", broken=lambda: stop_service(signal.SIGSTOP))
+import wandb
+cell("offline", "leaves", broken=lambda: setattr(wandb.run, "log", leave))
+os.environ["WANDB_MODE"], os.environ["WANDB_PROJECT"] = "ofline", "mine"
+cell("auto", "mistyped")
+os.environ["WANDB_DISABLED"] = "true"
+cell("auto", "none")
+stop_service(signal.SIGSTOP)  # nothing waits for it at the exit
 json.dump(told, sys.stdout)
 """
 
@@ -138,12 +150,17 @@ def test_one_line_says_where_each_run_goes_and_why(sweep):
     upload = "wandb sync --include-online 'runs/seed=0 x/wandb'"
     no_key = f"wandb: offline (No API key configured. Use `wandb login` to log in); upload with {upload}"
     assert told[:4] == [no_key] * 4
-    dead, killed_start, killed, following = told[4:]
+    dead, killed_start, killed, following, _, still, _, leaves, mistyped, offline = told[4:]
     assert dead.startswith("wandb: offline (Failed to get resume status for run dead: ")
     assert dead.endswith(f"; upload with {upload}")
     assert killed_start == following == f"wandb: offline; upload with {upload}"
+    goes_on = f"); the run goes on; what was saved uploads with {upload}"
     assert killed.startswith("wandb: off (")  # wandb's own reason is one of two, as its service dies
-    assert killed.endswith(f"); the run goes on; what was saved uploads with {upload}")
+    assert killed.endswith(goes_on)
+    assert still == f"wandb: off (no answer in 2 s{goes_on}"
+    assert leaves == f"wandb: off (wandb leaves{goes_on}"
+    assert mistyped == "wandb: WANDB_MODE = ofline: must be online, offline or disabled; offline is taken"
+    assert offline == killed_start
 
 
 def test_the_printed_command_finds_every_start(sweep):
@@ -151,7 +168,12 @@ def test_the_printed_command_finds_every_start(sweep):
     program, *arguments = shlex.split(told[0].split("upload with ")[1])
     assert program == "wandb"
     said = wandb_tool(*arguments, "--dry-run", cwd=folder).stderr
-    assert said.count(".wandb\n") == 8, "seven that went offline and the one that found no host"
+    assert said.count(".wandb\n") == 11, "ten that went offline and the one that found no host"
+
+
+def test_the_project_is_the_one_of_the_environment(sweep):
+    (run,) = records(sweep[0], "mistyped")["run"]
+    assert run["project"] == "mine"
 
 
 @pytest.mark.parametrize("run_id", ["dead", "next"])

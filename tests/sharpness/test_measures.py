@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from toys import FACTS, Net, Quadratic, dense, drawn, make_subject, value
+from toys import FACTS, Net, Quadratic, dense, drawn, inputs_of, make_subject, value
 
 from sam_repro.optimizer import SAM
 from sam_repro.sharpness import (
@@ -155,8 +155,8 @@ def test_luong2024_is_a_plain_loop(subject, solver):
     pooled = []
     for index, rows in enumerate((order[:15], order[15:30], order[30:])):
         noise = torch.randn((len(rows), 1, 3, 3), generator=generator(3, "cpu", index))
-        inputs = (subject.images[rows].float() - 128) / 64 + noise
-        whole = dense(subject.model, [(inputs, subject.labels[rows])]).numpy()
+        inputs = inputs_of(subject.split.images[rows]) + noise
+        whole = dense(subject.model, [(inputs, subject.split.labels[rows])]).numpy()
         draws = generator(3, "cpu", index)
         starts = (torch.randn(len(whole), generator=draws).double().numpy() for _ in itertools.count())
         known = np.linalg.eigvalsh(whole)

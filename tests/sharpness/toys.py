@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
+from sam_repro.augmentation import Augmentation, Draws, Transform
+from sam_repro.dataset import Resident
 from sam_repro.sharpness import Subject
 
 FACTS = {
@@ -45,11 +47,22 @@ def images(count: int, seed: int = 0) -> Tensor:
 
 
 def inputs_of(pixels: Tensor) -> Tensor:
-    return (pixels.float() - 128) / 64
+    return NOISY.normalise(pixels)
 
 
-def noisy(pixels: Tensor, generator: Generator) -> Tensor:
-    return inputs_of(pixels) + torch.randn(pixels.shape, generator=generator)
+class Noise(Transform):
+    """Adds normal numbers to the inputs."""
+
+    places = ("inputs",)
+
+    def draw(self, images: Tensor, generator: Generator) -> Draws:
+        return (torch.randn(images.shape, generator=generator),)
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        return images + draws[0]
+
+
+NOISY = Augmentation([128 / 255], [64 / 255], order=["normalise", "noise"], noise=Noise())
 
 
 def dense(model: nn.Module, batches: list[tuple[Tensor, Tensor]], names: list[str] | None = None) -> Tensor:
@@ -72,7 +85,8 @@ def dense(model: nn.Module, batches: list[tuple[Tensor, Tensor]], names: list[st
 def make_subject(model: nn.Module, criterion: Any = F.cross_entropy, count: int = 40, **facts: Any) -> Subject:
     pixels = images(count)
     labels = (pixels.float().mean((1, 2, 3)) > 128).long()
-    return Subject(model, criterion, pixels, labels, inputs_of, noisy, FACTS | facts, rho=0.05)
+    split = Resident(images=pixels, labels=labels, clean_labels=labels, num_classes=2, augmentation=NOISY)
+    return Subject(model, criterion, split, FACTS | facts, rho=0.05)
 
 
 class Quadratic(nn.Module):

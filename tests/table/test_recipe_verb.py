@@ -100,8 +100,11 @@ def test_what_the_line_writes_is_the_lines_and_a_chosen_option_does_not_speak_fo
     found = rows(f"{FORET} augmentation=cutout base_optimizer.momentum=0.5 lr=0.3 epochs=800")
     lines = [key for key, row in found.items() if row.kind == LINE]
     assert lines == ["augmentation", "base_optimizer.momentum", "lr", "epochs"]
-    assert (found["augmentation.padding_mode"].value, found["augmentation.padding_mode"].kind) == ("reflect", CODE)
-    assert found["augmentation.pad"].kind == STATED
+    assert (found["augmentation.crop.padding_mode"].value, found["augmentation.crop.padding_mode"].kind) == (
+        "reflect",
+        CODE,
+    )
+    assert found["augmentation.crop.pad"].kind == STATED
     assert found["weight_decay"].where.startswith("not stated for this network and these epochs")
 
 
@@ -131,10 +134,9 @@ def test_an_option_of_which_the_recipe_does_not_speak_keeps_its_own_values():
     """The augmentation of the paper must not come back through the keys below it."""
     for line in (FORET, LUONG):
         none = rows(f"{line} augmentation=none", everything=True)
-        switches = {key: none[f"augmentation.{key}"].value for key in ("pad", "flip", "cutout.size")}
-        assert switches == {"pad": 0, "flip": False, "cutout.size": 0}
-        assert none["augmentation.pad"].where == "no case: none for augmentation none"
-    assert rows(f"{LUONG} augmentation=basic", everything=True)["augmentation.cutout.size"].value == 0
+        assert none["augmentation.order"].value == ["normalise"]
+        assert none["augmentation.order"].where == "no case: none for augmentation none"
+    assert rows(f"{LUONG} augmentation=basic")["augmentation.order"].value == ["flip", "crop", "normalise"]
 
 
 def test_all_shows_what_is_neutral_or_idle_and_no_bookkeeping():

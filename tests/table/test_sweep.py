@@ -12,7 +12,9 @@ from called import command
 from scipy import stats
 
 from sam_repro import train
+from sam_repro.config.identity import home
 from sam_repro.config.lines import compose_line
+from sam_repro.run.lock import lock
 from sam_repro.run.numerics import with_numerics
 from sam_repro.table.sweep import table
 
@@ -193,6 +195,15 @@ def test_names_and_numerics_are_not_pooled(tmp_path: Path) -> None:
     assert {"name", "channels_last", "done"} <= set(header)
     assert len(rows) == 4
     assert {row[header.index("done")] for row in rows} == {"1/1"}
+
+
+def test_a_run_that_another_process_is_at_is_running_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = [with_numerics(compose_line([f"seed={seed}"])) for seed in (0, 1)]
+    with lock(home(cells[1])):
+        text, complete = table(cells)
+    assert "0/2   —             seed 0: missing; seed 1: running elsewhere" in text
+    assert not complete
 
 
 def test_what_auto_became_is_one_cell_with_it(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
+from sam_repro.augmentation import Augmentation
+from sam_repro.dataset import Resident
 from sam_repro.training.evaluation import BATCH, evaluating, outputs, scores
 
 
@@ -74,6 +76,13 @@ class Net(nn.Module):
         return self.head(self.dropout(self.norm(self.frozen(images)).flatten(1)))
 
 
+def seen(images: Tensor) -> Resident:
+    """A split whose inputs are its pixels/255."""
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    plain = Augmentation([0.0], [1.0])
+    return Resident(images=images, labels=labels, clean_labels=labels, num_classes=3, augmentation=plain)
+
+
 def test_outputs_leave_no_trace() -> None:
     model = Net()
     images = torch.randint(256, (BATCH + 3, 1, 4, 4), dtype=torch.uint8)
@@ -81,7 +90,7 @@ def test_outputs_leave_no_trace() -> None:
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
     torch.manual_seed(7)
     draws = torch.get_rng_state()
-    logits = outputs(model, images, lambda batch: batch / 255, autocast=None)
+    logits = outputs(model, seen(images), autocast=None)
     assert torch.equal(torch.get_rng_state(), draws)
     assert [module.training for module in model.modules()] == modes
     assert set(modes) == {True, False}
@@ -95,7 +104,7 @@ def test_outputs_are_those_of_eval_mode_image_by_image() -> None:
     model = Net()
     model.norm.running_mean.fill_(0.3)
     images = torch.randint(256, (BATCH + 3, 1, 4, 4), dtype=torch.uint8)
-    logits = outputs(model, images, lambda batch: batch / 255, autocast=None)
+    logits = outputs(model, seen(images), autocast=None)
     model.eval()
     for index in (0, 1, BATCH - 1, BATCH, BATCH + 2):
         torch.testing.assert_close(logits[index], model(images[index : index + 1] / 255)[0].detach())
@@ -104,7 +113,7 @@ def test_outputs_are_those_of_eval_mode_image_by_image() -> None:
 def test_outputs_under_autocast_are_float32_from_bfloat16() -> None:
     model = Net()
     images = torch.randint(256, (5, 1, 4, 4), dtype=torch.uint8)
-    full, reduced = (outputs(model, images, lambda batch: batch / 255, kind) for kind in (None, torch.bfloat16))
+    full, reduced = (outputs(model, seen(images), kind) for kind in (None, torch.bfloat16))
     assert reduced.dtype == torch.float32
     assert torch.equal(reduced, reduced.bfloat16().float())
     assert not torch.equal(full, reduced)

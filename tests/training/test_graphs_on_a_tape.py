@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_repro.augmentation import Augmentation
+from sam_repro.augmentation import Augmentation, Crop, Flip
 from sam_repro.config.lines import compose_line
-from sam_repro.dataset import Data, Split
+from sam_repro.dataset import Data, Resident
 from sam_repro.errors import UserError
 from sam_repro.optimizer import SAM, SGD, LookSAM, Rule, SGDHess
 from sam_repro.oracle import Objective
@@ -125,11 +125,13 @@ class Listener:
         pass
 
 
-def split(count: int) -> Split:
+def split(count: int) -> Resident:
     generator = torch.Generator().manual_seed(count)
     images = torch.randint(256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
     labels = torch.randint(3, (count,), generator=generator)
-    return Split(images, labels, labels)
+    order, transforms = ["flip", "crop", "normalise"], {"flip": Flip(), "crop": Crop(1)}
+    augmentation = Augmentation([0.5], [0.25], order=order, **transforms)
+    return Resident(images=images, labels=labels, clean_labels=labels, num_classes=3, augmentation=augmentation)
 
 
 RULES = {
@@ -161,8 +163,7 @@ def trainer(
         Objective(model, F.cross_entropy, same_noise=same_noise),
         rule(base(model.parameters(), lr=0.1, weight_decay=0.01, fused=fused)),
         Cosine(),
-        Data(split(EXAMPLES), None, split(11), num_classes=3).to(device),
-        Augmentation([0.5], [0.25], pad=1, flip=True),
+        Data(split(EXAMPLES), None, split(11)).to(device),
         Plan(**plan),
         diagnostics or Diagnostics(every=2),
         folder,

@@ -5,6 +5,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_repro.augmentation import Augmentation
-from sam_repro.dataset import Data, Split
+from sam_repro.augmentation import Augmentation, Crop, Cutout, Flip, Transform
+from sam_repro.dataset import Data, Raw, Resident
 from sam_repro.optimizer import SAM, SGD, Rule, parameter_groups
 from sam_repro.oracle import Objective
 from sam_repro.schedule import Constant, Cosine
 from sam_repro.seeds import derived
 from sam_repro.training import checkpoint
-from sam_repro.training.clock import caught_signals
 from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.training.means import Mean
 from sam_repro.training.plan import Plan
@@ -34,16 +34,21 @@ LR, MOMENTUM, DECAY, RHO = 0.2, 0.9, 0.03, 0.1
 MEAN, STD = 0.0, 256 / 255  # pixels/256, without rounding
 
 
-def split(count: int, seed: int) -> Split:
+def resident(images: Tensor, labels: Tensor) -> Resident:
+    plain = Augmentation([MEAN], [STD])
+    return Resident(images=images, labels=labels, clean_labels=labels, num_classes=CLASSES, augmentation=plain)
+
+
+def split(count: int, seed: int) -> Resident:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
     labels = (images[:, 0, 0, 0] > 127).long() + torch.randint(2, (count,), generator=generator)
-    return Split(images, labels, labels)
+    return resident(images, labels)
 
 
 def dataset(validation: int = 0) -> Data:
     held_out = split(validation, 2) if validation else None
-    return Data(split(EXAMPLES, 0), held_out, split(11, 1), num_classes=CLASSES)
+    return Data(split(EXAMPLES, 0), held_out, split(11, 1))
 
 
 class Net(nn.Module):
@@ -112,14 +117,21 @@ def trainer(
     **changes: Any,
 ) -> Trainer:
     model = Net() if model is None else model
+    data = data or dataset()
+    if augmentation is not None:
+        seen = {
+            part: replace(getattr(data, part), augmentation=augmentation)
+            for part in ("train", "validation", "test")
+            if getattr(data, part) is not None
+        }
+        data = replace(data, **seen)
     groups = parameter_groups(model, DECAY, decay_on)
     base = torch.optim.SGD(groups, lr=LR, momentum=MOMENTUM, fused=fused)
     return Trainer(
         Objective(model, criterion),
         rule(base),
         schedule or Cosine(),
-        data or dataset(),
-        augmentation or Augmentation([MEAN], [STD]),
+        data,
         plan(**changes),
         diagnostics or Diagnostics(),
         folder,
@@ -210,7 +222,7 @@ def test_loop_is_bitwise_the_usual_one_in_float32(tmp_path: Path, fused: bool) -
     for step, rows in enumerate(order):
         optimizer.param_groups[0]["lr"] = LR * (0.5 + 0.5 * math.cos(math.pi * step / STEPS))
         optimizer.zero_grad()
-        images = trained.augmentation.normalise(trained.data.train.images[rows])
+        images = trained.data.train.augmentation.normalise(trained.data.train.images[rows])
         F.cross_entropy(theirs(images), trained.data.train.labels[rows]).backward()
         optimizer.step()
     assert_same(ours, theirs, 0)
@@ -311,13 +323,14 @@ def test_max_steps_ends_the_run_and_leaves_the_schedule(tmp_path: Path) -> None:
 
 def random_parts(**changes: Any) -> dict[str, Any]:
     """All that draws: crops, flips, cutout, dropout, and validation images that are augmented."""
-    cutout = {"size": 2, "per": "image", "probability": 0.5}
-    augmentation = Augmentation([MEAN], [STD], pad=1, flip=True, cutout=cutout)
+    order = ["flip", "crop", "normalise", "cutout"]
+    transforms: dict[str, Transform] = {"flip": Flip(), "crop": Crop(1), "cutout": Cutout(2, "image", 0.5)}
+    augmentation = Augmentation([MEAN], [STD], order=order, **transforms)
     return {"model": Net(dropout=0.3), "rule": sam, "augmentation": augmentation} | changes
 
 
 def augmented_validation() -> Data:
-    return Data(split(EXAMPLES, 0), split(9, 2), split(11, 1), num_classes=CLASSES, validation_augmented=True)
+    return Data(split(EXAMPLES, 0), split(9, 2), split(11, 1), validation_augmented=True)
 
 
 def final(folder: Path, listener: Listener, **parts: Any) -> dict[str, Tensor]:
@@ -377,11 +390,12 @@ def test_every_step_of_every_seed_draws_anew(tmp_path: Path) -> None:
     """On one image many times over, so that the batches differ in nothing but the draws."""
     image = split(1, 0).images.repeat(EXAMPLES, 1, 1, 1)
     labels = torch.zeros(EXAMPLES, dtype=torch.long)
-    data = Data(Split(image, labels, labels), None, split(11, 1), num_classes=CLASSES)
+    data = Data(resident(image, labels), None, split(11, 1))
+    crop = Augmentation([MEAN], [STD], order=["crop", "normalise"], crop=Crop(3))
     seen = []
     for seed in (3, 4):
         model = Draws()
-        trainer(tmp_path, model, data=data, augmentation=Augmentation([MEAN], [STD], pad=3), seed=seed).run(Listener())
+        trainer(tmp_path, model, data=data, augmentation=crop, seed=seed).run(Listener())
         seen += model.seen
     for draws in zip(*seen, strict=True):
         assert len(set(draws)) == len(draws) == 2 * STEPS
@@ -468,7 +482,7 @@ def lowest_in_the_third_and_in_the_first(model: nn.Module) -> Data:
     """Validation is on the training images, so that learning shows; the test labels are what the model begins with."""
     train = split(EXAMPLES, 0)
     first = model(train.images / 256).argmax(dim=1)
-    return Data(train, train, Split(train.images, first, first), num_classes=CLASSES)
+    return Data(train, train, resident(train.images, first))
 
 
 def test_best_epoch_is_the_first_of_the_lowest_validation_error(tmp_path: Path) -> None:
@@ -576,7 +590,7 @@ def test_c3_c6_train_step_never_waits_for_the_device_and_walks_through_no_module
     parts = random_parts(rule=rule, diagnostics=diagnostics)
     trained = trainer(tmp_path, **parts, fused=True, m=m, clip_norm=clip_norm)
     batches = torch.arange(EXAMPLES).split(BATCH)
-    trained._train_step(0, batches[0])  # constants of the augmentation are brought to the device in the first
+    trained._train_step(0, Raw(batches[0]))  # constants of the augmentation are brought to the device in the first
 
     def walk(*_: Any) -> None:
         raise AssertionError("a step walked through the modules")
@@ -585,7 +599,7 @@ def test_c3_c6_train_step_never_waits_for_the_device_and_walks_through_no_module
         monkeypatch.setattr(nn.Module, name, walk)
     with HostSync():
         for step, rows in enumerate(batches[1:], start=1):
-            trained._train_step(step, rows)
+            trained._train_step(step, Raw(rows))
     assert trained.step == 5
 
 
@@ -648,16 +662,6 @@ def test_the_first_signal_stops_a_run_after_its_step(tmp_path: Path) -> None:
         trained.run(Listener(send))
     assert (stop.value.signal, stop.value.steps) == (signal.SIGINT, 7)
     assert checkpoint.read(trained.path)["rule"]["steps"] == 7
-
-
-def test_a_second_sigint_interrupts_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with caught_signals() as caught:
-        signal.raise_signal(signal.SIGINT)
-        assert caught == [signal.SIGINT]
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> None:
