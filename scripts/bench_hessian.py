@@ -29,6 +29,7 @@ from torch.func import functional_call, grad, jvp
 
 from sam_repro.architecture import digits_cnn, resnet18, resnet20
 from sam_repro.oracle import Objective
+from sam_repro.oracle.products import hessian, hvp
 from sam_repro.sharpness import Curvature, undisturbed
 from sam_repro.sharpness.lanczos import Spectrum, top
 
@@ -89,19 +90,19 @@ def products(bench: Bench, given: Subject) -> None:
     weights, oracle = given.params, Objective(given.model, F.cross_entropy)(*given.batch)
     v = [torch.randn_like(p) for p in weights]
     flat, block = Curvature.flat(v), torch.randn(sum(map(Tensor.numel, v)), COUNT, device=v[0].device)
-    reused, theirs, peer = oracle.hessian(weights), given.operator, given.peer
+    reused, theirs, peer = hessian(oracle, weights), given.operator, given.peer
     with undisturbed(given.model):
         curvature = Curvature(given.model, F.cross_entropy, [given.batch])
         curvature.hvp(flat)
     ways: dict[str, Callable[[], Any]] = {
-        "product from scratch": partial(oracle.hvp, weights, v),
+        "product from scratch": partial(hvp, oracle, weights, v),
         "product, graph reused": partial(reused, v),
         "curvature.hvp (flat, graph reused)": partial(curvature.hvp, flat),
         "PyHessian product (graph reused)": partial(hessian_vector_product, peer.gradsH, peer.params, v),
         "curvlinops H @ v": lambda: theirs @ flat,
     }
     several = {
-        "5 products, one graph from scratch": lambda: [oracle.hessian(weights)(v)] + [reused(v) for _ in range(4)],
+        "5 products, one graph from scratch": lambda: [hessian(oracle, weights)(v)] + [reused(v) for _ in range(4)],
         "5 products at once, graph reused": at_once(given, COUNT),
         "curvlinops H @ V, 5 columns": lambda: theirs @ block,
     }
@@ -111,7 +112,7 @@ def products(bench: Bench, given: Subject) -> None:
     for name, way in ways.items():
         found = way()
         found = [found] if isinstance(found, Tensor) else list(found)
-        agree(name, [Curvature.flat(found)], [Curvature.flat(oracle.hvp(weights, v))], 1e-4)
+        agree(name, [Curvature.flat(found)], [Curvature.flat(hvp(oracle, weights, v))], 1e-4)
     facts = {"model": given.name, "batch": len(given.batch[1]), "weights": len(flat)}
     variants = [
         Variant("gradient", partial(oracle.gradient, weights, False), facts=facts),

@@ -72,7 +72,7 @@ def test_an_edited_rule_outside_is_noticed(tmp_path):
     assert "changed" not in said()
     with (tmp_path / "mine.py").open("a") as file:
         file.write("# edited\n")
-    assert "changed    since that run: mine;" in said()
+    assert "changed    since that run: mine.py;" in said()
 
 
 def test_the_readmes_own_table_is_one(tmp_path):

@@ -89,8 +89,9 @@ class Unresolved:
         return config | ({"files": files} if files else {})
 
     def shown(self, resolve: bool) -> str:
-        """It as YAML; unless it is resolved, interpolations stand as they are written."""
-        return OmegaConf.to_yaml(self.config, resolve=resolve)
+        """It as YAML, with what no paper states; unless it is resolved, interpolations stand as they are written."""
+        assumed = OmegaConf.to_yaml({"assumed": self.assumed}) if self.assumed else ""
+        return OmegaConf.to_yaml(self.config, resolve=resolve) + assumed
 
 
 def compose(words: Sequence[str], extra_dir: str | None = None) -> Unresolved:
@@ -135,9 +136,22 @@ def _base(chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]
     if (recipe := config.hydra.runtime.choices.get("experiment")) is not None:
         found["experiment"] = recipe
     with open_dict(config):
+        if recipe is not None:
+            _drop_lacking(
+                config, tuple(word for word in chosen if not word.startswith("experiment=")), extra_dir, files
+            )
         del config["hydra"]
         apart: Any = {key: OmegaConf.to_container(config.pop(key)) for key in (*schema.RECIPE, "assumed")}
     return Unresolved(config, found, recipe=apart, origin={}, assumed=apart.pop("assumed"))
+
+
+def _drop_lacking(config: DictConfig, chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]) -> None:
+    """Drop what a recipe sets of options that the line chose instead of its own, and that these do not have."""
+    nodes = {word.partition("=")[0] for word in chosen} & {*schema.Config.__dataclass_fields__}
+    bare = _base(chosen, extra_dir, files).config if nodes else config
+    for node in nodes:
+        for key in [key for key in config[node] if key not in bare[node]]:
+            del config[node][key]
 
 
 def parse_word(written: str) -> Override:

@@ -7,7 +7,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from functools import partial
 
 import hydra
@@ -186,11 +186,14 @@ def _show(command: Command) -> None:
 def _let_hydra_answer(command: Command) -> None:
     # Hydra would print its own long report and leave with 1; with this it lets the exception through to `guard`.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    said = io.StringIO()
     try:
-        with explain([], command.extra_dir):
+        with explain([], command.extra_dir), redirect_stdout(said) if command.arguments.help else nullcontext():
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(lambda config: None)()
     except ValueError as error:
         raise UserError(f"{error}; --hydra-help shows how it is written") from None
+    finally:  # Hydra leaves by sys.exit
+        print(said.getvalue().partition("assumed: {}\n")[0], end="")  # behind it are the keys of a recipe's file
 
 
 def _say(message: object, code: int) -> int:

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from sam_repro import limits
 from sam_repro.optimizer.rule import Cost, Terms, TwoPass
-from sam_repro.oracle import Oracle, Term
+from sam_repro.oracle import Oracle, Term, products
 from sam_repro.vectors import Vector, dot, moved, norm, ratio, scaled
 
 
@@ -103,7 +103,7 @@ class SAM(TwoPass):
         """(∂ε/∂w)ᵀg_s = (ρ/‖g‖)·H(I − uuᵀ)g_s."""
         g, g_s = self._perturbed(g), self._perturbed(g_s)
         across = torch._foreach_sub(g_s, scaled(g, ratio(dot(g, g_s), dot(g, g))))
-        return Term(scaled(oracle.hvp(self.params, across), ratio(self.rho, norm(g))))
+        return Term(scaled(products.hvp(oracle, self.params, across), ratio(self.rho, norm(g))))
 
     def _perturbed(self, a: Vector) -> Vector:
         """`a` where the weights are perturbed, and zeros elsewhere."""

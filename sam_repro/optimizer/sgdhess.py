@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from sam_repro import limits
 from sam_repro.optimizer.rule import Cost, Rule, Terms
-from sam_repro.oracle import Oracle, Term
+from sam_repro.oracle import Oracle, Term, products
 from sam_repro.vectors import Vector, rademacher, scaled
 
 
@@ -92,20 +92,20 @@ class SGDHess(Rule):
 
 
 def _gauss_newton(oracle: Oracle, w: Vector, g: Vector) -> Vector:
-    return oracle.ggn_vp(w, g)
+    return products.ggn_vp(oracle, w, g)
 
 
 def _hessian(oracle: Oracle, w: Vector, g: Vector) -> Vector:
-    return oracle.hvp(w, g)
+    return products.hvp(oracle, w, g)
 
 
 def _gauss_newton_diagonal(oracle: Oracle, w: Vector, g: Vector) -> Vector:
-    return oracle.ggn_diagonal(w)
+    return products.ggn_diagonal(oracle, w)
 
 
 def _hutchinson_abs(oracle: Oracle, w: Vector, g: Vector) -> Vector:
     """|Hv|, averaged over the two spatial dimensions of a kernel."""
-    diagonal = oracle.hvp(w, rademacher(w, oracle.shared_generator()))
+    diagonal = products.hvp(oracle, w, rademacher(w, oracle.shared_generator()))
     torch._foreach_abs_(diagonal)
     for x in diagonal:
         if x.ndim == 4:

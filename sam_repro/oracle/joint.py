@@ -68,23 +68,12 @@ class Joint:
         """Mean loss over the batch, as `Oracle.loss`."""
         return torch.stack([piece.loss() * piece.share for piece in self.pieces]).sum()
 
-    def hvp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
-        """Hessian product, as `Oracle.hvp`."""
-        return self._mean(lambda piece: piece.hvp(params, v))
-
-    def ggn_vp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
-        """Gauss–Newton product, as `Oracle.ggn_vp`."""
-        return self._mean(lambda piece: piece.ggn_vp(params, v))
-
-    def ggn_diagonal(self, params: Sequence[Tensor]) -> Vector:
-        """Estimate of the diagonal of the Gauss–Newton matrix: unbiased, as the pieces' estimates are."""
-        return self._mean(lambda piece: piece.ggn_diagonal(params))
-
     def shared_generator(self) -> torch.Generator:
         """A generator whose draws are the same for all pieces."""
         return self.pieces[0].shared_generator()
 
-    def _mean(self, ask: Ask) -> Vector:
+    def over_pieces(self, ask: Ask) -> Vector:
+        """The mean of what each piece answers, weighted by size: a product, or an unbiased estimate."""
         total: Vector = []
         for piece in self.pieces:
             vector = list(torch._foreach_mul(ask(piece), piece.share))

@@ -4,27 +4,21 @@ An oracle answers at the weights that are now in the model. It knows no method, 
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import CheckpointError
 
 from sam_repro import limits, seeds
 from sam_repro.oracle.buffers import Buffers, Mean, modules_of
 from sam_repro.oracle.inputs import Inputs, arguments, pieces, tensors
-from sam_repro.vectors import Vector, rademacher
+from sam_repro.vectors import Vector
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Reseed = Callable[[int, torch.device], object]
-Pushed = Callable[[Vector, Sequence[Tensor]], tuple[Tensor, Tensor]]
 T = TypeVar("T")
 
 
@@ -72,6 +66,18 @@ class Objective:
 
     Raises:
         ValueError: if an argument is outside of what is said here.
+
+    Example:
+        The mean of ½(z − y)² for z = 2x at x = 1, 3 and y = 0: L = 10, and dL/dw = (1·2 + 3·6)/2.
+
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(model.weight, 2.0)
+        >>> objective = Objective(model, lambda outputs, targets: (outputs - targets).square().mean() / 2)
+        >>> oracle = objective(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))
+        >>> term = oracle.gradient(list(model.parameters()))
+        >>> term.loss, term.vector
+        (tensor(10.), [tensor([[10.]])])
     """
 
     def __init__(
@@ -178,14 +184,14 @@ class Oracle:
         if update_statistics or self.objective.same_noise:
             self.objective.reseed(self.noise, self.device)
         with self.buffers.held(statistics=not moves_statistics, others=not (moves and self.is_first)):
-            outputs = self._outputs(self.objective.forward)
+            outputs = self.outputs(self.objective.forward)
             loss = self.loss_of(outputs)
             # p.grad, not autograd.grad: that hands out shared or stride-0 storage, which fused kernels misread
             with self.buffers.repeating():
                 loss.backward(inputs=None if self._are_all(params) else params)
         vector, given = take_gradients(params)
         given = [has or self.objective.weight_decay(p) != 0 for has, p in zip(given, params, strict=True)]
-        self._decay(vector, params)
+        self.add_decay(vector, params)
         return Term(vector, given, loss.detach(), outputs.detach())
 
     @torch.no_grad()
@@ -193,60 +199,11 @@ class Oracle:
         """Mean loss over the batch, a 0-dim tensor: one forward, no gradient."""
         reseed(self.noise, self.device)
         with self.buffers.held():
-            return self.loss_of(self._outputs(self.objective.model))
+            return self.loss_of(self.outputs())
 
-    def hessian(self, params: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Vector]:
-        """Hessian product v ↦ Hv over `params`, as `hvp`, all of them from one graph: about 2.4 gradients each.
-
-        The graph holds the activations of the batch and of its backward until the function is dropped; the weights must
-        stand still as long.
-        """
-        params = list(params)
-        with self._differentiable_twice():
-            g = self._grad(self.loss_of(self._outputs(self.objective.model)), params, create_graph=True)
-
-        def product(v: Sequence[Tensor]) -> Vector:
-            with self.buffers.held(), sdpa_kernel(SDPBackend.MATH):
-                return self._decay(_like(params, self._grad(g, params, list(v), retain_graph=True)), v, params)
-
-        return product
-
-    def hvp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
-        """Hessian product Hv of the mean loss over `params`, by differentiating ⟨∇L, v⟩: about 3.5 gradients."""
-        params = list(params)
-        with self._differentiable_twice():
-            g = self._grad(self.loss_of(self._outputs(self.objective.model)), params, create_graph=True)
-            product = self._grad(g, params, list(v))
-        return self._decay(_like(params, product), v, params)
-
-    def ggn_vp(self, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
-        """Gauss–Newton product Jᵀ(∇²ℓ)Jv of the mean loss over `params`: J of the outputs, ∇²ℓ of the criterion."""
-        params = list(params)
-        try:
-            return self._ggn_vp(params, v, self._forward_mode)
-        except (NotImplementedError, CheckpointError):  # an operation without forward mode, a checkpointed block
-            return self._ggn_vp(params, v, self._reverse_mode)
-
-    def ggn_diagonal(self, params: Sequence[Tensor]) -> Vector:
-        """Estimate (JᵀL^½u)², element by element, of the diagonal of the Gauss–Newton matrix JᵀLJ over `params`.
-
-        L is the Hessian of the mean loss in the outputs, so that 1/√B lies within its root; it is taken example by
-        example, and a criterion that couples examples is out of its reach. u are independent signs, one for each output
-        of each example, from this part's noise. Unbiased, and never negative; for a criterion that is not convex in the
-        outputs the negative part of L is left out. One forward and one backward pass, and for C outputs B·C² numbers
-        and an eigendecomposition of C × C for each example.
-        """
-        params = list(params)
-        reseed(self.noise, self.device)
-        with self.buffers.held():
-            with torch.enable_grad():
-                outputs = self._outputs(self.objective.model)
-            (u,) = rademacher([outputs])
-            with torch.autocast(outputs.device.type, enabled=False):
-                rooted = _root_times(self._blocks(outputs), u.reshape(len(u), -1, 1)).view_as(outputs)
-            pulled = self._grad(outputs, params, rooted.to(outputs.dtype))
-        squares = _like(params, torch._foreach_mul(pulled, pulled))
-        return self._decay(squares, [torch.ones_like(p) for p in params], params)
+    def over_pieces(self, ask: Callable[["Oracle"], Vector]) -> Vector:
+        """The answer for the mean loss, where an oracle of several batches asks each: here there is one."""
+        return ask(self)
 
     @property
     def device(self) -> torch.device:
@@ -291,9 +248,18 @@ class Oracle:
     def loss_of(self, outputs: Tensor) -> Tensor:
         """Mean loss of outputs of this batch."""
         with torch.autocast(outputs.device.type, enabled=False):
-            return self.objective.criterion(_full(outputs), self.targets)
+            return self.objective.criterion(full(outputs), self.targets)
 
-    def _outputs(self, forward: Callable[..., Tensor]) -> Tensor:
+    def outputs(self, forward: Callable[..., Tensor] | None = None) -> Tensor:
+        """Outputs of one forward.
+
+        Args:
+            forward: default the eager model.
+
+        Raises:
+            TypeError: if they are not a tensor.
+        """
+        forward = self.objective.model if forward is None else forward
         positional, named = arguments(self.inputs)
         with self.objective.region(self.device):
             outputs = forward(*positional, **named)
@@ -310,58 +276,8 @@ class Oracle:
         wanted = {p for p in leaves if p.requires_grad}
         return wanted <= set(params) and not any(x.requires_grad for x in tensors(self.inputs))
 
-    def _grad(self, outputs: Any, inputs: Sequence[Tensor], v: Any = None, **options: bool) -> tuple[Tensor, ...]:
-        with self.buffers.repeating():
-            return torch.autograd.grad(outputs, inputs, v, materialize_grads=True, **options)
-
-    @contextmanager
-    def _differentiable_twice(self) -> Iterator[None]:
-        """A second derivative needs the plain attention kernel, in the forward and in the backward."""
-        reseed(self.noise, self.device)
-        with self.buffers.held(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            yield
-
-    def _ggn_vp(self, params: Vector, v: Sequence[Tensor], pushed: Pushed) -> Vector:
-        with self._differentiable_twice():
-            outputs, jv = pushed(params, v)
-            z = outputs.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.loss_of(z), z, create_graph=True)
-            (curved,) = torch.autograd.grad(slope, z, jv.detach(), materialize_grads=True)
-            product = self._grad(outputs, params, curved)
-        return self._decay(_like(params, product), v, params)
-
-    def _forward_mode(self, params: Vector, v: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Outputs and their derivative along `v`, in one forward."""
-        model = self.objective.model
-        places = {p: i for i, p in enumerate(params)}
-        names = {name: places[p] for name, p in model.named_parameters() if p in places}
-        with forward_ad.dual_level(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its use of torch.jit
-            weights = {name: forward_ad.make_dual(params[i], v[i]) for name, i in names.items()}
-            with _OnlyWhereGradIsEnabled():
-                dual = self._outputs(lambda *x, **named: torch.func.functional_call(model, weights, x, named))
-            outputs, jv = forward_ad.unpack_dual(dual)
-        return outputs, torch.zeros_like(outputs) if jv is None else jv
-
-    def _reverse_mode(self, params: Vector, v: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The same by two reverse passes: uᵀJ is linear in u, and differentiating it along `v` gives Jv."""
-        outputs = self._outputs(self.objective.model)
-        u = torch.zeros_like(outputs, requires_grad=True)
-        pulled = self._grad(outputs, params, u, create_graph=True)
-        (jv,) = self._grad(pulled, [u], list(v), retain_graph=True)
-        return outputs, jv
-
-    def _blocks(self, outputs: Tensor) -> Tensor:
-        """Hessian of the mean loss in the outputs of each example, [B, C, C]: row by row for all examples at once."""
-        z = _full(outputs.detach()).requires_grad_()
-        (slope,) = torch.autograd.grad(self.loss_of(z), z, create_graph=True)
-        size = z[0].numel()
-        basis = torch.eye(size, dtype=z.dtype, device=z.device).view(size, 1, *z.shape[1:]).expand(size, *z.shape)
-        (rows,) = torch.autograd.grad(slope, z, basis, is_grads_batched=True, materialize_grads=True)
-        return rows.movedim(0, 1).reshape(len(z), size, size)
-
     @torch.no_grad()
-    def _decay(self, vector: Vector, direction: Sequence[Tensor], params: Sequence[Tensor] | None = None) -> Vector:
+    def add_decay(self, vector: Vector, direction: Sequence[Tensor], params: Sequence[Tensor] | None = None) -> Vector:
         """Add λ·direction in place: the decay's part of a gradient (direction w) or of a Hessian product (v)."""
         for decay, group in self._by_decay(params or direction).items():
             if decay != 0:
@@ -373,14 +289,6 @@ class Oracle:
         for i, p in enumerate(params):
             groups.setdefault(self.objective.weight_decay(p), []).append(i)
         return groups
-
-
-class _OnlyWhereGradIsEnabled(TorchFunctionMode):
-    """Forward mode differentiates through `torch.no_grad`, which reverse mode does not: inside here, neither does."""
-
-    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
-        with forward_ad._set_fwd_grad_enabled(torch.is_grad_enabled()):
-            return function(*arguments, **(named or {}))
 
 
 def take_gradients(params: Sequence[Tensor]) -> tuple[Vector, list[bool]]:
@@ -424,26 +332,11 @@ def _both(a: T | None, b: T | None, join: Callable[[T, T], T]) -> T | None:
     return None if a is None or b is None else join(a, b)
 
 
-def _like(params: Sequence[Tensor], vector: Sequence[Tensor]) -> Vector:
-    """A copy of the vector in the memory layout of the parameters: autograd hands out whatever strides it has."""
-    return [torch.empty_like(p, requires_grad=False).copy_(x) for p, x in zip(params, vector, strict=True)]
-
-
-def _root_times(blocks: Tensor, u: Tensor) -> Tensor:
-    """Symmetric square root of each block [B, C, C], what is negative in it left out, times u [B, C, 1]."""
-    # eigh refuses numbers that are not finite; the gradient of the same batch has them too, and shows them
-    values, vectors = torch.linalg.eigh(blocks.nan_to_num(posinf=0.0, neginf=0.0))
-    # the root would turn the rounding of a zero, 1e-16, into 1e-8
-    rounding = values[:, -1:] * torch.finfo(values.dtype).eps * values.shape[-1]
-    roots = torch.where(values > rounding.clamp(min=0), values, 0.0).sqrt()
-    return vectors @ (roots.unsqueeze(2) * (vectors.mT @ u.to(values.dtype)))
-
-
 def _refuse_float16(autocast: torch.dtype | None) -> None:
     if autocast == torch.float16:
         raise ValueError("autocast = float16: not supported, its range needs loss scaling; use bfloat16")
 
 
-def _full(outputs: Tensor) -> Tensor:
+def full(outputs: Tensor) -> Tensor:
     """Outputs of a reduced-precision pass, in float32 for the loss."""
     return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs

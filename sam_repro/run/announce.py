@@ -1,16 +1,23 @@
 """The first lines of a run: what will run, and where it goes."""
 
+import math
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from sam_repro import limits
 from sam_repro.config import cases
-from sam_repro.config.schema import NEUTRAL, Resolved
+from sam_repro.config.schema import NEUTRAL, Resolved, flat
 from sam_repro.run.metrics import read_metrics
 from sam_repro.run.request import Request
 from sam_repro.training.trainer import Trainer
+
+LINE = 150  # characters
+DIVERGED = 1.1  # times the loss of a constant prediction: a run that has just begun is near 1
+ABSURD = 1e8  # sharpness of a network that has learnt something is below 1e6
 
 
 def announce_two_protocols(rows: Path, request: Request, done: int) -> None:
@@ -36,22 +43,55 @@ def announce(config: Resolved, folder: Path, trainer: Trainer, done: int) -> Non
     if "optimizer" in config["assumed"]:  # names of rules that a study and its code do not agree on
         print(f"reading    {config['assumed']['optimizer']}")
     print(
-        f"loop       {plan.epochs} epochs in batches of {plan.batch_size}, lr {plan.lr:g} ({choices['schedule']}), "
+        f"loop       {plan.epochs} epoch{'s' * (plan.epochs != 1)} in batches of {plan.batch_size}, "
+        f"lr {plan.lr:g} ({choices['schedule']}), "
         f"seed {plan.seed}: {steps} steps, {_passes(trainer, steps)}"
     )
     if recipe := choices.get("experiment"):
         origin = config["origin"]
         cell = f", cell {origin['cell']} of {origin['table']}" if "cell" in origin else ""
         assumed = f"; assumed: {', '.join(config['assumed'])}" if config["assumed"] else ""
-        print("\n".join([f"recipe     {recipe}{cell}{assumed}", *cases.told(config)]))
-    unusual = {key: config[key] for key, neutral in NEUTRAL.items() if config.get(key, neutral) != neutral}
+        print("\n".join([f"recipe     {recipe}{cell}{assumed}", *map(_cut, cases.told(config))]))
+        print(f"sources    python -m sam_repro.table recipe {recipe} shows each definition, and where it is from")
+    told = {"optimizer", "compile"}  # by the lines of the rule and the numerics
+    leaves = {key: value for key, value in flat(config).items() if key.partition(".")[0] not in told}
+    unusual = {key: value for key, value in leaves.items() if key in NEUTRAL and value != NEUTRAL[key]}
     if unusual:
         print(f"unusual    {', '.join(f'{key}={limits.shown(value)}' for key, value in unusual.items())}")
-    print(f"numerics   {config['precision']} on {config['device']}, threads: {torch.get_num_threads()}")
+    compiled = ", compiled" if config["compile"] else ""
+    print(f"numerics   {config['precision']} on {config['device']}, threads: {torch.get_num_threads()}{compiled}")
+    if config["device"] == "cpu" and torch.get_num_threads() > (os.cpu_count() or 1):
+        print(f"warning    threads: {torch.get_num_threads()} on {os.cpu_count()} cores are slower than one for each")
+    if config["m"] and plan.batch_size % config["m"]:
+        left = plan.batch_size % config["m"]
+        print(f"warning    m = {config['m']} does not divide batch_size = {plan.batch_size}: the last part has {left}")
     print(f"home       {folder}")
     if done:
         print(f"resumed    after {done} of {steps} steps")
     sys.stdout.flush()
+
+
+def warnings(result: Resolved) -> list[str]:
+    """What a finished run has to be asked about: whether it has diverged, and values that no network in use has."""
+    train, constant = result["metrics"]["train"], math.log(result["shape"]["num_classes"])
+    said = []
+    if train["loss"] is not None and train["loss"] > DIVERGED * constant:
+        said.append(
+            f"the training loss {train['loss']:.3g} is above {constant:.2f} = log {result['shape']['num_classes']}, "
+            "that of a constant prediction: the run has diverged; try a smaller lr or rho, or clip_norm=1.0"
+        )
+    return said + [line for name, content in result["sharpness"].items() for line in absurd(name, content["values"])]
+
+
+def absurd(name: str, values: Mapping[str, float]) -> list[str]:
+    """Lines about values of a sharpness that are as large as only weights of a run that diverged have them."""
+    large = [f"{key} = {value:.3g}" for key, value in values.items() if abs(value) > ABSURD]
+    return [f"{name}: {', '.join(large)}: absurd; have these weights diverged?"] if large else []
+
+
+def _cut(line: str) -> str:
+    """What fits into about a line of a terminal: all of it is in the table of the recipe."""
+    return line if len(line) <= LINE else line[:LINE].rpartition(" ")[0] + " …"
 
 
 def _rho(config: Resolved) -> str:

@@ -203,7 +203,6 @@ def _start(mode: Any, **identity: Any) -> "Run":
         _limit_wait()
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
-    run.define_metric("test/error_pct", step_metric="step", summary="min,last")
     return run
 
 

@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Any
 
+LONG = 20.0  # seconds of an epoch; the evaluation after a shorter one is no long silence
+
 
 class Progress:
     """Shows the steps and epochs of a run.
@@ -13,13 +15,14 @@ class Progress:
         total: steps of the run.
         done: steps done before, by the runs that this one continues.
         epochs: epochs of the run.
+        steps_per_epoch: after so many steps the network is evaluated.
     """
 
-    def __init__(self, mode: str, total: int, done: int, epochs: int) -> None:
+    def __init__(self, mode: str, total: int, done: int, epochs: int, steps_per_epoch: int) -> None:
         if mode == "auto":
             mode = "bar" if sys.stderr.isatty() else "lines"
-        self.total, self.first, self.epochs = total, done, epochs
-        self.start = time.monotonic()
+        self.total, self.first, self.epochs, self.steps_per_epoch = total, done, epochs, steps_per_epoch
+        self.start = self.evaluated = time.monotonic()
         self.lines = mode == "lines"
         self.bar: Any = None
         if mode == "bar":
@@ -32,10 +35,14 @@ class Progress:
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
         elif self.lines and done - self.first == min(10, self.total - self.first):
-            print(f"estimated  {self._left(done)} from the first {done - self.first} steps", flush=True)
+            after = f"from the first {done - self.first} steps, evaluation not included"
+            print(f"estimated  {self._left(done)} {after}", flush=True)
+        if self.lines and done % self.steps_per_epoch == 0 and time.monotonic() - self.evaluated > LONG:
+            print(f"evaluating after {done} of {self.total} steps", flush=True)
 
     def epoch(self, row: dict[str, Any], done: int) -> None:
         """An epoch is done and evaluated."""
+        self.evaluated = time.monotonic()
         parts = [f"epoch {row['epoch']:g}/{self.epochs}", f"train loss {row['epoch/loss']:.4f}"]
         for name, key in (("train", "epoch/error_pct"), *((n, f"{n}/error_pct") for n in ("validation", "test"))):
             if key in row:
@@ -53,4 +60,6 @@ class Progress:
     def _left(self, done: int) -> str:
         seconds = (time.monotonic() - self.start) / (done - self.first) * (self.total - done)
         hours, minutes = divmod(round(seconds) // 60, 60)
+        if seconds < 1:
+            return "less than 1 s" if seconds else "0 s"
         return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes > 2 else f"{seconds:.0f} s"

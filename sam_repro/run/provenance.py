@@ -43,6 +43,11 @@ def changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     return sorted({name for name, _ in old.items() ^ new.items()})
 
 
+def file_of(source: str) -> str:
+    """The file of a source, as it is called: a module of one's own is known by its dotted name."""
+    return source if source.endswith(".py") else f"{source.replace('.', '/')}.py"
+
+
 def environment(device: "torch.device") -> dict[str, Any]:
     """The machine, the versions and the switches that can move a number.
 

@@ -116,12 +116,16 @@ def home_of(path: str | Path) -> Path:
 
 
 def _checked_config(record: Record) -> Record:
-    """The configuration of a record in today's keys, all of them within their limits."""
+    """The configuration of a record in today's keys, those of the top level within their limits.
+
+    A node's keys are its option's, which may have moved since: a constructor checks them when the node is built.
+    """
     _check("config", record["config"], CONFIG)
     _check("config.choices", record["config"]["choices"], dict.fromkeys(NAMED, _text))
     try:
         config = modern(record["config"])
-        values = flat(config) | {key: value for key, value in config.items() if key in LIMITS}  # {} has no leaves
+        noise = config["label_noise"]
+        values = {key: value for key, value in config.items() if key in LIMITS} | flat({"label_noise": noise})
         findings = [line for key, value in values.items() if (line := finding(key, value))]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"config: {error!r}") from None

@@ -64,7 +64,8 @@ def announce_finished(folder: Path, asked: Resolved, result: Result) -> None:
     print(f"done       {folder}")
     print(summarize(result))
     if changed:
-        print(f"changed    since that run: {', '.join(changed)}; add resume=false to set it aside and run again")
+        files = ", ".join(map(provenance.file_of, changed))
+        print(f"changed    since that run: {files}; add resume=false to set it aside and run again")
 
 
 def load(folder: str | Path, trust: bool = False) -> Loaded:

@@ -1,5 +1,6 @@
 """One run: from a resolved configuration to `result.json` in its home."""
 
+import shlex
 import sys
 import time
 import uuid
@@ -16,7 +17,7 @@ from sam_repro.config.schema import SCHEMA, Resolved
 from sam_repro.errors import Failure, Stopped, UserError, refuse_damaged
 from sam_repro.files import replacing, write_json
 from sam_repro.run import build, provenance
-from sam_repro.run.announce import announce, announce_two_protocols
+from sam_repro.run.announce import announce, announce_two_protocols, warnings
 from sam_repro.run.belongs import refuse_other, refuse_other_config, refuse_other_inputs
 from sam_repro.run.lock import lock, set_aside
 from sam_repro.run.metrics import Metrics
@@ -159,7 +160,13 @@ def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
     watch = _Watch(
         metrics,
         mirror_of(folder, config, before["wandb_id"], config["wandb"]),
-        Progress(config["progress"], trainer.plan.steps(len(trainer.data.train)), done, config["epochs"]),
+        Progress(
+            config["progress"],
+            trainer.plan.steps(len(trainer.data.train)),
+            done,
+            config["epochs"],
+            trainer.plan.steps_per_epoch(len(trainer.data.train)),
+        ),
         of(config),
     )
     code = 1
@@ -178,7 +185,11 @@ def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
     print(summarize(result))
     for name, content in result["sharpness"].items():
         print(describe(name, content))
+    for warning in warnings(result):
+        print(f"warning    {warning}")
     print(f"result     {folder}/result.json")
+    other = "lambda_max" if sharpness.request.is_nothing else "hessian"
+    print(f"next       python -m sam_repro.measure run={shlex.quote(str(folder))} sharpness={other}")
     return result
 
 
@@ -215,7 +226,8 @@ def _begin(
     torch.set_num_threads(before["threads"])
     sources = provenance.sources(targets_of(config))
     if done and (changed := provenance.changed(before["sources"], sources)):
-        print(f"changed    since {done} steps were done: {', '.join(changed)}; add resume=false to begin anew")
+        files = ", ".join(map(provenance.file_of, changed))
+        print(f"changed    since {done} steps were done: {files}; add resume=false to begin anew")
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "step": done,

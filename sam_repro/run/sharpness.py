@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from sam_repro.errors import Failure, refuse_damaged
 from sam_repro.files import replacing, write_json
 from sam_repro.oracle import Objective
 from sam_repro.run import build
+from sam_repro.run.announce import absurd
 from sam_repro.run.belongs import refuse_other_inputs
 from sam_repro.run.lock import lock
 from sam_repro.run.mirror import Mirror, mirror_of
@@ -27,6 +27,7 @@ from sam_repro.run.record import read_run, write_record
 from sam_repro.run.request import Request, describe, weights_file
 from sam_repro.run.trust import refuse_foreign
 from sam_repro.sharpness import Measure, Measurement, Notes, Subject, Unmeasurable
+from sam_repro.sharpness.notes import Say
 from sam_repro.training import checkpoint
 from sam_repro.vectors import tensors_sha256
 
@@ -183,6 +184,8 @@ def measure_finished(request: Request, config: Resolved, trust: bool = False) ->
         file.parent.mkdir(exist_ok=True)
         write_record(file, {"schema": SCHEMA, "measure": measurement.measure} | measurement.record())
         print(describe(request.name, measurement.record()))
+        for warning in absurd(request.name, measurement.values):
+            print(f"warning    {warning}")
         print(f"measured   {file}")
         _show_later(request, config, measurement)
     return file
@@ -204,7 +207,7 @@ def _show_later(request: Request, config: Resolved, measurement: Measurement) ->
     mirror.finish(0)
 
 
-def _notes(file: Path, identity: dict[str, Any], say: Callable[[int, int], None]) -> Notes:
+def _notes(file: Path, identity: dict[str, Any], say: Say) -> Notes:
     """Notes in a file, taken up if they are of the same measurement."""
     pieces: dict[str, Any] = {}
     if file.exists():
@@ -229,12 +232,13 @@ class _Progress:
         self.first: int | None = None
         self.began = self.told = time.monotonic()
 
-    def __call__(self, done: int, of: int) -> None:
+    def __call__(self, done: int, of: int, at_most: bool = False) -> None:
         now = time.monotonic()
         self.first = done - 1 if self.first is None else self.first  # what was kept before took no time
         if not self.silent and now - self.told >= SECONDS:
             left = (now - self.began) / (done - self.first) * (of - done)
-            print(f"measuring  {self.name}: {done} of {of}, about {left:.0f} s to go", flush=True)
+            number, most = (f"at most {of} products", "at most") if at_most else (str(of), "about")
+            print(f"measuring  {self.name}: {done} of {number}, {most} {left:.0f} s to go", flush=True)
             self.told = now
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_repro import limits
-from sam_repro.oracle import Criterion, Objective, Oracle
+from sam_repro.oracle import Criterion, Objective, Oracle, products
 from sam_repro.sharpness.measurement import Unmeasurable
 from sam_repro.vectors import Vector
 
@@ -36,6 +36,17 @@ class Curvature:
     Raises:
         Unmeasurable: if there are no such weights or no batches, if weights or loss are not finite, or if two passes
             over the data do not agree.
+
+    Example:
+        The loss ½·mean((wx)²) at x = 1, 3 has the second derivative (1 + 9)/2.
+
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> half_square = lambda outputs, targets: outputs.square().mean() / 2
+        >>> batch = torch.tensor([[1.0], [3.0]]), torch.zeros(2)
+        >>> with undisturbed(model):
+        ...     print(Curvature(model, half_square, [batch]).hvp(torch.ones(1)))
+        tensor([5.])
     """
 
     def __init__(
@@ -56,7 +67,6 @@ class Curvature:
         self.dtype, self.device = self.params[0].dtype, self.params[0].device
         self.size = sum(p.numel() for p in self.params)
         self.examples = sum(len(targets) for _, targets in batches)
-        self.products = 0
         objective = Objective(model, criterion)
         self._parts = [self._part(objective, batch, NOISES[0]) for batch in batches]
         self._product: Callable[[Sequence[Tensor]], Vector] | None = None
@@ -72,18 +82,16 @@ class Curvature:
 
     def hvp(self, v: Tensor) -> Tensor:
         """Hessian product Hv: about 3.5 gradients, or 2.4 for a sample of one batch, whose graph is kept."""
-        self.products += 1
         pieces = self.unflat(v)
         if len(self._parts) > 1:
-            return self._summed(lambda part: part.hvp(self.params, pieces))
-        self._product = self._product or self._parts[0].hessian(self.params)
+            return self._summed(lambda part: products.hvp(part, self.params, pieces))
+        self._product = self._product or products.hessian(self._parts[0], self.params)
         return self.flat(self._product(pieces))
 
     def ggn_vp(self, v: Tensor) -> Tensor:
         """Gauss–Newton product Gv, G = Σ_b (n_b/n)·Jᵀ(∇²ℓ)J: J of the outputs, ∇²ℓ of the criterion."""
-        self.products += 1
         pieces = self.unflat(v)
-        return self._summed(lambda part: part.ggn_vp(self.params, pieces))
+        return self._summed(lambda part: products.ggn_vp(part, self.params, pieces))
 
     @contextmanager
     def moved(self, point: Tensor, backup: Sequence[Tensor]) -> Iterator[None]:

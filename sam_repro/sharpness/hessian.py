@@ -50,7 +50,7 @@ class Hessian(ByLanczos):
         """Measure `lambda_1` … `lambda_5`, `lambda_max_over_lambda_5`, `trace`, `trace_se`, and the density."""
         pieces = 2 + self.probes
         with self.curvature(subject) as curvature:
-            spectrum = Spectrum(**notes.piece("eigenvalues", pieces, lambda: vars(self.top(curvature, COUNT))))
+            spectrum = Spectrum(**notes.piece("eigenvalues", pieces, lambda: vars(self.top(curvature, COUNT, notes))))
             trace, error = notes.piece(
                 "trace", pieces, lambda: hutchpp(curvature.hvp, self.signs(curvature), self.trace_products)
             )

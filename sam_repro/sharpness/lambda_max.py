@@ -24,6 +24,6 @@ class LambdaMax(ByLanczos):
     def __call__(self, subject: Subject, notes: Notes) -> Measurement:
         """Measure `lambda_max`."""
         with self.curvature(subject) as curvature:
-            spectrum = self.top(curvature, 1)
+            spectrum = self.top(curvature, 1, notes)
             protocol = self.solved(subject, curvature, spectrum)
         return Measurement("lambda_max", named(spectrum, ["lambda_max"]), protocol)

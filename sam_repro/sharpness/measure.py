@@ -1,5 +1,6 @@
 """What every measure shares: what is measured, on which examples, and what must be said about it."""
 
+import itertools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -148,10 +149,16 @@ class ByLanczos(OnSample):
         limits.number("tolerance", self.tolerance, above=0)
         limits.integer("max_products", self.max_products, low=1)
 
-    def top(self, curvature: Curvature, count: int) -> Spectrum:
-        """The `count` largest, from the top."""
-        random = self.gaussian(curvature)
-        return top(curvature.hvp, random, count, tolerance=self.tolerance, max_products=self.max_products)
+    def top(self, curvature: Curvature, count: int, notes: Notes) -> Spectrum:
+        """The `count` largest, from the top; the notes are told of each product."""
+        random, number = self.gaussian(curvature), itertools.count(1)
+
+        def product(v: Tensor) -> Tensor:
+            image = curvature.hvp(v)
+            notes.say(next(number), self.max_products, at_most=True)
+            return image
+
+        return top(product, random, count, tolerance=self.tolerance, max_products=self.max_products)
 
     def solved(self, subject: Subject, curvature: Curvature, spectrum: Spectrum, **own: Any) -> dict[str, Any]:
         """The protocol, with how the eigenvalues were had."""

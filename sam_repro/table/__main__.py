@@ -25,6 +25,7 @@ from sam_repro.files import replacing, write_json
 from sam_repro.limits import shown
 from sam_repro.run.record import home_of
 from sam_repro.table import plot, render, runs
+from sam_repro.table.compare import compare
 from sam_repro.table.cost import Price, prices
 from sam_repro.table.definitions import HEADER, definitions
 from sam_repro.table.report import Choice, Report, difference
@@ -65,6 +66,11 @@ def _main(argv: Sequence[str]) -> int:
             _why(Path(run), [name], options)
         case ["compare", one, other]:
             _compare(_run(one), _run(other))
+        case ["compare" | "diff" as verb, *given] if len(given) != 2:
+            what = (
+                "runs, such as outputs/runs/main/…/seed=0" if verb == "compare" else "recipes, such as foret2021/cifar"
+            )
+            raise UserError(f"{verb}: takes two {what}; {len(given)} given: {' '.join(given) or 'none'}")
         case ["diff", one, other]:
             _diff(one, other, options)
         case ["recipe", name, *line]:
@@ -292,25 +298,21 @@ def _apart(table: Table, cell: Cell, run: runs.Run) -> int:
 
 
 def _compare(one: runs.Run, other: runs.Run) -> None:
-    """Print in which keys two runs differ, and what they measured."""
-    same = "the same cell" if one.cell_hash == other.cell_hash else "different cells"
-    print(f"{same}; sources {'equal' if one.sources == other.sources else 'different'}")
-    _print_difference(difference(one.config, other.config), "first", "second")
+    """Print in which keys two runs differ, where they were made, and what they measured."""
+    found = compare(one, other)
+    print("\n".join(found.told))
+    _print_difference(found.keys, "first", "second")
     print()
-    parts = ("test", "validation", "train", "label_noise", "sharpness", "cost")
-    rows = []
-    for key, a, b in _numbers(one, other, parts):
-        delta = f"{b - a:+.6g}" if a is not None and b is not None else ""
-        rows.append((key, "" if a is None else f"{a:.6g}", "" if b is None else f"{b:.6g}", delta))
-    _print_columns([("metric", "first", "second", "second − first"), *rows])
+    rows = [("metric", "first", "second", "second − first")]
+    _print_columns([*rows, *((key, _metric(a), _metric(b), _delta(a, b)) for key, a, b in found.metrics)])
 
 
-def _numbers(one: runs.Run, other: runs.Run, parts: Sequence[str]) -> list[tuple[str, float | None, float | None]]:
-    keys: dict[str, None] = {}
-    for run in (one, other):
-        for part in parts:
-            keys |= dict.fromkeys(f"{part}/{leaf}" for leaf in run.leaves(part))
-    return [(key, one.value(key), other.value(key)) for key in keys]
+def _metric(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _delta(a: Any, b: Any) -> str:
+    return f"{b - a:+.6g}" if isinstance(a, float) and isinstance(b, float) else ""
 
 
 def _diff(one: str, other: str, options: argparse.Namespace) -> None:

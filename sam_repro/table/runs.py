@@ -110,8 +110,13 @@ class Run:
                 found.setdefault(_protocol(measurement["protocol"]), number)
         return found
 
+    def text(self, part: str, rest: str) -> str | None:
+        """A text in a part of the result, by the rest of its path."""
+        value = flat(self._part(part)).get(rest.replace("/", "."))
+        return value if isinstance(value, str) else None
+
     def leaves(self, part: str) -> list[str]:
-        """The numbers of a part of the result, as the rest of their paths."""
+        """The leaves of a part of the result, as the rest of their paths."""
         inside = self._part(part)
         return [key.replace(".", "/") for key in flat(inside)] if isinstance(inside, dict) else []
 

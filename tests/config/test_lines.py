@@ -148,3 +148,12 @@ def test_a_folder_of_options_may_have_any_name(tmp_path: Path, name: str) -> Non
 def test_a_folder_of_data_may_have_any_name(folder: str) -> None:
     quoted = folder.replace("'", "\\'")
     assert compose_line([f"data_dir='{quoted}'"])["data_dir"] == folder
+
+
+def test_an_option_that_the_line_chose_gets_no_key_of_the_recipe_that_it_lacks() -> None:
+    """The recipe sets momentum and nesterov, of the optimizer that it runs: AdamW has neither."""
+    line = ["experiment=foret2021/cifar", "architecture=wrn28_10"]
+    of_recipe = compose_line(line)["base_optimizer"]
+    chosen = compose_line([*line, "base_optimizer=adamw"])["base_optimizer"]
+    assert of_recipe["nesterov"] is True
+    assert chosen == compose_line(["base_optimizer=adamw"])["base_optimizer"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sam_repro.optimizer import SAM, SGD, SGDHess
 from sam_repro.oracle import Objective
+from sam_repro.oracle.products import ggn_vp, hvp
 
 pytestmark = pytest.mark.usefixtures("float64")
 LEFT, RIGHT, TARGETS = torch.linspace(-1, 1, 24), torch.linspace(2, -3, 16), torch.arange(8) % 3
@@ -81,7 +82,7 @@ def test_outputs_that_are_no_tensor_are_one_line() -> None:
     model.dropout.forward = lambda x: {"logits": x}
     params = list(model.parameters())
     oracle = Objective(model, F.cross_entropy)(parts(), TARGETS)
-    for ask in (oracle.gradient, lambda w: oracle.hvp(w, w), lambda w: oracle.ggn_vp(w, w)):
+    for ask in (oracle.gradient, lambda w: hvp(oracle, w, w), lambda w: ggn_vp(oracle, w, w)):
         with pytest.raises(TypeError, match="the model returned dict: an objective needs one tensor of outputs"):
             ask(params)
 

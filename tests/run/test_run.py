@@ -307,7 +307,7 @@ def test_loaded_model_has_the_recorded_test_error(run: Run) -> None:
     model, config, result = sam_repro.load(run.home)
     assert not model.training
     assert config == result["config"]
-    assert result == run.result
+    assert result | {"sha256": run.result["sha256"]} == run.result
     digits = load_digits()
     wrong = int((predicted(model, config, digits.images[1000:]) != digits.target[1000:]).sum())
     which = "best_validation" if config["report"] == "best_validation" else "last"
@@ -373,7 +373,8 @@ def test_first_and_last_lines(plain: Run, noisy: Run, tmp_path: Path) -> None:
         out, home = run.said.out, run.home.relative_to(run.folder)
         assert f"home       {home}\n" in out
         assert f"{steps} steps, {passes} passes" in out
-        assert f"result     {home}/result.json" in out.splitlines()[-1]
+        assert f"result     {home}/result.json" == out.splitlines()[-2]
+        assert f"next       python -m sam_repro.measure run={home} sharpness=" in out.splitlines()[-1]
         assert run.said.err == ""
         assert out.index("home") < out.index("epoch 1/3")
         error = run.result["metrics"]["test"]["last"]["error_pct"]

@@ -144,7 +144,7 @@ def test_against_the_whole_hessian(fitted, order):
         curvature = Curvature(model, F.cross_entropy, batches)
         found = top(curvature.hvp, drawn(curvature.size), 5, order=order, tolerance=1e-7)
     np.testing.assert_allclose(found.values, known, rtol=1e-6)
-    assert found.products == curvature.products < 60
+    assert found.products < 60
 
 
 def test_against_curvlinops_and_eigsh(fitted):

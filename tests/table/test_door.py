@@ -190,12 +190,14 @@ def test_why_a_run_counts_and_why_not(done, tmp_path):
 def test_compare_two_runs(done):
     first, _, third, _ = homes(done)
     said = table(done, "compare", str(first), str(third))
-    assert said.out.startswith("different cells; sources equal\n")
-    assert re.search(r"^rho +0.0 +0.1$", said.out, flags=re.MULTILINE)
+    assert said.out.startswith("different cells\nsources equal\nthe records ")
+    assert re.search(r"^rho +0 +0.1$", said.out, flags=re.MULTILINE)
     one, other = (json.loads((home / "result.json").read_text())["metrics"]["test"]["last"] for home in (first, third))
     delta = other["error_pct"] - one["error_pct"]
     assert re.search(rf"^test/error_pct .* {delta:+.6g}$".replace("+", r"\+"), said.out, flags=re.MULTILINE)
-    assert table(done, "compare", str(first), str(homes(done)[1])).out.startswith("the same cell; sources equal\nkey")
+    assert table(done, "compare", str(first), str(homes(done)[1])).out.startswith(
+        "the same cell\nsources equal\nthe records part at step 15 (epoch): "
+    )
 
 
 def test_diff_of_two_recipes(tmp_path):
@@ -286,6 +288,8 @@ def test_what_is_damaged_is_named_and_the_rest_is_rendered(copy):
         (["why"], "why: of what?"),
         (["why", "nowhere"], "nowhere: no finished run; result.json is missing"),
         (["compare", "a", "b"], "a: no finished run"),
+        (["compare", "a"], "compare: takes two runs, such as outputs/runs/main/…/seed=0; 1 given: a"),
+        (["diff", "a", "b", "c"], "diff: takes two recipes, such as foret2021/cifar; 3 given: a b c"),
         (["diff", "foret2021/cifr", "foret2021/cifar"], "did you mean foret2021/cifar?"),
         (["search", "tiny"], "tiny: has no search; tiny_search, digits/search"),
         (["keep", "tiny"], "no run of it is finished; there is nothing to keep"),
