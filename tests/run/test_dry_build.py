@@ -53,7 +53,7 @@ def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[...
         return
     prepared = build.PREPARED if group == "architecture" else ()
     own = {key: value for key, value in config[group].items() if key not in prepared}
-    below = {f"{group}.{key}": node for key, node in own.items() if isinstance(node, dict)}
+    below = {f"{group}.{key}": node for key, node in own.items() if isinstance(node, dict) and "_target_" in node}
     for node, settings in {group: own, **below}.items():
         yield node, settings, get_object(settings["_target_"])
     if option == "architecture=digits_cnn":  # of any network
