@@ -15,7 +15,6 @@ that one side alone has are named and skipped. The exit code is 0 if all is equa
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
@@ -25,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ def git(*words: str) -> str:
     return subprocess.run(["git", *words], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-@contextlib.contextmanager
+@contextmanager
 def worktree(commit: str, path: Path) -> Iterator[Path]:
     """The files of a commit in a folder, for the time of the block."""
     git("worktree", "add", "--quiet", "--detach", str(path), commit)
@@ -156,8 +155,7 @@ def compared(root: Path, base: Path, only: str, folder: Path) -> int:
             for text in found[line][:SHOWN]:
                 print(f"{line}: {text}", flush=True)
             if more := found[line][SHOWN:]:
-                files = sorted({text.split()[0].strip(":") for text in more})
-                print(f"{line}: and {len(more)} more, in {', '.join(files)}", flush=True)
+                print(f"{line}: and {len(more)} more, in {sorted({text.split()[0] for text in more})}", flush=True)
     differing, places = sum(map(bool, found.values())), sum(map(len, found.values()))
     told = f"{differing} differ, in {places} places" if differing else "all equal" if found else "nothing was compared"
     print(f"{len(found)} lines, {told} ({time.monotonic() - began:.0f} s)")
@@ -173,8 +171,7 @@ def all_lines(root: Path, base: Path) -> list[str]:
 
 
 def options(root: Path) -> list[str]:
-    found = sorted(file.stem for file in (root / "configs/optimizer").glob("*.yaml"))
-    return found or sys.exit(f"{root}/configs/optimizer: no option")
+    return sorted(file.stem for file in (root / "configs/optimizer").glob("*.yaml")) or sys.exit(f"{root}: no option")
 
 
 def expanded(sweep: str) -> Iterator[str]:
@@ -186,8 +183,7 @@ def expanded(sweep: str) -> Iterator[str]:
 
 def signal_of(line: str) -> str:
     """The name of the signal that a line gets; empty if none."""
-    last = line.split()[-1]
-    return "" if "=" in last else last
+    return "" if "=" in (last := line.split()[-1]) else last
 
 
 def words(line: str) -> list[str]:
@@ -234,7 +230,7 @@ class Side:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # with the process that it may have started
         self.process.wait()
 
@@ -308,8 +304,7 @@ def parted(one: Path, other: Path, at_one: str, at_other: str, across: bool = Fa
 
 
 def home(folder: Path) -> Path:
-    (found,) = folder.rglob("result.json")
-    return found.parent
+    return next(folder.rglob("result.json")).parent
 
 
 def result(run: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class BatchNorm:
                     layer.register_forward_pre_hook(_stretch)
                     layer.register_forward_hook(_shrink)
                 if self.frozen:
-                    layer.track_running_stats = False
+                    layer.momentum = 0.0
                     layer.register_forward_pre_hook(_evaluate)
 
 

@@ -1,9 +1,22 @@
 """Augmentation: random views of the training images, made on the device of the run."""
 
 from sam_repro.augmentation.augmentation import Augmentation
+from sam_repro.augmentation.autoaugment import AutoAugment
 from sam_repro.augmentation.crop import Crop
 from sam_repro.augmentation.cutout import Cutout
 from sam_repro.augmentation.flip import Flip
+from sam_repro.augmentation.mixup import Mixup
+from sam_repro.augmentation.randaugment import RandAugment
 from sam_repro.augmentation.transform import Draws, Transform
 
-__all__ = ["Augmentation", "Crop", "Cutout", "Draws", "Flip", "Transform"]
+__all__ = [
+    "Augmentation",
+    "AutoAugment",
+    "Crop",
+    "Cutout",
+    "Draws",
+    "Flip",
+    "Mixup",
+    "RandAugment",
+    "Transform",
+]

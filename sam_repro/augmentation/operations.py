@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sam_repro.augmentation.colour import per_channel
+
 BITS = 16
 """PIL's coordinates are integers in units of 2⁻¹⁶ pixel."""
 
@@ -57,7 +59,7 @@ class Operations:
             column: like `row`.
         """
         of = _constants(self.operations, images.shape[2], images.shape[3], images.device)
-        fill = _colour(self.fill, images.device)
+        fill = per_channel(self.fill, torch.uint8, images.device)[0]
         some = grouped if images.device.type == "cpu" else everywhere
         for number, (stage, change) in enumerate(STAGES.items()):
             if stage in self.stages:
@@ -252,11 +254,6 @@ def _constants(operations: tuple[tuple[str, float], ...], height: int, width: in
         torch.tensor(tables, dtype=torch.uint8, device=device),
         torch.tensor([strength for _, strength in operations], dtype=torch.float32, device=device),
     )
-
-
-@cache
-def _colour(fill: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(fill, dtype=torch.uint8, device=device).view(-1, 1, 1)
 
 
 def _covered(length: int, centre: Tensor, size: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sam_repro import limits
-from sam_repro.config.recipe import Case, Fields, Recipe, RecipeError
-from sam_repro.config.schema import flat
+from sam_repro.config.recipe import Case, Recipe, RecipeError
+from sam_repro.config.schema import Plain, flat
 
 CONSTANTS = ("dataset.mean", "dataset.std")
 """What a data set that the recipe does not name must bring along."""
@@ -30,13 +30,13 @@ class Line:
 class Answer:
     """What a recipe says for one configuration: the values of its cases, and where all of its values are from."""
 
-    sets: Fields
+    sets: Plain
     assumed: dict[str, str]
     origin: dict[str, dict[str, str]]
 
 
 def answer(
-    recipe: Recipe, choices: Mapping[str, str], config: Fields, line: Line, brings_constants: bool = False
+    recipe: Recipe, choices: Mapping[str, str], config: Plain, line: Line, brings_constants: bool = False
 ) -> Answer:
     """What the recipe says for a configuration.
 
@@ -52,7 +52,7 @@ def answer(
     """
     leaves = flat(config)
     seen = leaves | dict(choices)
-    sets: Fields = {}
+    sets: Plain = {}
     assumed, held, spoken, unstated = dict(recipe.assumed), dict[str, str](), set(recipe.sources), set[str]()
     for case in recipe.cases:
         if case.failing(seen):
@@ -80,7 +80,7 @@ def answer(
     return Answer(sets, assumed, {part: told for part, told in origin.items() if told})
 
 
-def told(config: Fields) -> list[str]:
+def told(config: Plain) -> list[str]:
     """The first lines of a run on its recipe's cases: those that held, and the keys for which none did."""
     leaves = flat({key: value for key, value in config.items() if key != "origin"})
     parts: dict[str, dict[str, list[str]]] = {"cases": {}, "no_case": {}}
@@ -94,7 +94,7 @@ def told(config: Fields) -> list[str]:
     return [f"{word:<10} {line}" for word, line in lines.items() if line]
 
 
-def _unmet(recipe: Recipe, seen: Fields, spoken: Collection[str], line: Line) -> dict[str, str]:
+def _unmet(recipe: Recipe, seen: Plain, spoken: Collection[str], line: Line) -> dict[str, str]:
     """The keys for which the recipe has cases but none holds, each with the choice that no case covers."""
     unmet = {}
     for key in dict.fromkeys(key for case in recipe.cases for key in case.set):
@@ -110,7 +110,7 @@ def _unmet(recipe: Recipe, seen: Fields, spoken: Collection[str], line: Line) ->
     return unmet
 
 
-def _refuse_lacking(recipe: Recipe, case: Case, leaves: Fields) -> None:
+def _refuse_lacking(recipe: Recipe, case: Case, leaves: Plain) -> None:
     for key in case.set:
         if not _has(leaves, key):
             node = "optimizer" if key == "rho" else key.partition(".")[0]
@@ -124,7 +124,7 @@ def _is_at_or_below(key: str, nodes: Collection[str]) -> bool:
     return any(key == node or key.startswith(f"{node}.") for node in nodes)
 
 
-def _has(leaves: Fields, key: str) -> bool:
+def _has(leaves: Plain, key: str) -> bool:
     """Whether the chosen options have the key: each configuration has a rho, but not each rule."""
     return key in leaves and (key != "rho" or "optimizer.rho" in leaves)
 

@@ -99,6 +99,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "dataset.train_images": limits.positive,
     "dataset.verified": limits.boolean,
     "dataset.shape": _shape,
+    "dataset.shuffle_buffer": limits.shuffle_buffer,
     "dataset.augmentation.pad": limits.natural,
     "dataset.augmentation.flip": limits.share,
     "dataset.augmentation.cutout": limits.natural,

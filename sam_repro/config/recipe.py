@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam_repro import limits
-from sam_repro.config.schema import RECIPE, flat
-
-Fields = dict[str, Any]
+from sam_repro.config.schema import RECIPE, Plain, flat
 
 SPEAKS_FOR = ("dataset", "architecture")
 CASE = ("when", "set", "from", "assumed")
@@ -29,8 +27,8 @@ class Case:
         assumed: key → where its value is from, because neither the paper nor its code states it for this case.
     """
 
-    when: Fields
-    set: Fields
+    when: Plain
+    set: Plain
     source: str
     assumed: dict[str, str]
 
@@ -58,7 +56,7 @@ class Recipe:
     assumed: dict[str, str]
 
 
-def parsed(name: str, config: Fields, options: Mapping[str, Collection[str]]) -> Recipe:
+def parsed(name: str, config: Plain, options: Mapping[str, Collection[str]]) -> Recipe:
     """The recipe in a plain configuration that still has the keys of `RECIPE`.
 
     Args:
@@ -114,7 +112,7 @@ def _texts(value: Any, where: str) -> dict[str, str]:
     return dict(value)
 
 
-def _mapping(value: Any, where: str, known: Collection[str] | None = None) -> Fields:
+def _mapping(value: Any, where: str, known: Collection[str] | None = None) -> Plain:
     if not isinstance(value, dict):
         raise RecipeError(f"{where} = {limits.shown(value)}: must be a mapping, key: value")
     if known and (unknown := [key for key in value if key not in known]):

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA = 2
-Resolved = dict[str, Any]
+Plain = dict[str, Any]
+"""Plain values by key: of a recipe, a table's cell, a command line."""
+Resolved = Plain
 """A resolved configuration, as plain values."""
 
 
@@ -130,6 +132,8 @@ NEUTRAL: dict[str, Any] = {
     "rho_warmup_epochs": 0.0,
     "compile": False,
     "micro_batch": None,
+    "dataset.validation.stream": "numpy",
+    "dataset.shuffle_buffer": None,
     "optimizer.p": 2,
     "optimizer.ascent_steps": 1,
     "optimizer.ascent": "gradient",

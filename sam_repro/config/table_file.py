@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Fields = dict[str, Any]
-Overrides = dict[str, Any]
+from sam_repro.config.schema import Plain
+
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 _WORDS = ("null", "none", "true", "false", "nan", "inf")  # texts that would be read as something else
 
@@ -31,7 +31,7 @@ class Cell:
     index: int
     name: str
     series: str
-    overrides: Overrides
+    overrides: Plain
     waiting: str | None = None
 
 
@@ -120,7 +120,7 @@ class Search:
     metric: str
     series: str
     per: str | None = None
-    retrain: Overrides = field(default_factory=dict)
+    retrain: Plain = field(default_factory=dict)
     printed: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -156,7 +156,7 @@ class Table:
     title: str
     source: str
     recipe: str | None
-    shared: Overrides
+    shared: Plain
     seeds: tuple[int, ...]
     metrics: tuple[str, ...]
     cells: tuple[Cell, ...]
@@ -179,7 +179,7 @@ class Table:
         meant = f"; did you mean {near[0]}?" if near else ""
         raise TableError(f"cell = {which}: {self.name} has the cells 0 … {len(self.cells) - 1}{meant}")
 
-    def overrides(self, cell: Cell) -> Overrides:
+    def overrides(self, cell: Cell) -> Plain:
         """All that the cell sets, the recipe first."""
         recipe = {"experiment": self.recipe} if self.recipe else {}
         return recipe | self.shared | cell.overrides

@@ -7,7 +7,8 @@ from typing import Any
 
 from sam_repro import limits
 from sam_repro.config import formula
-from sam_repro.config.table_file import Cell, Claim, Effect, Fields, Overrides, Pick, Plot, Search, Table, TableError
+from sam_repro.config.schema import Plain
+from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Plot, Search, Table, TableError
 
 _PLACE = re.compile(r"\{([\w.]+)\}")
 METRICS = ("test", "validation", "train", "label_noise", "sharpness", "epoch", "cost")
@@ -46,7 +47,7 @@ _CLAIM = ("row", "metric", *_WAYS, "by", *_PRINTED, "literature")
 _EFFECT = ("name", "cell", "twin", "metric", "equal")
 
 
-def _table(name: str, content: Fields) -> Table:
+def _table(name: str, content: Plain) -> Table:
     cells = _cells(content.get("cells", []))
     names = {cell.name for cell in cells}
     metrics = tuple(_metric(metric) for metric in _distinct(content.get("metrics", ["test/error_pct"]), "metrics"))
@@ -89,7 +90,7 @@ def _cells(groups: Any) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _filled(groups: Any, known: Sequence[str]) -> list[Fields]:
+def _filled(groups: Any, known: Sequence[str]) -> list[Plain]:
     """Claims and effects, written one by one or as a group: fields with {places} and, under `of`, what goes there."""
     filled = []
     for group in _list(groups, "claims and effects"):
@@ -100,7 +101,7 @@ def _filled(groups: Any, known: Sequence[str]) -> list[Fields]:
     return filled
 
 
-def _claim(fields: Fields, names: set[str], metric: str) -> Claim:
+def _claim(fields: Plain, names: set[str], metric: str) -> Claim:
     row = str(fields.get("row", "a claim"))
     _known(fields, row, "row", optional=[field for field in _CLAIM if field != "row"])
     printed = {key: fields[key] for key in _PRINTED if key in fields}
@@ -126,7 +127,7 @@ def _claim(fields: Fields, names: set[str], metric: str) -> Claim:
     return Claim(row=row, metric=metric, readings=readings, **printed)
 
 
-def _literature(fields: Fields, printed: Fields, row: str, metric: str) -> Claim:
+def _literature(fields: Plain, printed: Plain, row: str, metric: str) -> Claim:
     """Somebody else's number: of no cell, and of any metric."""
     if fields["literature"] is not True or (set(fields) & {*_WAYS, "by", "epoch", "derived", "tolerance"}):
         raise TableError(f"{row}: literature: true is shown and not run: it has no cell, and nothing that ours needs")
@@ -135,7 +136,7 @@ def _literature(fields: Fields, printed: Fields, row: str, metric: str) -> Claim
     return Claim(row, _text(fields.get("metric", metric), f"{row}: metric"), {}, **printed, literature=True)
 
 
-def _pick(written: Any, fields: Fields, metric: str, names: set[str], row: str) -> Pick:
+def _pick(written: Any, fields: Plain, metric: str, names: set[str], row: str) -> Pick:
     cells = tuple(written) if isinstance(written, list) else (written,)
     if unknown := [cell for cell in cells if cell not in names]:
         raise TableError(f"{row}: no cell of the name {', '.join(map(str, unknown))}")
@@ -148,7 +149,7 @@ def _pick(written: Any, fields: Fields, metric: str, names: set[str], row: str) 
     return Pick(cells, fields["by"])
 
 
-def _effect(fields: Fields, names: set[str], metric: str) -> Effect:
+def _effect(fields: Plain, names: set[str], metric: str) -> Effect:
     _known(fields, "effects", "name", "cell", "twin", "equal", optional=("metric",))
     where = f"effects: {fields['name']}"
     for end in ("cell", "twin"):
@@ -201,13 +202,13 @@ def _distinct(value: Any, where: str) -> list[Any]:
     return value
 
 
-def _mapping(value: Any, where: str) -> Fields:
+def _mapping(value: Any, where: str) -> Plain:
     if not isinstance(value, dict):
         raise TableError(f"{where}: must be a mapping")
     return value
 
 
-def _overrides(value: Any, where: str) -> Overrides:
+def _overrides(value: Any, where: str) -> Plain:
     if "seed" in _mapping(value, where):
         raise TableError(f"{where}: seed: a cell has none; seeds: [0, 1, 2] are the table's")
     return value
@@ -219,7 +220,7 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _known(fields: Any, where: str, *needed: str, optional: Sequence[str] = ()) -> Fields:
+def _known(fields: Any, where: str, *needed: str, optional: Sequence[str] = ()) -> Plain:
     if unknown := [key for key in _mapping(fields, where) if key not in (*needed, *optional)]:
         raise TableError(
             f"{where}: {', '.join(map(str, unknown))}: no such field; there are {', '.join((*needed, *optional))}"

@@ -20,8 +20,10 @@ class Validation:
 
     Args:
         count: how many; 0 (default) is no validation split.
-        seed: of the frozen stream that chooses them, in [0, 2³²); default 42.
+        seed: of the stream that chooses them, in [0, 2³²); default 42.
         stratified: whether each true class gives the same share of its images, to the image; default false.
+        stream: "numpy" (default), a frozen stream; "torch": the last of `torch.randperm`, as `random_split` holds them
+            out, never stratified; "sklearn": of `StratifiedShuffleSplit`, always stratified.
         augmented: whether they get the augmentation of the training when they are measured; default false.
         noisy: whether they keep the labels of label noise; default false, the true ones.
 
@@ -34,6 +36,7 @@ class Validation:
     stratified: bool = False
     augmented: bool = False
     noisy: bool = False
+    stream: str = "numpy"
 
     def __post_init__(self) -> None:
         limits.natural("count", self.count)
@@ -41,15 +44,31 @@ class Validation:
         limits.boolean("stratified", self.stratified)
         limits.boolean("augmented", self.augmented)
         limits.boolean("noisy", self.noisy)
+        limits.choice("stream", self.stream, ("numpy", "torch", "sklearn"))
+        if self.stream != "numpy" and self.stratified != (self.stream == "sklearn"):
+            other = limits.shown(not self.stratified)
+            raise ValueError(
+                f"stream = {self.stream}: is {'' if self.stream == 'sklearn' else 'not '}stratified; "
+                f"write stratified={other}"
+            )
 
     def held_out(self, labels: Tensor) -> Tensor:
         """Which of the images with these true labels [N] are held out: a mask [N] of `count` trues."""
+        mask = torch.zeros(len(labels), dtype=torch.bool)
+        if self.count:
+            mask[self._chosen(labels)] = True
+        return mask
+
+    def _chosen(self, labels: Tensor) -> Tensor:
+        if self.stream == "torch":
+            generator = torch.Generator().manual_seed(self.seed)
+            return torch.randperm(len(labels), generator=generator)[len(labels) - self.count :]
+        if self.stream == "sklearn":
+            return _by_sklearn(labels, self.count, self.seed)
         order = RandomState(self.seed).permutation(len(labels))
         if self.stratified:
             order = order[np.argsort(_quantiles(labels.numpy()[order]), kind="stable")]
-        mask = torch.zeros(len(labels), dtype=torch.bool)
-        mask[torch.from_numpy(order[: self.count])] = True
-        return mask
+        return torch.from_numpy(order[: self.count])
 
 
 def prepare(examples: Examples, validation: Validation, noise: LabelNoise, augmentation: Augmentation) -> Data:
@@ -79,6 +98,15 @@ def prepare(examples: Examples, validation: Validation, noise: LabelNoise, augme
         inputs=examples.sha256(),
         classes=examples.classes,
     )
+
+
+def _by_sklearn(labels: Tensor, count: int, seed: int) -> Tensor:
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    classes = len(labels.unique())
+    limits.integer("validation.count", count, low=classes, high=len(labels) - classes)
+    split = StratifiedShuffleSplit(n_splits=1, test_size=count, random_state=seed).split(labels, labels)
+    return torch.from_numpy(next(split)[1])
 
 
 def _quantiles(labels: Labels) -> npt.NDArray[np.float64]:

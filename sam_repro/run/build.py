@@ -166,7 +166,9 @@ def make_schedule(config: Resolved) -> Schedule:
 
 def make_plan(config: Resolved) -> Plan:
     """The numbers of the loop."""
-    return Plan(**{key: config[key] for key in Plan.__dataclass_fields__})
+    keys = {**config, "shuffle_buffer": config["dataset"].get("shuffle_buffer")}
+    with refused(config, "dataset"):
+        return Plan(**{key: keys[key] for key in Plan.__dataclass_fields__})
 
 
 def declared_cost(config: Resolved) -> Cost | None:

@@ -1,8 +1,8 @@
 """A dry build: every object of a run but its data, on the smallest network or on none, to hear what it refuses."""
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from sam_repro.errors import UserError
 from sam_repro.run import build
 from sam_repro.run.numerics import with_numerics
 from sam_repro.run.request import WHEN
+from sam_repro.run.sizes import refuse_sizes
 from sam_repro.training import graphs
 
 
@@ -33,33 +34,20 @@ def findings(configs: Sequence[Resolved]) -> list[str]:
     for config in configs:
         cells.setdefault(str(config | {"seed": None}), []).append(config)
     for seeds in cells.values():
-        if heard := _heard(_light(seeds[0]) + ([] if all(map(_is_done, seeds)) else _heavy(seeds[0]))):
+        parts = LIGHT if all(map(_is_done, seeds)) else (*LIGHT, *HEAVY)
+        if heard := [line for part in parts for line in _refusals(part, seeds[0])]:
             return heard
     return []
 
 
 def measure_findings(node: Resolved) -> list[str]:
-    """What the constructor of a measure refuses of its node, in a line; nothing is loaded, nothing is written."""
-    return _heard([partial(_measure, node)])
+    """What the constructor of a measure refuses of its node, one line each; nothing is loaded, nothing is written."""
+    return _refusals(_measure, {"sharpness": node})
 
 
-Parts = list[Callable[[], Any]]
-
-
-def _light(config: Resolved) -> Parts:
+def _augmentation(config: Resolved) -> None:
     shape = _told_shape(config)
-    images = None if shape is None else _blank(shape)
-    return [
-        partial(build.make_validation, config),
-        partial(build.make_noise, config),
-        partial(build.make_augmentation, config, images),
-        partial(build.make_schedule, config),
-        partial(_measure, config["sharpness"]),
-    ]
-
-
-def _heavy(config: Resolved) -> Parts:
-    return [partial(_rule, config), partial(_network, config)]
+    build.make_augmentation(config, None if shape is None else _blank(shape))
 
 
 def _rule(config: Resolved) -> None:
@@ -85,10 +73,16 @@ def _network(config: Resolved) -> None:
         if warning.category is NetworkWarning:
             print(f"warning    {warning.message}")
     build.make_groups(config, network, 0.0)
+    try:
+        images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
+    except UserError:  # which is told of by itself
+        return
+    if images >= config["batch_size"]:  # else the data say so, once they are there
+        refuse_sizes(network, shape, build.make_plan(config), images)
 
 
-def _measure(node: Resolved) -> None:
-    build.make_measure({key: value for key, value in node.items() if key not in WHEN})
+def _measure(config: Resolved) -> None:
+    build.make_measure({key: value for key, value in config["sharpness"].items() if key not in WHEN})
 
 
 def _told_shape(config: Resolved) -> build.Shape | None:
@@ -110,11 +104,44 @@ def _is_done(config: Resolved) -> bool:
         return False
 
 
-def _heard(parts: Parts) -> list[str]:
-    heard = []
-    for part in parts:
+Part = Callable[[Resolved], Any]
+LIGHT: tuple[Part, ...] = (build.make_validation, build.make_noise, _augmentation, build.make_schedule, _measure)
+HEAVY: tuple[Part, ...] = (_rule, _network)
+KEY = re.compile(r"([\w.]+)(?:\[\d+\])? = ")
+"""How a refusal begins that is about one key."""
+
+
+def _refusals(part: Part, config: Resolved) -> list[str]:
+    """What a part refuses: one bad argument after the other, those before it left to the constructor's default."""
+    said: list[str] = []
+    while True:
         try:
-            part()
+            part(config)
+            return said
         except UserError as refusal:
-            heard.append(str(refusal))
-    return heard
+            line = str(refusal)
+        except Exception:
+            if not said:
+                raise
+            return said  # what was left out was needed
+        key = KEY.match(line)
+        if key is None or not _has(config, path := key[1].split(".")):
+            return said or [line]
+        said.append(line)
+        config = _without(config, path)
+
+
+def _has(config: Resolved, path: Sequence[str]) -> bool:
+    node: Any = config
+    for key in path:
+        if not isinstance(node, dict) or key not in node:
+            return False
+        node = node[key]
+    return True
+
+
+def _without(config: Resolved, path: Sequence[str]) -> Resolved:
+    head, *rest = path
+    if not rest:
+        return {key: value for key, value in config.items() if key != head}
+    return config | {head: _without(config[head], rest)}

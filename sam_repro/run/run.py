@@ -28,6 +28,7 @@ from sam_repro.run.record import read_run, write_record
 from sam_repro.run.request import Request, describe, find_measurement, make_request
 from sam_repro.run.result import Result, announce_finished, find_finished, finish, summarize, targets_of
 from sam_repro.run.sharpness import RunSharpness, measure_finished, show_sharpness
+from sam_repro.run.sizes import refuse_sizes
 from sam_repro.training import checkpoint
 from sam_repro.training.trainer import Interrupted, NonFinite, Trainer
 
@@ -89,6 +90,8 @@ def run(config: Resolved, overrides: list[str]) -> Result:
     if done:
         return _complete(config, folder, done)
     model = build.make_model(config, build.shape_of(data))
+    evaluated = [len(split) for split in (data.validation, data.test) if split]
+    refuse_sizes(model, build.shape_of(data), build.make_plan(config), len(data.train), evaluated)
     objective = build.make_objective(config, model)
     request = make_request(config, folder)
     sharpness = RunSharpness(request, build.make_measure(request.settings), config, objective, data, folder)

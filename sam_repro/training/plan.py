@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sam_repro import limits
+
 
 class Mark(NamedTuple):
     """What is due after a step.
@@ -37,6 +39,7 @@ class Plan:
         checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
         micro_batch: examples that go through the network at once, default the batch: less memory, the same step.
         graph: replay whole steps as CUDA graphs, default false.
+        shuffle_buffer: examples from which the next one of an epoch is drawn, default all: see `order.shuffled`.
     """
 
     seed: int
@@ -53,6 +56,10 @@ class Plan:
     checkpoint_every: float = 60.0
     micro_batch: int | None = None
     graph: bool = False
+    shuffle_buffer: int | None = None
+
+    def __post_init__(self) -> None:
+        limits.shuffle_buffer("shuffle_buffer", self.shuffle_buffer)
 
     def steps_per_epoch(self, examples: int) -> int:
         """Steps of one epoch over so many examples."""

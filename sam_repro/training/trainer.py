@@ -20,6 +20,7 @@ from sam_repro.training import checkpoint, evaluation, graphs
 from sam_repro.training.clock import Clock
 from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.training.means import Mean
+from sam_repro.training.order import shuffled
 from sam_repro.training.plan import Plan
 from sam_repro.vectors import norm, ratio
 
@@ -251,8 +252,8 @@ class Trainer:
 
     def _order(self, epoch: int) -> Tensor:
         """The epoch's order of the examples, the same on every device."""
-        generator = torch.Generator().manual_seed(derived(self.plan.seed, "order", epoch))
-        return torch.randperm(len(self.data.train), generator=generator).to(self.data.train.drawn_on)
+        seed = derived(self.plan.seed, "order", epoch)
+        return shuffled(len(self.data.train), seed, self.plan.shuffle_buffer).to(self.data.train.drawn_on)
 
     def _window_row(self, step: int, epoch: float) -> Row:
         self.clock.stop()

@@ -16,6 +16,7 @@ OPTIONS = sorted(
     f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in compose_line([])
 )
 OPTIONAL = {
+    "dataset.shuffle_buffer",
     "rho",
     "m",
     "clip_norm",

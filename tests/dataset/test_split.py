@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import train_test_split
 
 from sam_repro.augmentation import Augmentation
 from sam_repro.dataset import Images, LabelNoise, Validation, prepare
@@ -126,3 +127,34 @@ def test_refused(arguments, message):
 def test_augmented_is_carried_on():
     assert prepare(numbered([3, 4]), Validation(2, augmented=True), CLEAN, PLAIN).validation_augmented
     assert not prepare(numbered([3, 4]), Validation(2), CLEAN, PLAIN).validation_augmented
+
+
+def test_the_stream_of_torch_is_random_splits():
+    labels = torch.arange(1000) % 7
+    _, held = torch.utils.data.random_split(range(1000), [0.9, 0.1], torch.Generator().manual_seed(42))
+    mask = Validation(100, 42, stream="torch").held_out(labels)
+    assert mask.nonzero().flatten().tolist() == sorted(held.indices)
+    assert not Validation(0, 42, stream="torch").held_out(labels).any()
+
+
+def test_the_stream_of_sklearn_is_its_stratified_split():
+    labels = torch.arange(1000) % 7
+    _, held = train_test_split(np.arange(1000), test_size=0.1, stratify=labels, random_state=42)
+    mask = Validation(100, 42, stratified=True, stream="sklearn").held_out(labels)
+    assert mask.nonzero().flatten().tolist() == sorted(held)
+    for count in (6, 994):
+        with pytest.raises(ValueError, match=rf"validation.count = {count}: must be an integer >= 7 and <= 993"):
+            Validation(count, 42, stratified=True, stream="sklearn").held_out(labels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stream": "jax"}, "stream = jax: must be one of numpy, torch, sklearn"),
+        ({"stream": "torch", "stratified": True}, "stream = torch: is not stratified; write stratified=false"),
+        ({"stream": "sklearn"}, "stream = sklearn: is stratified; write stratified=true"),
+    ],
+)
+def test_a_stream_that_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Validation(10, **arguments)

@@ -28,6 +28,7 @@ from sam_repro.run.dry_build import findings
 from sam_repro.run.mirror import open_mirror
 from sam_repro.run.numerics import with_numerics
 from sam_repro.training.diagnostics import Diagnostics
+from sam_repro.training.plan import Plan
 
 OPTIONS = sorted(
     f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in compose_line([])
@@ -38,16 +39,16 @@ INHERITED = {"optimizer.rho"}  # ${rho}, a top-level key: `contradictions` refus
 OF_THE_DATA = {"dataset.mean", "dataset.std"}  # arguments of the augmentation
 
 
-def compose(option: str) -> dict[str, Any]:
-    """The configuration of an option; a transformer's patches are wider than a digit."""
-    config = compose_line([option])
-    return compose_line([option, "dataset=cifar10"]) if "name" in config["architecture"] else config
+def composed(option: str) -> dict[str, Any]:
+    """The configuration with an option; what is too large for a digit, with a data set of three channels, 32 x 32."""
+    large = option.startswith("augmentation=") or "name" in compose_line([option])["architecture"]
+    return compose_line([option, *(["dataset=cifar10"] if large else [])])
 
 
 def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[..., Any]]]:
     """The nodes of an option with their settings and what takes them."""
     group = option.partition("=")[0]
-    config = compose(option)
+    config = composed(option)
     if group == "dataset":
         yield "dataset.validation", config["dataset"]["validation"], Validation
         return
@@ -68,7 +69,7 @@ def changed(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_is_built_dry(option: str) -> None:
-    assert findings([compose(option)]) == []
+    assert findings([composed(option)]) == []
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -98,7 +99,7 @@ def keys_of(option: str) -> list[str]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_bad_value_of_a_key_is_refused_in_one_line_that_names_it(option: str) -> None:
-    config = compose(option)
+    config = composed(option)
     for key in keys_of(option):
         for value in BAD:
             if key in TEXTS and value != -1:
@@ -128,6 +129,7 @@ SHARED: dict[str, Callable[[Any], Any]] = {
     "dataset.augmentation.pad": lambda value: Crop(value),
     "dataset.augmentation.flip": lambda value: Flip(value),
     "dataset.augmentation.cutout": lambda value: Cutout(value),
+    "dataset.shuffle_buffer": lambda value: Plan(0, 1, 1, 0.1, shuffle_buffer=value),
     "wandb": lambda value: open_mirror(
         value, directory=Path(), run_id="", name="", group="", job_type="", tags=[], config={}
     ),
@@ -238,5 +240,16 @@ def test_a_measure_that_cannot_be_is_refused_before_the_data_are_loaded(tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "make_data", None)
         said = command(measure.main, tmp_path, f"run={run}", "sharpness=hessian", "sharpness.steps=1")
-    assert (said.code, said.err) == (2, "sam_repro: sharpness.steps = 1: must be an integer >= 2\n")
+    assert (said.code, said.err) == (2, "sam_repro: sharpness.steps = 1: must be an integer >= 2 and <= 10000\n")
     assert json.loads((run / "result.json").read_text())["sharpness"] == {}
+
+
+def test_every_bad_argument_of_a_node_is_told() -> None:
+    words = ["optimizer=looksam", "optimizer.alpha=-1", "optimizer.period=0", "schedule.final=2", "schedule.per=x"]
+    found = findings([compose_line(words)])
+    assert sorted(line.partition(" = ")[0] for line in found) == [
+        "optimizer.alpha",
+        "optimizer.period",
+        "schedule.final",
+        "schedule.per",
+    ]

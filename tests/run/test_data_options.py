@@ -1,0 +1,50 @@
+"""Every data set and every augmentation, through the door: two steps with SGD and with SAM on images of its shape."""
+
+import importlib
+import json
+import math
+
+import pytest
+import torch
+from called import command
+
+from sam_repro import train
+from sam_repro.config.lines import compose_line
+from sam_repro.config.options import groups_of
+from sam_repro.dataset import Images
+
+OPTIONS = groups_of(None)
+
+
+def random_images(classes, channels, size, train=12, test=6):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (train + test, channels, size, size), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(train + test) % classes
+    return Images(images[:train], labels[:train], images[train:], labels[train:], classes)
+
+
+def two_steps(folder, monkeypatch, *words):
+    """Run a line whose source gives random images of the shape that its option names, and check its record."""
+    dataset = compose_line(list(words))["dataset"]
+    module, _, name = dataset["source"]["_target_"].rpartition(".")
+    images = random_images(*(dataset.get("shape") or [3, 3, 12]))
+    monkeypatch.setattr(importlib.import_module(module), name, lambda **_: images)
+    settings = ["architecture=resnet8", "max_steps=2", "batch_size=6", "sharpness=none", "wandb=disabled"]
+    said = command(train.main, folder, *words, *settings)
+    assert said.code == 0, said.err
+    (result,) = folder.glob("outputs/**/result.json")
+    record = json.loads(result.read_text())
+    assert record["cost"]["steps"] == 2
+    assert math.isfinite(record["metrics"]["train"]["loss"])
+
+
+@pytest.mark.parametrize("rule", ["sgd", "sam"])
+@pytest.mark.parametrize("dataset", OPTIONS["dataset"])
+def test_every_data_set(dataset, rule, tmp_path, monkeypatch):
+    two_steps(tmp_path, monkeypatch, f"dataset={dataset}", f"optimizer={rule}")
+
+
+@pytest.mark.parametrize("rule", ["sgd", "sam"])
+@pytest.mark.parametrize("augmentation", OPTIONS["augmentation"])
+def test_every_augmentation(augmentation, rule, tmp_path, monkeypatch):
+    two_steps(tmp_path, monkeypatch, "dataset=cifar10", f"augmentation={augmentation}", f"optimizer={rule}")
