@@ -11,7 +11,6 @@ from sam_repro.architecture.shake import ShakeDrop, ShakeShake
 from sam_repro.optimizer import SAM
 from sam_repro.oracle import Objective
 from sam_repro.oracle.products import hvp
-from sam_repro.oracle.products import hvp
 
 pytestmark = pytest.mark.usefixtures("float64")
 

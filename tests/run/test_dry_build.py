@@ -51,6 +51,7 @@ def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[...
     config = composed(option)
     if group == "dataset":
         yield "dataset.validation", config["dataset"]["validation"], Validation
+        yield "dataset.source", config["dataset"]["source"], get_object(config["dataset"]["source"]["_target_"])
         return
     prepared = build.PREPARED if group == "architecture" else ()
     own = {key: value for key, value in config[group].items() if key not in prepared}
@@ -80,7 +81,8 @@ def test_every_key_of_an_option_is_an_argument_or_has_limits(option: str) -> Non
         assert [key for key in rest if key not in inspect.signature(target).parameters] == []
     if option.startswith("dataset="):
         keys = [key for key in flat(compose_line([option])) if key.startswith("dataset.") and "._" not in key]
-        rest = {key for key in keys if key not in LIMITS and not key.startswith("dataset.validation.")}
+        below = ("dataset.validation.", "dataset.source.")
+        rest = {key for key in keys if key not in LIMITS and not key.startswith(below)}
         assert rest == OF_THE_DATA
         assert {"mean", "std"} <= inspect.signature(Augmentation).parameters.keys()
 
@@ -91,6 +93,7 @@ def keys_of(option: str) -> list[str]:
         f"{node}.{key}"
         for node, settings, _ in nodes_of(option)
         for key, value in settings.items()
+        if node != "dataset.source"  # loads the data: tests/dataset
         if not key.startswith("_") and not isinstance(value, dict)
     ]
     keys += OF_THE_DATA if option.startswith("dataset=") else ()
@@ -225,7 +228,7 @@ def test_the_told_shape_is_that_of_the_data() -> None:
 
 
 def test_nothing_is_loaded_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digits, "digits", None)
+    monkeypatch.setattr(digits, "digits", lambda data_dir, download: pytest.fail("data were loaded"))
     monkeypatch.chdir(tmp_path)
     assert findings([compose_line([])]) == []
     assert not list(tmp_path.iterdir())
