@@ -75,8 +75,6 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "label_noise.kind": limits.noise_kind,
     "label_noise.seed": limits.seed,
     "report": _one_of("last", "best_validation"),
-    "rho_follows": _one_of("constant", "lr"),
-    "rho_warmup_epochs": partial(limits.number, low=0),
     "precision": _one_of("auto", "fp32", "tf32", "bf16"),
     "channels_last": limits.boolean,
     "device": _device,
@@ -118,6 +116,7 @@ BUILT = {
     "optimizer": True,
     "base_optimizer": True,
     "schedule": False,
+    "rho_schedule": False,
     "sharpness": False,
 }
 """The nodes that name an object to build, and whether arguments are added when it is built: their `_partial_`."""
@@ -184,8 +183,9 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
     if isinstance(warmup, int | float) and warmup >= epochs:
         yield f"schedule.warmup_epochs = {limits.shown(warmup)}: must be less than epochs = {epochs}"
 
-    if (warmup := leaves["rho_warmup_epochs"]) > epochs:
-        yield f"rho_warmup_epochs = {warmup}: must be at most epochs = {epochs}"
+    warmup = leaves.get("rho_schedule.warmup_epochs")
+    if isinstance(warmup, int | float) and warmup > epochs:
+        yield f"rho_schedule.warmup_epochs = {limits.shown(warmup)}: must be at most epochs = {epochs}"
 
     if leaves["precision"] == "tf32" and leaves["device"] == "cpu":
         yield "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16"

@@ -27,6 +27,7 @@ from sam_repro.limits import shown
 from sam_repro.optimizer import Cost, Rule, parameter_groups
 from sam_repro.optimizer.base import check_base
 from sam_repro.oracle import Objective
+from sam_repro.rho_schedule import RhoSchedule
 from sam_repro.schedule import Schedule
 from sam_repro.seeds import derived
 from sam_repro.sharpness import Measure
@@ -198,10 +199,22 @@ def make_groups(config: Resolved, model: nn.Module, weight_decay: float) -> list
         return parameter_groups(model, weight_decay, config["weight_decay_on"], config["lr_factors"])
 
 
+def make_rule_factory(config: Resolved) -> Callable[..., Rule]:
+    """The rule of a configuration as a function of a base, whose further arguments are stronger than the settings."""
+    with refused(config, "optimizer"):
+        return _made(config["optimizer"])
+
+
 def make_schedule(config: Resolved) -> Schedule:
     """The schedule of the learning rate."""
     with refused(config, "schedule"):
         return _made(config["schedule"])
+
+
+def make_rho_schedule(config: Resolved) -> RhoSchedule:
+    """The schedule of the radius."""
+    with refused(config, "rho_schedule"):
+        return _made(config["rho_schedule"])
 
 
 def make_plan(config: Resolved) -> Plan:

@@ -113,7 +113,7 @@ def _is_done(config: Resolved) -> bool:
 Part = Callable[[Resolved], Any]
 LIGHT: tuple[Part, ...] = (
     *(build.make_validation, build.make_noise, build.check_source),
-    *(_augmentation, build.make_schedule, _measure),
+    *(_augmentation, build.make_schedule, build.make_rho_schedule, _measure),
 )
 HEAVY: tuple[Part, ...] = (_rule, _network)
 KEY = re.compile(r"([\w.]+)(?:\[\d+\])? = ")

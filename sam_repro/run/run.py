@@ -105,6 +105,7 @@ def run(config: Resolved, overrides: list[str]) -> Result:
         build.make_diagnostics(config),
         folder,
         sharpness.measure_epoch,
+        build.make_rho_schedule(config),
     )
     with _writable(folder), lock(folder):
         if config["resume"]:

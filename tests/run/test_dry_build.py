@@ -161,12 +161,12 @@ def test_a_top_level_key_and_the_constructor_that_takes_it_say_the_same(key: str
 
 
 def test_all_that_constructors_refuse_is_told_at_once() -> None:
-    words = ["optimizer.ascent=up", "schedule.final=2", "sharpness.examples=0", "dataset.validation.count=-1"]
+    words = ["optimizer.perturb=up", "schedule.final=2", "sharpness.examples=0", "dataset.validation.count=-1"]
     assert [line.partition(" = ")[0] for line in findings([compose_line(words)])] == [
         "dataset.validation.count",
         "schedule.final",
         "sharpness.examples",
-        "optimizer.ascent",
+        "optimizer.perturb",
     ]
 
 
@@ -179,7 +179,7 @@ def test_a_cell_is_built_once_for_all_its_seeds(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_done_cell_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = compose_line(["optimizer.ascent=up"])  # as if it had been done
+    config = compose_line(["optimizer.perturb=up"])  # as if it had been done
     folder = home(with_numerics(config))
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
