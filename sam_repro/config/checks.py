@@ -75,8 +75,6 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "label_noise.kind": limits.noise_kind,
     "label_noise.seed": limits.seed,
     "report": _one_of("last", "best_validation"),
-    "rho_follows": _one_of("constant", "lr"),
-    "rho_warmup_epochs": partial(limits.number, low=0),
     "precision": _one_of("auto", "fp32", "tf32", "bf16"),
     "channels_last": limits.boolean,
     "device": _device,
@@ -99,6 +97,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "dataset.train_images": limits.positive,
     "dataset.verified": limits.boolean,
     "dataset.shape": _shape,
+    "dataset.workers": partial(limits.integer, low=0, high=256),
     "dataset.shuffle_buffer": limits.shuffle_buffer,
     "dataset.augmentation.pad": limits.natural,
     "dataset.augmentation.flip": limits.share,
@@ -117,6 +116,7 @@ BUILT = {
     "optimizer": True,
     "base_optimizer": True,
     "schedule": False,
+    "rho_schedule": False,
     "sharpness": False,
 }
 """The nodes that name an object to build, and whether arguments are added when it is built: their `_partial_`."""
@@ -143,13 +143,8 @@ def finding(key: str, value: Any) -> str | None:
 
 
 def _unbuilt(leaves: dict[str, Any]) -> list[str]:
-    """Findings about nodes that do not say what they build, and about data without their constants."""
-    constants = [
-        f"{key}: is missing; the file of the data set must give one number for each channel, for pixels/255"
-        for key in ("dataset.mean", "dataset.std")
-        if key not in leaves
-    ]
-    return constants + [
+    """Findings about nodes that do not say what they build."""
+    return [
         f"{node}: its file must say what it builds, by _target_: package.module.name"
         + (" and _partial_: true" if partial else "")
         for node, partial in BUILT.items()
@@ -177,6 +172,9 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
         remedy = f"must be at least m = {leaves['m']}, whose examples share one perturbation; choose micro_batch="
         yield f"micro_batch = {leaves['micro_batch']}: {remedy}{leaves['m']}"
 
+    if (leaves.get("dataset.mean") is None) != (leaves.get("dataset.std") is None):
+        yield "dataset.mean, dataset.std: one is null; give both, or neither to have them computed"
+
     if leaves["report"] == "best_validation" and not leaves.get("dataset.validation.count"):
         remedy = "hold images out, such as dataset.validation.count=200"
         yield f"report = best_validation: there is no validation split; {remedy}"
@@ -185,8 +183,9 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
     if isinstance(warmup, int | float) and warmup >= epochs:
         yield f"schedule.warmup_epochs = {limits.shown(warmup)}: must be less than epochs = {epochs}"
 
-    if (warmup := leaves["rho_warmup_epochs"]) > epochs:
-        yield f"rho_warmup_epochs = {warmup}: must be at most epochs = {epochs}"
+    warmup = leaves.get("rho_schedule.warmup_epochs")
+    if isinstance(warmup, int | float) and warmup > epochs:
+        yield f"rho_schedule.warmup_epochs = {limits.shown(warmup)}: must be at most epochs = {epochs}"
 
     if leaves["precision"] == "tf32" and leaves["device"] == "cpu":
         yield "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16"

@@ -43,7 +43,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     leaves = _without_idle_names(flat({node: value for node, value in config.items() if node not in APART}))
     files = config.get("files", {})
     return {
-        key: _canonical(_name(value) if key.endswith("._target_") else files.get(key, value))
+        key: _canonical(_named(key, files.get(key, value)))
         for key, value in leaves.items()
         if key not in ("seed", *BOOKKEEPING, *NUMERICS)
         and not key.endswith("._partial_")
@@ -59,14 +59,14 @@ def numerics(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _neutral(key: str, value: Any) -> bool:
-    return key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key])
+    return key in NEUTRAL and _canonical(_named(key, value)) == _canonical(_named(key, NEUTRAL[key]))
 
 
 def _idle(key: str, leaves: dict[str, Any]) -> bool:
     """Whether a key has no effect under this configuration. Keys of code from elsewhere always count."""
     node, _, inner = key.partition(".")
     target, order = leaves.get(f"{node}._target_"), leaves.get(ORDER)
-    if target is not None and not _is_ours(target):
+    if target is not None and not is_ours(target):
         return False
     if node == "augmentation" and "." in inner and isinstance(order, list) and inner.partition(".")[0] not in order:
         return True
@@ -82,11 +82,12 @@ def _without_idle_names(leaves: dict[str, Any]) -> dict[str, Any]:
     return leaves | {ORDER: [name for name in order if not _idle(f"augmentation.{name}.", leaves)]}
 
 
-def _name(target: Any) -> Any:
-    return target.rpartition(".")[2] if _is_ours(target) else target
+def _named(key: str, value: Any) -> Any:
+    return value.rpartition(".")[2] if key.endswith("._target_") and is_ours(value) else value
 
 
-def _is_ours(target: Any) -> bool:
+def is_ours(target: Any) -> bool:
+    """Whether a `_target_` is of this package."""
     return isinstance(target, str) and target.startswith("sam_repro.")
 
 

@@ -30,6 +30,7 @@ class Config:
     optimizer: dict[str, Any] = field(default_factory=dict)
     base_optimizer: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
+    rho_schedule: dict[str, Any] = field(default_factory=dict)
     sharpness: dict[str, Any] = field(default_factory=dict)
     # the experiment
     rho: float | None = None
@@ -49,8 +50,6 @@ class Config:
     label_smoothing: float = 0.0
     label_noise: LabelNoise = field(default_factory=LabelNoise)
     report: str = "last"
-    rho_follows: str = "constant"
-    rho_warmup_epochs: float = 0.0
     # numerics
     precision: str = "auto"
     channels_last: bool = True
@@ -99,6 +98,8 @@ BOOKKEEPING = (
     "dataset.train_images",
     "dataset.verified",
     "dataset.shape",
+    "dataset.workers",
+    "dataset.source.workers",
 )
 RECIPE = ("for", "cases", "from")
 """Keys that describe a recipe. The door takes them out, so a run has none of them."""
@@ -111,6 +112,7 @@ IDLE: tuple[tuple[str, str | None, Any], ...] = (
     ("augmentation.flip.", "augmentation.flip.probability", 0),
     ("augmentation.crop.", "augmentation.crop.pad", 0),
     ("augmentation.cutout.", "augmentation.cutout.size", 0),
+    ("rho_schedule.", "rho", None),
 )
 """Keys without effect, by how they begin: always, or where the switch beside them is off.
 
@@ -126,17 +128,14 @@ NEUTRAL: dict[str, Any] = {
     "same_noise": True,
     "label_smoothing": 0.0,
     "report": "last",
-    "rho_follows": "constant",
-    "rho_warmup_epochs": 0.0,
+    "rho_schedule._target_": "sam_repro.rho_schedule.Constant",
+    "rho_schedule.warmup_epochs": 0.0,
     "compile": False,
     "micro_batch": None,
     "dataset.validation.stream": "numpy",
     "dataset.shuffle_buffer": None,
-    "optimizer.p": 2,
-    "optimizer.ascent_steps": 1,
-    "optimizer.ascent": "gradient",
-    "optimizer.second_order": False,
     "optimizer.perturb": "all",
+    "optimizer.adapt": "all",
     "architecture.norm": "batch",
     "architecture.shortcut": "pad",
     "architecture.zero_gamma": False,

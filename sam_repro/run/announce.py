@@ -96,7 +96,13 @@ def _cut(line: str) -> str:
 
 def _rho(config: Resolved) -> str:
     """The radius and where it came from."""
-    return "" if config["rho"] is None else f", rho {config['rho']:g} ({config['origin']['rho']})"
+    if config["rho"] is None:
+        return ""
+    schedule = {key: value for key, value in config["rho_schedule"].items() if key != "_target_"}
+    settings = "".join(f", {key} {limits.shown(value)}" for key, value in schedule.items())
+    shape = config["choices"]["rho_schedule"]
+    plain = shape == "constant" and schedule.get("warmup_epochs") == 0
+    return f", rho {config['rho']:g} ({config['origin']['rho']}" + ("" if plain else f"; {shape}{settings}") + ")"
 
 
 def _settings(config: Resolved) -> str:

@@ -33,8 +33,6 @@ class Plan:
         clip_norm: largest norm of the averaged final gradient, default no clipping.
         drop_last: leave out an epoch's last batch if it is smaller.
         max_steps: stop after so many steps, default never; the schedule stays that of `epochs`.
-        rho_follows: "constant" (default), or "lr": the radius is multiplied by the factor of the learning rate.
-        rho_warmup_epochs: epochs over which the radius rises linearly from 0, default 0.
         record_every: steps between rows of the record, default 10; None for rows per epoch only.
         checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
         micro_batch: examples that go through the network at once, default the batch: less memory, the same step.
@@ -50,8 +48,6 @@ class Plan:
     clip_norm: float | None = None
     drop_last: bool = False
     max_steps: int | None = None
-    rho_follows: str = "constant"
-    rho_warmup_epochs: float = 0.0
     record_every: int | None = 10
     checkpoint_every: float = 60.0
     micro_batch: int | None = None

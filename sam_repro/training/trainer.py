@@ -13,6 +13,7 @@ from torch import Tensor
 from sam_repro.dataset import Batch, Data, Raw, Split
 from sam_repro.optimizer import Rule, Terms
 from sam_repro.oracle import Objective
+from sam_repro.rho_schedule import Constant, RhoSchedule
 from sam_repro.schedule import Schedule
 from sam_repro.seeds import derived
 from sam_repro.signals import note_signals
@@ -72,6 +73,7 @@ class Trainer:
         diagnostics: what is told of each step.
         folder: the run's home, where `checkpoint.pt` lies.
         measure: called with the epoch; returns extra values for its row. Must leave the network unchanged.
+        rho_schedule: the radius over the run, default constant.
 
     Raises:
         ValueError: if the plan asks for CUDA graphs of steps that cannot be captured.
@@ -87,11 +89,13 @@ class Trainer:
         diagnostics: Diagnostics,
         folder: Path,
         measure: Callable[[float], Row] = lambda epoch: {},
+        rho_schedule: RhoSchedule | None = None,
     ) -> None:
         self.objective = objective
         self.model = objective.model
         self.rule = rule
         self.schedule = schedule
+        self.rho_schedule = rho_schedule or Constant()
         self.data = data
         self.plan = plan
         self.diagnostics = diagnostics
@@ -232,9 +236,7 @@ class Trainer:
         factor = self.schedule.factor(step, per_epoch, self.plan.epochs)
         self._lr.fill_(self.plan.lr * factor)
         if self.rule.rho is not None and self._rho is not None:
-            warmup = round(self.plan.rho_warmup_epochs * per_epoch)
-            rising = (step + 1) / warmup if step < warmup else 1.0
-            self.rule.rho.fill_(self._rho * rising * (factor if self.plan.rho_follows == "lr" else 1.0))
+            self.rule.rho.fill_(self.rho_schedule.radius(self._rho, step, per_epoch, factor))
 
     @torch.no_grad()
     def _finish_gradient(self, loss: Tensor) -> None:

@@ -157,8 +157,8 @@ def test_wrong_values_are_all_told_before_what_does_not_go_together():
         ({"report": "best_validation"}, False),
         ({"report": "best_validation", "dataset__validation__count": 1}, True),
         ({"schedule__warmup_epochs": "long"}, True),  # the schedule's constructor refuses it
-        ({"epochs": 3, "rho_warmup_epochs": 3}, True),
-        ({"epochs": 3, "rho_warmup_epochs": 3.1}, False),
+        ({"epochs": 3, "rho_schedule__warmup_epochs": 3}, True),
+        ({"epochs": 3, "rho_schedule__warmup_epochs": 3.1}, False),
         ({"graph": True, "device": "cpu"}, False),
         ({"graph": True}, True),  # known only on the machine
         ({"precision": "tf32", "device": "cpu"}, False),

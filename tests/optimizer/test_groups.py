@@ -1,6 +1,7 @@
 """Which parameters decay, and which belong to a normalisation."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -75,3 +76,39 @@ def test_normalisations_carry_the_flag(on: str) -> None:
 def test_out_of_range_is_refused(arguments: tuple[float, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parameter_groups(Net(), *arguments)
+
+
+class Spared(nn.Module):
+    """A network with normalisations of other makers, inside of another, whose `no_weight_decay` names parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = timm.create_model("test_vit")
+        self.instance = nn.InstanceNorm2d(3, affine=True)
+        self.rms = timm.layers.RmsNorm(4)
+        self.response = timm.layers.grn.GlobalResponseNorm(4)
+        self.fusing = timm.layers.BatchNormAct2d(4)
+
+
+def test_other_normalisations_and_what_the_network_spares() -> None:
+    model = Spared()
+    groups = parameter_groups(model, 0.1, on="no_norm_no_bias")
+    norms = names(model, [p for group in groups if group["norm"] for p in group["params"]])
+    own = {"instance", "rms", "response", "fusing"}
+    assert own <= {name.partition(".")[0] for name in norms}
+    assert {name for name in norms if name.startswith("vit")} == {
+        name for name, _ in model.named_parameters() if name.startswith("vit") and "norm" in name
+    }
+    spared = names(model, [p for group in groups if group["weight_decay"] == 0.0 for p in group["params"]])
+    assert {"vit.pos_embed", "vit.cls_token"} <= spared
+    assert not {name for name in spared if name.endswith((".fc1.weight", ".qkv.weight"))}
+    decays = [group["weight_decay"] for group in parameter_groups(model, 0.1) for _ in group["params"]]
+    assert set(decays) == {0.1}
+
+
+@pytest.mark.parametrize("on", ["all", "no_norm_no_bias"])
+def test_groups_know_the_names(on: str) -> None:
+    model = Net()
+    for group in torch.optim.SGD(parameter_groups(model, 0.1, on), lr=0.1).param_groups:
+        known = dict(model.named_parameters())
+        assert all(known[name] is p for name, p in zip(group["param_names"], group["params"], strict=True))

@@ -49,6 +49,7 @@ def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[...
     config = composed(option)
     if group == "dataset":
         yield "dataset.validation", config["dataset"]["validation"], Validation
+        yield "dataset.source", config["dataset"]["source"], get_object(config["dataset"]["source"]["_target_"])
         return
     below = {f"{group}.{key}": node for key, node in config[group].items() if isinstance(node, dict)}
     for node, settings in {group: config[group], **below}.items():
@@ -74,7 +75,8 @@ def test_every_key_of_an_option_is_an_argument_or_has_limits(option: str) -> Non
         assert [key for key in rest if key not in inspect.signature(target).parameters] == []
     if option.startswith("dataset="):
         keys = [key for key in flat(compose_line([option])) if key.startswith("dataset.") and "._" not in key]
-        rest = {key for key in keys if key not in LIMITS and not key.startswith("dataset.validation.")}
+        below = ("dataset.validation.", "dataset.source.")
+        rest = {key for key in keys if key not in LIMITS and not key.startswith(below)}
         assert rest == OF_THE_DATA
         assert {"mean", "std"} <= inspect.signature(Augmentation).parameters.keys()
 
@@ -85,6 +87,7 @@ def keys_of(option: str) -> list[str]:
         f"{node}.{key}"
         for node, settings, _ in nodes_of(option)
         for key, value in settings.items()
+        if node != "dataset.source"  # loads the data: tests/dataset
         if not key.startswith("_") and not isinstance(value, dict)
     ]
     keys += OF_THE_DATA if option.startswith("dataset=") else ()
@@ -152,12 +155,12 @@ def test_a_top_level_key_and_the_constructor_that_takes_it_say_the_same(key: str
 
 
 def test_all_that_constructors_refuse_is_told_at_once() -> None:
-    words = ["optimizer.ascent=up", "schedule.final=2", "sharpness.examples=0", "dataset.validation.count=-1"]
+    words = ["optimizer.perturb=up", "schedule.final=2", "sharpness.examples=0", "dataset.validation.count=-1"]
     assert [line.partition(" = ")[0] for line in findings([compose_line(words)])] == [
         "dataset.validation.count",
         "schedule.final",
         "sharpness.examples",
-        "optimizer.ascent",
+        "optimizer.perturb",
     ]
 
 
@@ -170,7 +173,7 @@ def test_a_cell_is_built_once_for_all_its_seeds(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_done_cell_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = compose_line(["optimizer.ascent=up"])  # as if it had been done
+    config = compose_line(["optimizer.perturb=up"])  # as if it had been done
     folder = home(with_numerics(config))
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
@@ -219,7 +222,7 @@ def test_the_told_shape_is_that_of_the_data() -> None:
 
 
 def test_nothing_is_loaded_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digits, "digits", None)
+    monkeypatch.setattr(digits, "digits", lambda data_dir, download: pytest.fail("data were loaded"))
     monkeypatch.chdir(tmp_path)
     assert findings([compose_line([])]) == []
     assert not list(tmp_path.iterdir())

@@ -20,8 +20,9 @@ from sam_repro.augmentation import Augmentation, Crop, Flip
 from sam_repro.config.lines import compose_line
 from sam_repro.dataset import Data, Resident
 from sam_repro.errors import UserError
-from sam_repro.optimizer import SAM, SGD, LookSAM, Rule, SGDHess
+from sam_repro.optimizer import SAM, SGD, LookSAM, Rule, SAMBall, SAMRandom, SGDHess
 from sam_repro.oracle import Objective
+from sam_repro.rho_schedule import LikeLR
 from sam_repro.run.dry_build import findings
 from sam_repro.run.numerics import with_numerics
 from sam_repro.schedule import Cosine
@@ -137,8 +138,8 @@ def split(count: int) -> Resident:
 RULES = {
     "sgd": SGD,
     "sam": partial(SAM, rho=0.1),
-    "random": partial(SAM, rho=0.1, ascent="random"),
-    "three steps": partial(SAM, rho=0.1, ascent_steps=3),
+    "random": partial(SAMRandom, rho=0.1),
+    "three steps": partial(SAMBall, rho=0.1, p=2, ascent_steps=3),
     "looksam": partial(LookSAM, rho=0.1, period=3),
 }
 
@@ -155,6 +156,7 @@ def trainer(
     fused: bool = True,
     base: Callable[..., torch.optim.Optimizer] = SGD_WITH_MOMENTUM,
     same_noise: bool = True,
+    rho_schedule: Any = None,
     **numbers: Any,
 ) -> Trainer:
     model = Net().to(device)
@@ -167,6 +169,7 @@ def trainer(
         Plan(**plan),
         diagnostics or Diagnostics(every=2),
         folder,
+        rho_schedule=rho_schedule,
     )
 
 
@@ -195,7 +198,7 @@ SETTINGS: list[dict[str, Any]] = [
     *({"rule": rule} for rule in RULES.values()),
     {"m": 4},
     {"m": 3, "rule": RULES["looksam"]},
-    {"clip_norm": 0.1, "rho_follows": "lr", "rho_warmup_epochs": 1.0},
+    {"clip_norm": 0.1, "rho_schedule": LikeLR(1.0)},
     {"same_noise": False},
     {"diagnostics": Diagnostics("loss", every=2), "record_every": 1},
     {"drop_last": True},
@@ -254,7 +257,7 @@ def test_what_cannot_be_captured_is_refused(tmp_path: Path, settings: dict[str, 
         (["base_optimizer=lamb"], "as fused SGD"),
         (["base_optimizer=adamw"], "as fused SGD"),
         (["optimizer=sgdhess"], "the steps of SGDHess cannot be captured"),
-        (["optimizer.second_order=true"], "the steps of SAM cannot be captured"),
+        (["optimizer=sam_second_order"], "the steps of SAMSecondOrder cannot be captured"),
     ],
 )
 def test_the_command_line_says_what_a_graph_needs(overrides: list[str], said: str) -> None:

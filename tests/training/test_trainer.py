@@ -20,6 +20,7 @@ from sam_repro.augmentation import Augmentation, Crop, Cutout, Flip, Transform
 from sam_repro.dataset import Data, Raw, Resident
 from sam_repro.optimizer import SAM, SGD, Rule, parameter_groups
 from sam_repro.oracle import Objective
+from sam_repro.rho_schedule import LikeLR
 from sam_repro.schedule import Constant, Cosine
 from sam_repro.seeds import derived
 from sam_repro.training import checkpoint
@@ -113,6 +114,7 @@ def trainer(
     decay_on: str = "all",
     fused: bool | None = None,
     schedule: Any = None,
+    rho_schedule: Any = None,
     diagnostics: Diagnostics | None = None,
     **changes: Any,
 ) -> Trainer:
@@ -135,6 +137,7 @@ def trainer(
         plan(**changes),
         diagnostics or Diagnostics(),
         folder,
+        rho_schedule=rho_schedule,
     )
 
 
@@ -665,7 +668,7 @@ def test_the_first_signal_stops_a_run_after_its_step(tmp_path: Path) -> None:
 
 
 def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> None:
-    loop = trainer(tmp_path, rule=sam, schedule=Cosine(), rho_follows="lr", rho_warmup_epochs=1.6, record_every=1)
+    loop = trainer(tmp_path, rule=sam, schedule=Cosine(), rho_schedule=LikeLR(1.6), record_every=1)
     listener = Listener()
     loop.run(listener)
     per_epoch = loop.plan.steps_per_epoch(len(loop.data.train))
