@@ -50,5 +50,7 @@ def test_more_threads_than_cores_are_told_of(monkeypatch, capsys, threads, said)
 
 def test_threads_that_would_only_wait_for_each_other_are_refused(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    with pytest.raises(UserError, match="threads = 9: this machine has 2 cores, and more .*; choose threads=2 or less"):
+    with pytest.raises(
+        UserError, match=r"threads = 9: this machine has 2 cores, and more .*; choose threads=2 or less"
+    ):
         set_numerics(with_numerics(compose_line(["threads=9", "device=cpu"])))
