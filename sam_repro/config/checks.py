@@ -25,6 +25,11 @@ def _folder(name: str, value: Any) -> None:
         raise ValueError(f"{name} = {limits.shown(value)}: there is no such user; write the path without ~")
 
 
+def _optional_text(name: str, value: Any) -> None:
+    if value is not None:
+        _text(name, value)
+
+
 def _plain_name(name: str, value: Any) -> None:
     if not isinstance(value, str | int) or not re.fullmatch(r"[\w-][\w.-]{0,59}", str(value)):
         raise ValueError(
@@ -97,6 +102,8 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "dataset.train_images": limits.positive,
     "dataset.verified": limits.boolean,
     "dataset.shape": _shape,
+    "dataset.cache": _optional_text,
+    "dataset.verify": limits.boolean,
     "dataset.workers": partial(limits.integer, low=0, high=256),
     "dataset.shuffle_buffer": limits.shuffle_buffer,
     "dataset.augmentation.pad": limits.natural,

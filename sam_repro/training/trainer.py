@@ -115,7 +115,9 @@ class Trainer:
         self._now, self._bad_step = torch.tensor(0, device=device), torch.tensor(-1, device=device)
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in rule.base.param_groups]
         # float32 on a GPU, where the fused kernels read it as that
-        self._lr = torch.tensor(plan.lr, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
+        dtype = torch.float32 if device.type == "cuda" else torch.float64
+        factors = {group.get("lr_factor", 1.0) for group in rule.base.param_groups} | {1.0}
+        self._lr = {factor: torch.tensor(plan.lr * factor, dtype=dtype, device=device) for factor in sorted(factors)}
         self._own_options()
         self.no_graph = graphs.obstacle(rule, diagnostics.level)
         self._update: graphs.Update = self._eager_update
@@ -265,7 +267,8 @@ class Trainer:
         self._now.fill_(step)
         per_epoch = self.plan.steps_per_epoch(len(self.data.train))
         factor = self.schedule.factor(step, per_epoch, self.plan.epochs)
-        self._lr.fill_(self.plan.lr * factor)
+        for of_group, lr in self._lr.items():
+            lr.fill_(self.plan.lr * factor * of_group)
         if self.rule.rho is not None and self._rho is not None:
             self.rule.rho.fill_(self.rho_schedule.radius(self._rho, step, per_epoch, factor))
 
@@ -288,7 +291,7 @@ class Trainer:
     def _window_row(self, step: int, epoch: float) -> Row:
         self.clock.stop()
         self._refuse_non_finite()
-        rates = {"lr": float(self._lr)} | ({} if self.rule.rho is None else {"rho": float(self.rule.rho)})
+        rates = {"lr": float(self._lr[1.0])} | ({} if self.rule.rho is None else {"rho": float(self.rule.rho)})
         means = self.window.read()
         self.window.reset()
         return {"kind": "train", "step": step, "epoch": epoch} | rates | _named("train", means)
@@ -338,7 +341,7 @@ class Trainer:
         A loaded state replaces both.
         """
         for group, options in zip(self.rule.base.param_groups, self._options, strict=True):
-            group.update(options, lr=self._lr)
+            group.update(options, lr=self._lr[group.get("lr_factor", 1.0)])
 
     def _state(self) -> Row:
         return {

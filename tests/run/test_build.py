@@ -9,7 +9,7 @@ from sam_repro.config.identity import home
 from sam_repro.config.lines import compose_line
 from sam_repro.errors import UserError
 from sam_repro.run import announce, numerics
-from sam_repro.run.numerics import with_numerics
+from sam_repro.run.numerics import set_numerics, with_numerics
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,22 @@ def test_on_a_gpu_a_line_says_what_was_not_done_unasked(graph: bool | None, no_g
     _, compiled, *lines = announce._numerics(config, trainer)
     assert compiled == "compile    off: 3 million images pass, and 12.8 million win it back"
     assert [line[: len(told or "")] for line in lines] == ([] if told is None else [told])
+
+
+@pytest.mark.parametrize(
+    ("threads", "said"), [(2, ""), (3, "threads    threads = 3: this machine has 2 cores, so a step")]
+)
+def test_more_threads_than_cores_are_told_of(monkeypatch, capsys, threads, said):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    before = torch.get_num_threads()
+    set_numerics(with_numerics(compose_line([f"threads={threads}", "device=cpu"])))
+    torch.set_num_threads(before)
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_threads_that_would_only_wait_for_each_other_are_refused(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(
+        UserError, match=r"threads = 9: this machine has 2 cores, and more .*; choose threads=2 or less"
+    ):
+        set_numerics(with_numerics(compose_line(["threads=9", "device=cpu"])))
