@@ -136,13 +136,12 @@ def open_mirror(
         ValueError: if there is no such mode.
     """
     limits.wandb("wandb", mode)
-    if mode != "disabled":
-        asked = _hear_environment(say)
-        mode = asked if mode == "auto" else mode
     if mode == "disabled":
         return Mirror()
-    if unheard := [name for name in OF_A_RUN if os.environ.get(name)]:
-        say(f"wandb: {', '.join(unheard)} not heard; the run's home says name, group and id")
+    asked = _hear_environment(say)
+    if (mode := asked if mode == "auto" else mode) == "disabled":
+        return Mirror()
+    _name_unheard(say)
     upload = f"wandb sync --include-online {shlex.quote(str(directory / 'wandb'))}"
     reason = ""
     for attempt in dict.fromkeys((mode, "offline")):
@@ -180,6 +179,12 @@ def _hear_environment(say: Callable[[str], None]) -> str:
     if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
         return "disabled"
     return os.environ.get("WANDB_MODE") or "online"
+
+
+def _name_unheard(say: Callable[[str], None]) -> None:
+    """Say which settings of the environment are the run's own to decide."""
+    if unheard := [name for name in OF_A_RUN if os.environ.get(name)]:
+        say(f"wandb: {', '.join(unheard)} not heard; the run's home says name, group and id")
 
 
 def _start(mode: Any, **identity: Any) -> "Run":

@@ -193,15 +193,20 @@ def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
         code = 0
     finally:
         watch.close(code)
+    _print_end(result, folder, sharpness.request)
+    return result
+
+
+def _print_end(result: Result, folder: Path, request: Request) -> None:
+    """What came of the run, where it lies, and what one may ask next."""
     print(summarize(result))
     for name, content in result["sharpness"].items():
         print(describe(name, content))
     for warning in warnings(result):
         print(f"warning    {warning}")
     print(f"result     {folder}/result.json")
-    other = "lambda_max" if sharpness.request.is_nothing else "hessian"
+    other = "lambda_max" if request.is_nothing else "hessian"
     print(f"next       python -m sam_repro.measure run={shlex.quote(str(folder))} sharpness={other}")
-    return result
 
 
 def _before(folder: Path, config: Resolved, done: int) -> dict[str, Any]:
