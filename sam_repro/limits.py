@@ -99,6 +99,8 @@ def pattern(name: str, value: Any) -> None:
 LONGEST = 500  # characters of a value in a message
 natural = partial(integer, low=0)
 positive = partial(integer, low=1)
+period = partial(integer, low=1, high=1_000_000)
+count = partial(integer, low=1, high=10_000)  # of what is computed one after the other: more would never end
 share = partial(number, low=0, high=1)
 # What the top level of a configuration and a constructor both take.
 seed = partial(integer, low=0, high=2**32 - 1)  # what NumPy's frozen streams take

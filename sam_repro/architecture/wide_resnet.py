@@ -103,7 +103,7 @@ class WideResNet(nn.Module):
 
     def __init__(self, blocks: int, widening: int, form: Form, in_channels: int, num_classes: int) -> None:
         super().__init__()
-        limits.integer("widening", widening, low=2)
+        limits.integer("widening", widening, low=2, high=1000)
         narrow, middle, wide = 16 * widening, 32 * widening, 64 * widening
         self.stem = convolution(in_channels, form.stem, 3)
         self.stages = nn.Sequential(

@@ -8,15 +8,19 @@ from sam_repro.augmentation.flip import Flip
 from sam_repro.augmentation.mixup import Mixup
 from sam_repro.augmentation.randaugment import RandAugment
 from sam_repro.augmentation.transform import Draws, Transform
+from sam_repro.augmentation.view import CentreCrop, ResizedCrop, View
 
 __all__ = [
     "Augmentation",
     "AutoAugment",
+    "CentreCrop",
     "Crop",
     "Cutout",
     "Draws",
     "Flip",
     "Mixup",
     "RandAugment",
+    "ResizedCrop",
     "Transform",
+    "View",
 ]

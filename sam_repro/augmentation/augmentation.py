@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from sam_repro import limits
 from sam_repro.augmentation.colour import per_channel
 from sam_repro.augmentation.transform import Draws, Transform
+from sam_repro.augmentation.view import View
 
 NORMALISE = "normalise"
 
@@ -21,8 +22,8 @@ class Augmentation:
         mean: of pixels/255, one number per channel.
         std: of pixels/255, one number per channel, each > 0.
         order: names of transforms in the order in which they work, with "normalise", which gives (x/255 − mean)/std,
-            at its place. Default: ["normalise"].
-        transforms: by name. One that `order` does not name does nothing.
+            at its place; a view, which makes squares of images from files, stands first. Default: ["normalise"].
+        transforms: by name, and views. One that `order` does not name does nothing.
 
     Raises:
         ValueError: if an argument is outside of what is said here, or if a transform stands where it cannot work; on
@@ -39,6 +40,8 @@ class Augmentation:
         _check_order(order, transforms)
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self.view: View | None = transforms[order[0]] if isinstance(transforms.get(order[0]), View) else None
+        order = order if self.view is None else order[1:]
         at = list(order).index(NORMALISE)
         self.before = _placed(order[:at], transforms, "pixels", [round(255 * m) for m in mean])
         self.after = _placed(order[at + 1 :], transforms, "inputs", [0.0])
@@ -104,7 +107,7 @@ class Augmentation:
 
 
 def _check_order(order: Any, transforms: Mapping[str, Any]) -> None:
-    known = [NORMALISE, *(name for name, transform in transforms.items() if isinstance(transform, Transform))]
+    known = [NORMALISE, *(name for name, transform in transforms.items() if isinstance(transform, Transform | View))]
     if isinstance(order, str) or not isinstance(order, Sequence) or [*order].count(NORMALISE) != 1:
         raise ValueError(
             f"order = {limits.shown(order)}: must be a list of transforms and, once, normalise: [flip, normalise]"
@@ -112,6 +115,8 @@ def _check_order(order: Any, transforms: Mapping[str, Any]) -> None:
     for name in order:
         if name not in known:
             raise ValueError(f"order = {limits.shown(list(order))}: must name none but {', '.join(known)}")
+    if late := [name for name in order[1:] if isinstance(transforms.get(name), View)]:
+        raise ValueError(f"order = {limits.shown(list(order))}: {late[0]} works on single images; name it first")
     if len(set(order)) < len(order):
         raise ValueError(f"order = {limits.shown(list(order))}: must name each transform once")
 

@@ -99,6 +99,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "dataset.train_images": limits.positive,
     "dataset.verified": limits.boolean,
     "dataset.shape": _shape,
+    "dataset.workers": partial(limits.integer, low=0, high=256),
     "dataset.shuffle_buffer": limits.shuffle_buffer,
     "dataset.augmentation.pad": limits.natural,
     "dataset.augmentation.flip": limits.share,
@@ -143,13 +144,8 @@ def finding(key: str, value: Any) -> str | None:
 
 
 def _unbuilt(leaves: dict[str, Any]) -> list[str]:
-    """Findings about nodes that do not say what they build, and about data without their constants."""
-    constants = [
-        f"{key}: is missing; the file of the data set must give one number for each channel, for pixels/255"
-        for key in ("dataset.mean", "dataset.std")
-        if key not in leaves
-    ]
-    return constants + [
+    """Findings about nodes that do not say what they build."""
+    return [
         f"{node}: its file must say what it builds, by _target_: package.module.name"
         + (" and _partial_: true" if partial else "")
         for node, partial in BUILT.items()
@@ -176,6 +172,9 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
     if leaves["micro_batch"] is not None and leaves["micro_batch"] < (leaves["m"] or 0):
         remedy = f"must be at least m = {leaves['m']}, whose examples share one perturbation; choose micro_batch="
         yield f"micro_batch = {leaves['micro_batch']}: {remedy}{leaves['m']}"
+
+    if (leaves.get("dataset.mean") is None) != (leaves.get("dataset.std") is None):
+        yield "dataset.mean, dataset.std: one is null; give both, or neither to have them computed"
 
     if leaves["report"] == "best_validation" and not leaves.get("dataset.validation.count"):
         remedy = "hold images out, such as dataset.validation.count=200"

@@ -1,11 +1,12 @@
 """A command line, read and checked before anything is composed."""
 
 import itertools
+import math
 import re
 from argparse import ArgumentError, Namespace
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sam_repro import limits
 from sam_repro.config import schema
@@ -18,6 +19,8 @@ OF_A_TABLE = ("table", "cell")
 """Words that stand for a table's cell."""
 OF_HYDRA = ("hydra/launcher", "hydra.launcher")
 """The settings of Hydra that a user may choose: how the lines of a sweep are started."""
+
+LONGEST_SWEEP = 10_000  # lines: their composing alone takes minutes
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Command:
             if not (of_this := [f"{key}={value}" for value in override.sweep_string_iterator()]):
                 raise UserError(f"{override.input_line}: has no values; write at least one, such as {key}=0,1")
             values.append(of_this)
+        if (number := math.prod(map(len, values))) > LONGEST_SWEEP:
+            raise UserError(f"-m: these are {number} lines; write at most {LONGEST_SWEEP} in one sweep")
         return [list(line) for line in itertools.product(*values)]
 
 
@@ -92,7 +97,10 @@ def read_command(argv: Sequence[str], keys: Collection[str] = ()) -> Command:
     for override in overrides:
         _refuse_override(override, arguments, known)
     hydras = [override for override in overrides if _first(override) == "hydra"]
-    return Command(arguments, tuple(o for o in overrides if o not in hydras), tuple(hydras))
+    command = Command(arguments, tuple(o for o in overrides if o not in hydras), tuple(hydras))
+    if hydras and command.launcher is None:
+        raise UserError(f"{hydras[0].input_line}: this process has nothing to set; add hydra/launcher=joblib")
+    return command
 
 
 def _read_arguments(argv: list[str]) -> Namespace:
@@ -160,6 +168,13 @@ def _refuse_value(key: str, value: Any) -> None:
             raise UserError(line)
 
 
+def _refuse_range(override: Override) -> None:
+    """Refuse a range without an end, before anybody goes through it."""
+    values = cast(Any, override.value())
+    if values.step == 0 or abs(values.stop - values.start) > LONGEST_SWEEP * abs(values.step):
+        raise UserError(f"{override.input_line}: must be of at most {LONGEST_SWEEP} values, with a step other than 0")
+
+
 def _first(override: Override) -> str:
     return re.split(r"[./]", override.key_or_group)[0]
 
@@ -167,6 +182,8 @@ def _first(override: Override) -> str:
 def _values(override: Override) -> Iterable[Any]:
     if not override.is_sweep_override():
         return [override.value()]
+    if override.value_type is ValueType.RANGE_SWEEP:
+        _refuse_range(override)
     if override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
         raise UserError(f"{override.input_line}: write the values one by one, such as {override.key_or_group}=a,b")
     return [getattr(value, "text", value) for value in override.sweep_iterator()]  # a quoted text is an object

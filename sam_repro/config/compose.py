@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from sam_repro.config import schema
+from sam_repro.config import checks, schema
+from sam_repro.config.identity import is_ours
 from sam_repro.config.named_files import named_files
 from sam_repro.config.options import config_dir, groups_of, nearest, option_files
 from sam_repro.config.schema import Resolved, flat
@@ -111,6 +112,7 @@ def compose(words: Sequence[str], extra_dir: str | None = None) -> Unresolved:
     keys = [o for o in overrides if o.key_or_group not in groups]
     for override in keys:
         _refuse_value_of_a_node(base.config, override)
+    _open_nodes_from_elsewhere(base.config)
     ConfigLoaderImpl._apply_overrides_to_config(keys, base.config)
     return base
 
@@ -122,6 +124,15 @@ def _refuse_value_of_a_node(config: DictConfig, override: Override) -> None:
     names = [str(name) for name in node] if isinstance(node, DictConfig) else []
     if below := [f"{key}.{name}" for name in names if not name.startswith("_")]:
         raise UserError(f"{key} = {shown(value)}: has keys of its own; set {', '.join(below)}")
+
+
+def _open_nodes_from_elsewhere(config: DictConfig) -> None:
+    """What builds code from elsewhere may be given arguments that its file does not name; the dry build tries them."""
+    for name in checks.BUILT:
+        node = OmegaConf.select(config, name)
+        target = node.get("_target_") if isinstance(node, DictConfig) else None
+        if isinstance(target, str) and not is_ours(target):
+            OmegaConf.set_struct(node, False)
 
 
 @lru_cache(maxsize=256)

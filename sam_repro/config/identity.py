@@ -66,7 +66,7 @@ def _idle(key: str, leaves: dict[str, Any]) -> bool:
     """Whether a key has no effect under this configuration. Keys of code from elsewhere always count."""
     node, _, inner = key.partition(".")
     target, order = leaves.get(f"{node}._target_"), leaves.get(ORDER)
-    if target is not None and not _is_ours(target):
+    if target is not None and not is_ours(target):
         return False
     if node == "augmentation" and "." in inner and isinstance(order, list) and inner.partition(".")[0] not in order:
         return True
@@ -83,10 +83,11 @@ def _without_idle_names(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name(target: Any) -> Any:
-    return target.rpartition(".")[2] if _is_ours(target) else target
+    return target.rpartition(".")[2] if is_ours(target) else target
 
 
-def _is_ours(target: Any) -> bool:
+def is_ours(target: Any) -> bool:
+    """Whether a `_target_` is of this package."""
     return isinstance(target, str) and target.startswith("sam_repro.")
 
 

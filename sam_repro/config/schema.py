@@ -99,6 +99,8 @@ BOOKKEEPING = (
     "dataset.train_images",
     "dataset.verified",
     "dataset.shape",
+    "dataset.workers",
+    "dataset.source.workers",
 )
 RECIPE = ("for", "cases", "from")
 """Keys that describe a recipe. The door takes them out, so a run has none of them."""

@@ -118,6 +118,8 @@ class Images(Examples):
 
     def split(self, part: str, chosen: Tensor, labels: Tensor, augmentation: Augmentation) -> Resident:
         """Some examples of a part, with their images."""
+        if augmentation.view is not None:
+            raise ValueError(f"order = [{type(augmentation.view).__name__}, …]: is for images from files; choose basic")
         images, clean = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
         return Resident(
             images=images[chosen],
@@ -149,6 +151,12 @@ class Data:
     validation_augmented: bool = False
     inputs: str | None = None
     classes: Sequence[str] | None = None
+
+    @property
+    def normalisation(self) -> dict[str, list[float]]:
+        """Mean and standard deviation of pixels/255 with which inputs are made, as a record keeps them."""
+        augmentation = self.train.augmentation
+        return {"mean": list(augmentation.mean), "std": list(augmentation.std)}
 
     def to(self, device: torch.device | str) -> "Data":
         """The same data on a device."""

@@ -19,7 +19,7 @@ class Periodic(TwoPass):
     """
 
     def __init__(self, base: Optimizer, rho: float, period: int) -> None:
-        limits.integer("period", period, low=1)
+        limits.period("period", period)
         super().__init__(base, rho)
         self.period = period
 
@@ -34,3 +34,8 @@ class Periodic(TwoPass):
     def cost(self, step: int) -> Cost:
         """Two passes in a refresh, else one."""
         return Cost(passes=2 if self.phase(step) == "refresh" else 1)
+
+    @property
+    def cycle(self) -> int:
+        """The period."""
+        return self.period

@@ -36,6 +36,10 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.passes + other.passes, self.forwards + other.forwards, self.products + other.products)
 
+    def times(self, steps: int) -> "Cost":
+        """The cost of so many steps like this one."""
+        return Cost(self.passes * steps, self.forwards * steps, self.products * steps)
+
 
 class Rule(ABC):
     """Turns one batch into the gradient that the base optimizer takes (abstract).
@@ -90,6 +94,11 @@ class Rule(ABC):
     def cost(self, step: int) -> Cost:
         """What this step costs, default one pass."""
         return Cost()
+
+    @property
+    def cycle(self) -> int:
+        """Steps after which the costs repeat; a class that has its own `cost` says so, or every step is summed."""
+        return 1
 
     def phase(self, step: int) -> str:
         """What kind of step this is, a pure function of the step, counted from 0."""
@@ -157,6 +166,11 @@ class Rule(ABC):
 
     def total_cost(self, steps: int) -> Cost:
         """What the first `steps` steps of a run cost."""
+        says = [next(c for c in type(self).__mro__ if name in vars(c)) for name in ("cycle", "cost")]
+        cycles, rest = divmod(steps, self.cycle) if issubclass(*says) else (0, steps)
+        return self._first(self.cycle if cycles else 0).times(cycles) + self._first(rest)
+
+    def _first(self, steps: int) -> Cost:
         return sum(map(self.cost, range(steps)), Cost(passes=0))
 
     def state_dict(self) -> dict[str, Any]:
@@ -317,6 +331,8 @@ class TwoPass(Rule):
     def cost(self, step: int) -> Cost:
         """Two passes."""
         return Cost(passes=2)
+
+    cycle = 1
 
     def at_top(self, oracle: Oracle, g: Vector) -> Term:
         """∇L(w + ε) with the ε of `g`, which does not move the running statistics."""

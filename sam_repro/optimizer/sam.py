@@ -50,7 +50,7 @@ class SAM(TwoPass):
         perturb: str = "all",
     ) -> None:
         limits.order("p", p)
-        limits.integer("ascent_steps", ascent_steps, low=1)
+        limits.count("ascent_steps", ascent_steps)
         limits.choice("ascent", ascent, ("gradient", "random"))
         limits.boolean("second_order", second_order)
         limits.choice("perturb", perturb, ("all", "no_norm", "only_norm"))
@@ -87,6 +87,8 @@ class SAM(TwoPass):
     def cost(self, step: int) -> Cost:
         """A pass for each step of the ascent, one at the top, and a product with `second_order`."""
         return Cost(passes=self.ascent_steps + 1, products=int(self.second_order))
+
+    cycle = 1
 
     def _climbed(self, oracle: Oracle, g: Vector, top: Term) -> Term:
         """The gradient where the other steps of the ascent lead, from the top of the first."""

@@ -49,7 +49,7 @@ class SGDHess(Rule):
     def __init__(self, base: Optimizer, rho: float, curvature: str = "gauss_newton", period: int = 1) -> None:
         limits.radius("rho", rho)
         limits.choice("curvature", curvature, (*PRODUCTS, *DIAGONALS))
-        limits.integer("period", period, low=1)
+        limits.period("period", period)
         if period > 1 and curvature not in DIAGONALS:
             raise ValueError(
                 f"period = {period}: {curvature} has no diagonal to keep; choose period=1, or "
@@ -89,6 +89,11 @@ class SGDHess(Rule):
     def cost(self, step: int) -> Cost:
         """One pass, and one product in a refresh."""
         return Cost(passes=1, products=int(self.phase(step) == "refresh"))
+
+    @property
+    def cycle(self) -> int:
+        """The period."""
+        return self.period
 
 
 def _gauss_newton(oracle: Oracle, w: Vector, g: Vector) -> Vector:

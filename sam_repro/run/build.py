@@ -1,7 +1,8 @@
 """From a resolved configuration to the objects of a run."""
 
+import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from sam_repro.augmentation import Augmentation
 from sam_repro.config.schema import Resolved
-from sam_repro.dataset import Data, LabelNoise, Validation, prepare
+from sam_repro.dataset import Data, Examples, LabelNoise, Validation, prepare
 from sam_repro.errors import UserError
+from sam_repro.limits import shown
 from sam_repro.optimizer import Cost, Rule, parameter_groups
 from sam_repro.optimizer.base import check_base
 from sam_repro.oracle import Objective
@@ -37,15 +39,23 @@ class Shape:
     image_size: int
 
 
-def make_data(config: Resolved) -> Data:
-    """The data of the run, split, with label noise and augmentation, on the device."""
+def make_data(config: Resolved, recorded: Mapping[str, Any] | None = None) -> Data:
+    """The data of the run, split, with label noise and augmentation, on the device.
+
+    Args:
+        config: the resolved configuration.
+        recorded: what the run or its result has written, with the mean and std that were computed then.
+    """
     node = config["dataset"]
     validation, noise = make_validation(config), make_noise(config)
     with refused(config, "dataset"):
-        examples = _made(node["source"])(data_dir=config["data_dir"], download=config["download"])
-    augmentation = make_augmentation(config)
-    with refused(config, "dataset"):
+        source = _made(node["source"])
+    with refused(config, "dataset.source"):
+        examples: Examples = source(data_dir=config["data_dir"], download=config["download"])
+    augmentation = make_augmentation(config, _normalisation(config, examples, recorded or {}))
+    with refused(config, "dataset", "augmentation"):
         data = prepare(examples, validation, noise, augmentation)
+    _refuse_shape(config, data)
     with refused(config, "augmentation", "dataset"):
         augmentation.check(torch.empty(1, *data.train.shape, dtype=torch.uint8, device="meta"))
     if config["batch_size"] > len(data.train):
@@ -54,6 +64,39 @@ def make_data(config: Resolved) -> Data:
             f"choose batch_size={len(data.train)} or less"
         )
     return data.to(torch.device(config["device"]))
+
+
+def check_source(config: Resolved) -> None:
+    """Refuse a source that is not there, or does not take what it would be given; nothing is loaded."""
+    with refused(config, "dataset.source"):
+        source = _made(config["dataset"]["source"])
+        inspect.signature(source.func).bind(*source.args, **source.keywords, data_dir="", download=False)
+
+
+def _normalisation(config: Resolved, examples: Examples, recorded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Mean and std: given, or recorded, or computed once over the training images."""
+    node = config["dataset"]
+    if node["mean"] is not None:
+        return node
+    if "normalisation" in recorded:
+        known: Mapping[str, Any] = recorded["normalisation"]
+        return known
+    print(f"data       mean and std of {len(examples.train_labels)} training images are computed", flush=True)
+    mean, std = examples.mean_and_std()
+    if not all(std):
+        raise UserError("dataset.mean = null: all training images are of one colour; give dataset.mean and dataset.std")
+    return {"mean": mean, "std": std}
+
+
+def _refuse_shape(config: Resolved, data: Data) -> None:
+    channels, height, width = data.train.shape
+    if height != width:
+        raise UserError(f"dataset: its images are {width}×{height} pixels, and networks here take squares; resize them")
+    told, found = config["dataset"].get("shape"), [data.train.num_classes, channels, height]
+    if told not in (None, found):
+        raise UserError(
+            f"dataset.shape = {shown(told)}: the data are {found} [classes, channels, size]; correct its file"
+        )
 
 
 def make_validation(config: Resolved) -> Validation:
@@ -89,14 +132,11 @@ def make_network(config: Resolved, shape: Shape) -> nn.Module:
         return network
 
 
-def make_augmentation(config: Resolved, images: Tensor | None = None) -> Augmentation:
-    """The augmentation, with the data set's normalisation; fit for images such as these, if there are any."""
+def make_augmentation(config: Resolved, normalisation: Mapping[str, Any]) -> Augmentation:
+    """The augmentation, with the data set's normalisation: `mean` and `std`."""
     with refused(config, "augmentation", "dataset"):
-        node = config["dataset"]
-        augmentation: Augmentation = _made(config["augmentation"])(mean=node["mean"], std=node["std"])
-        if images is not None:
-            augmentation.check(images)
-        return augmentation
+        made: Augmentation = _made(config["augmentation"])(mean=normalisation["mean"], std=normalisation["std"])
+        return made
 
 
 def make_objective(config: Resolved, model: nn.Module) -> Objective:
@@ -193,7 +233,7 @@ def refused(config: Resolved, *nodes: str) -> Iterator[None]:
         inner = re.search(r"^full_key: (\S+)", str(error), re.MULTILINE)
         where = (f"{nodes[0]}.{inner[1]}",) if inner else nodes
         raise UserError(_in_node(error.__cause__ or error, config, where)) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise UserError(_in_node(error, config, nodes)) from error
 
 

@@ -12,6 +12,7 @@ from sam_repro.errors import UserError
 from sam_repro.run import build
 from sam_repro.run.numerics import with_numerics
 from sam_repro.run.request import WHEN
+from sam_repro.run.sizes import refuse_sizes
 from sam_repro.training import graphs
 
 
@@ -43,8 +44,14 @@ def measure_findings(node: Resolved) -> list[str]:
 
 
 def _augmentation(config: Resolved) -> None:
-    shape = _told_shape(config)
-    build.make_augmentation(config, None if shape is None else _blank(shape))
+    """With the data set's constants, or of its shape with others where they are computed later."""
+    node, shape = config["dataset"], _told_shape(config)
+    half = [0.5] * (1 if shape is None else shape.in_channels)
+    told = {key: half if node.get(key) is None else node[key] for key in ("mean", "std")}
+    augmentation = build.make_augmentation(config, told)
+    if shape is not None:
+        with build.refused(config, "augmentation", "dataset"):
+            augmentation.check(_blank(shape))
 
 
 def _rule(config: Resolved) -> None:
@@ -59,11 +66,17 @@ def _network(config: Resolved) -> None:
         return
     try:
         with torch.device("meta"):
-            build.make_network(config, shape)
+            network = build.make_network(config, shape)
     except RuntimeError:  # one that looks at its numbers, of which there are none
-        pass
+        return
     except UserError:  # maybe for the same reason
-        build.make_network(config, shape)
+        network = build.make_network(config, shape)
+    try:
+        images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
+    except UserError:  # which is told of by itself
+        return
+    if images >= config["batch_size"]:  # else the data say so, once they are there
+        refuse_sizes(network, shape, build.make_plan(config), images)
 
 
 def _measure(config: Resolved) -> None:
@@ -90,7 +103,10 @@ def _is_done(config: Resolved) -> bool:
 
 
 Part = Callable[[Resolved], Any]
-LIGHT: tuple[Part, ...] = (build.make_validation, build.make_noise, _augmentation, build.make_schedule, _measure)
+LIGHT: tuple[Part, ...] = (
+    *(build.make_validation, build.make_noise, build.check_source),
+    *(_augmentation, build.make_schedule, _measure),
+)
 HEAVY: tuple[Part, ...] = (_rule, _network)
 KEY = re.compile(r"([\w.]+)(?:\[\d+\])? = ")
 """How a refusal begins that is about one key."""

@@ -44,8 +44,22 @@ def _multiplies_bfloat16(device: str) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def _refuse_threads(threads: int | None) -> None:
+    cores = os.cpu_count() or 1
+    if threads is not None and threads > cores:
+        told = f"threads = {threads}: this machine has {cores} cores"
+        if threads > 4 * cores:
+            raise UserError(f"{told}, and more threads wait for each other; choose threads={cores} or less")
+        print(f"threads    {told}, so a step takes longer than with threads={cores}")
+
+
 def set_numerics(config: Resolved) -> None:
-    """Set this process to the run's numerics: TF32 or not, deterministic kernels or the fastest, threads."""
+    """Set this process to the run's numerics: TF32 or not, deterministic kernels or the fastest, threads.
+
+    Raises:
+        UserError: if it asks for so many threads that they would only wait for each other.
+    """
+    _refuse_threads(config["threads"])
     torch.set_num_threads(config["threads"] or _THREADS)
     tf32 = "tf32" if config["precision"] == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = tf32

@@ -161,6 +161,11 @@ def _text(name: str, value: Any) -> None:
         raise ValueError(f"{name} = {shown(value)}: must be a text")
 
 
+def _names(name: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, list) or not all(isinstance(item, str) for item in value)):
+        raise ValueError(f"{name} = {shown(value)}: must be a list of texts, or null")
+
+
 def _scores(name: str, value: Any) -> None:
     _mapping(name, value, partial(limits.number, optional=True))
     _check(name, value, {"error_pct": PERCENT, "epoch?": partial(limits.number, low=0)})
@@ -201,7 +206,14 @@ CONFIG = {
 }
 MEASURED = {"values": partial(_mapping, each=limits.number), "protocol": {"settings?": _mapping}}
 MEASUREMENT = {"measure": _text, **MEASURED}
-RUN = {"config": _mapping, "wandb_id?": _text, "sources?": partial(_mapping, each=_text), "starts?": lambda *_: None}
+NORMALISATION = {"mean": limits.numbers, "std": partial(limits.numbers, above=0)}
+RUN = {
+    "config": _mapping,
+    "normalisation?": NORMALISATION,
+    "wandb_id?": _text,
+    "sources?": partial(_mapping, each=_text),
+    "starts?": lambda *_: None,
+}
 RESULT = {
     "seed": limits.seed,
     "config": _mapping,
@@ -221,6 +233,8 @@ RESULT = {
     "rows?": {"rows": limits.natural, "bytes": limits.natural, "sha256": _text},
     "shape?": dict.fromkeys(("num_classes", "in_channels", "image_size"), limits.positive),
     "inputs?": lambda name, value: None if value is None else _text(name, value),
+    "normalisation?": NORMALISATION,
+    "classes?": _names,
     "weights_sha256": _text,
     "sources_sha256": _text,
     "environment": {"host?": _text},

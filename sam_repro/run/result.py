@@ -32,6 +32,11 @@ class Loaded(NamedTuple):
     config: Resolved
     result: Result
 
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the network's outputs, in their order; None if the data have none."""
+        return self.result.get("classes")
+
 
 def find_finished(folder: Path, asked: Resolved) -> Result | None:
     """The result in a home; None if the run is not finished. Nothing that the files name is imported.
@@ -124,6 +129,8 @@ def finish(
         "cell_hash": cell_hash(config),
         "numerics": numerics(config),
         "inputs": trainer.data.inputs,
+        "normalisation": trainer.data.normalisation,
+        "classes": trainer.data.classes,
         "rows": rows,
         "overrides": overrides,
         "cell": config["origin"].get("cell"),

@@ -14,6 +14,7 @@ import torch
 
 from sam_repro.config.identity import home, of
 from sam_repro.config.schema import SCHEMA, Resolved
+from sam_repro.dataset import Data
 from sam_repro.errors import Failure, Stopped, UserError, refuse_damaged
 from sam_repro.files import replacing, write_json
 from sam_repro.run import build, provenance
@@ -28,6 +29,7 @@ from sam_repro.run.record import read_run, write_record
 from sam_repro.run.request import Request, describe, find_measurement, make_request
 from sam_repro.run.result import Result, announce_finished, find_finished, finish, summarize, targets_of
 from sam_repro.run.sharpness import RunSharpness, measure_finished, show_sharpness
+from sam_repro.run.sizes import refuse_sizes
 from sam_repro.training import checkpoint
 from sam_repro.training.trainer import Interrupted, NonFinite, Trainer
 
@@ -83,12 +85,14 @@ def run(config: Resolved, overrides: list[str]) -> Result:
     if done and config["dataset"].get("verified"):
         return _complete(config, folder, done)
     set_numerics(config)
-    data = build.make_data(config)
+    data = build.make_data(config, _begun(folder) if config["resume"] else None)
     if config["resume"]:
         _refuse_other_data(folder, data.inputs)
     if done:
         return _complete(config, folder, done)
     model = build.make_model(config, build.shape_of(data))
+    evaluated = [len(split) for split in (data.validation, data.test) if split]
+    refuse_sizes(model, build.shape_of(data), build.make_plan(config), len(data.train), evaluated)
     objective = build.make_objective(config, model)
     request = make_request(config, folder)
     sharpness = RunSharpness(request, build.make_measure(request.settings), config, objective, data, folder)
@@ -114,15 +118,19 @@ def run(config: Resolved, overrides: list[str]) -> Result:
     return _complete(config, folder, done)
 
 
+def _begun(folder: Path) -> dict[str, Any] | None:
+    """What a run wrote when it started; None if it never did."""
+    if not (file := folder / "run.json").exists():
+        return None
+    with refuse_damaged(file):
+        return read_run(folder)
+
+
 def _refuse_other_data(folder: Path, inputs: str | None) -> None:
     """Refuse to go on with, or to call done, what was begun on other images or labels."""
-    file = folder / "run.json"
-    if not file.exists():
-        return
-    with refuse_damaged(file):
-        then = read_run(folder).get("inputs")
-        remedy = "give this run a name of its own, such as name=other-data; or add resume=false to redo the old one"
-        refuse_other_inputs(file, then, inputs, remedy)
+    remedy = "give this run a name of its own, such as name=other-data; or add resume=false to redo the old one"
+    if begun := _begun(folder):
+        refuse_other_inputs(folder / "run.json", begun.get("inputs"), inputs, remedy)
 
 
 def _complete(config: Resolved, folder: Path, result: Result) -> Result:
@@ -154,7 +162,7 @@ def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
     before = _before(folder, config, done)
     with refuse_damaged(folder / "metrics.jsonl") as path:
         metrics = Metrics(path, kept.get("rows"))
-    _begin(config, overrides, folder, before, done, sharpness.request, trainer.data.inputs)
+    _begin(config, overrides, folder, before, done, sharpness.request, trainer.data)
     announce_two_protocols(folder / "metrics.jsonl", sharpness.request, done)
     announce(config, folder, trainer, done)
     watch = _Watch(
@@ -217,7 +225,7 @@ def _begin(
     before: dict[str, Any],
     done: int,
     request: Request,
-    inputs: str | None,
+    data: Data,
 ) -> None:
     """Write what starts here into `run.json`, and clear what an earlier start left.
 
@@ -241,7 +249,8 @@ def _begin(
         "config": config,
         "overrides": overrides,
         **of(config),
-        "inputs": inputs,
+        "inputs": data.inputs,
+        "normalisation": data.normalisation,
         "wandb_id": before["wandb_id"],
         "threads": before["threads"],
         "sources": sources,

@@ -164,7 +164,7 @@ def measure_finished(request: Request, config: Resolved, trust: bool = False) ->
     config = without_missing(with_numerics(config | plain))
     set_numerics(config)
     measure = build.make_measure(request.settings)
-    data = build.make_data(config)
+    data = build.make_data(config, request.result)
     remedy = "measure it on the data that it was trained on: data_dir=…"
     refuse_other_inputs(request.run / "result.json", request.result.get("inputs"), data.inputs, remedy)
     model = build.make_model(config, build.shape_of(data))

@@ -32,7 +32,7 @@ class AverageCase(OnSample):
         super().__post_init__()
         limits.number("rho", self.rho, above=0, optional=True)
         limits.boolean("adaptive", self.adaptive)
-        limits.integer("pairs", self.pairs, low=2)
+        limits.count("pairs", self.pairs, low=2)
 
     def __call__(self, subject: Subject, notes: Notes) -> Measurement:
         """Measure `loss_rise`, its standard error `loss_rise_se`, and the `loss` at the weights."""

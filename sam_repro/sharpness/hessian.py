@@ -41,9 +41,9 @@ class Hessian(ByLanczos):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        limits.integer("trace_products", self.trace_products, low=6)
-        limits.integer("probes", self.probes, low=2)
-        limits.integer("steps", self.steps, low=2)
+        limits.count("trace_products", self.trace_products, low=6)
+        limits.count("probes", self.probes, low=2)
+        limits.count("steps", self.steps, low=2)
         limits.number("width", self.width, above=0, high=1)
 
     def __call__(self, subject: Subject, notes: Notes) -> Measurement:

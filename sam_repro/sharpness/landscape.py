@@ -41,7 +41,7 @@ class Landscape(OnSample):
     def __post_init__(self) -> None:
         super().__post_init__()
         limits.choice("dimensions", self.dimensions, (1, 2))
-        limits.integer("points", self.points, low=3)
+        limits.integer("points", self.points, low=3, high=1001)
         if self.points % 2 == 0:
             raise ValueError(f"points = {self.points}: must be odd, so that the weights themselves are on the grid")
         limits.number("extent", self.extent, above=0)

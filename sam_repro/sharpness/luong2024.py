@@ -53,10 +53,10 @@ class Luong2024(Measure):
     def __post_init__(self) -> None:
         limits.choice("solver", self.solver, SOLVERS)
         limits.integer("batch_size", self.batch_size, low=1)
-        limits.integer("batches", self.batches, low=1)
+        limits.count("batches", self.batches)
         limits.choice("mode", self.mode, MODES)
         limits.number("tolerance", self.tolerance, above=0)
-        limits.integer("max_products", self.max_products, low=1)
+        limits.count("max_products", self.max_products)
         limits.seed("seed", self.seed)
 
     def __call__(self, subject: Subject, notes: Notes) -> Measurement:

@@ -40,7 +40,7 @@ class MSharpness(OnSample):
         limits.integer("m", self.m, low=1)
         limits.number("rho", self.rho, above=0, optional=True)
         Ball(1.0, self.p, self.adaptive)
-        limits.integer("steps", self.steps, low=1)
+        limits.count("steps", self.steps)
 
     def __call__(self, subject: Subject, notes: Notes) -> Measurement:
         """Measure `loss_rise`, its standard error over the parts `loss_rise_se` where there are several, and `loss`."""

@@ -147,7 +147,7 @@ class ByLanczos(OnSample):
     def __post_init__(self) -> None:
         super().__post_init__()
         limits.number("tolerance", self.tolerance, above=0)
-        limits.integer("max_products", self.max_products, low=1)
+        limits.count("max_products", self.max_products)
 
     def top(self, curvature: Curvature, count: int, notes: Notes) -> Spectrum:
         """The `count` largest, from the top; the notes are told of each product."""

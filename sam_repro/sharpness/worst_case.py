@@ -34,8 +34,8 @@ class WorstCase(OnSample):
         super().__post_init__()
         limits.number("rho", self.rho, above=0, optional=True)
         Ball(1.0, self.p, self.adaptive)
-        limits.integer("steps", self.steps, low=1)
-        limits.integer("starts", self.starts, low=1)
+        limits.count("steps", self.steps)
+        limits.count("starts", self.starts)
 
     def __call__(self, subject: Subject, notes: Notes) -> Measurement:
         """Measure `loss_rise`, and the `loss` at the weights."""

@@ -13,6 +13,11 @@ BATCH = 1000
 PIXELS = 64 * 64 * BATCH  # of a batch, a channel: larger images come in smaller batches
 
 
+def largest_batch(height: int, width: int) -> int:
+    """Images of this size that are evaluated at a time."""
+    return max(1, min(BATCH, PIXELS // (height * width)))
+
+
 @torch.no_grad()
 def outputs(model: nn.Module, split: Split, autocast: torch.dtype | None, seed: int | None = None) -> Tensor:
     """Outputs [N, C] in float32 for a whole split, in its order and in eval mode; the model's mode is put back.
@@ -24,7 +29,7 @@ def outputs(model: nn.Module, split: Split, autocast: torch.dtype | None, seed: 
         seed: of the augmentation; None (default): not augmented.
     """
     _, height, width = split.shape
-    size = max(1, min(BATCH, PIXELS // (height * width)))
+    size = largest_batch(height, width)
     with evaluating(model), torch.autocast(split.device.type, dtype=autocast, enabled=autocast is not None):
         return torch.cat([model(batch.inputs).float() for batch in split.batches(size, seed)])
 

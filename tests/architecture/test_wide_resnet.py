@@ -91,5 +91,5 @@ def test_wrong_norm_is_refused() -> None:
 
 
 def test_network_that_does_not_widen_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^widening = 1: must be an integer >= 2$"):
+    with pytest.raises(ValueError, match=r"^widening = 1: must be an integer >= 2 and <= 1000$"):
         WideResNet(1, 1, Form(), in_channels=3, num_classes=10)

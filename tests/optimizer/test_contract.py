@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_repro.optimizer import SGD, Rule
+from sam_repro.optimizer import SAM, SGD, Rule
+from sam_repro.optimizer.rule import Cost
 from sam_repro.oracle import Objective, Oracle, products
 
 MakeRule = Callable[..., Rule]
@@ -187,6 +188,21 @@ def test_declared_cost_is_the_counted_one(make_rule: MakeRule, m: int | None, mo
             train(rule, model, range(step, step + 1), m)
         assert cost["passes"] == pytest.approx(rule.cost(step).passes)
         assert cost["products"] == pytest.approx(rule.cost(step).products)
+
+
+def test_a_total_cost_is_the_sum_of_all_steps_without_adding_them(make_rule: MakeRule) -> None:
+    rule = make_rule(base(network()))
+    for steps in (0, 1, 3, 97):
+        assert rule.total_cost(steps) == sum(map(rule.cost, range(steps)), Cost(passes=0))
+    assert 10**12 <= rule.total_cost(10**12).passes <= 10**14
+
+
+def test_a_rule_that_does_not_say_when_its_costs_repeat_has_them_added() -> None:
+    class Late(SAM):
+        def cost(self, step: int) -> Cost:
+            return Cost(passes=1 if step < 5 else 2)
+
+    assert Late(base(network()), rho=0.1).total_cost(12) == Cost(passes=19)
 
 
 @pytest.mark.parametrize(("m", "momentum"), [(4, None), (3, 0.1)])

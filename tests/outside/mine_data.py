@@ -9,11 +9,11 @@ from torch import nn
 from sam_repro.dataset import Images
 
 
-def dots(data_dir: str, download: bool) -> Images:
+def dots(data_dir: str, download: bool, classes: int | None = None) -> Images:
     """Images [N, 1, 4, 4] and labels of a file dots.npz of one's own."""
     with np.load(Path(data_dir) / "dots.npz") as file:
         images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"])
-    return Images(images, labels, images, labels, num_classes=int(labels.max()) + 1)
+    return Images(images, labels, images, labels, num_classes=classes or int(labels.max()) + 1)
 
 
 def linear(num_classes: int, in_channels: int, image_size: int, weights: str | None = None) -> nn.Module:

@@ -123,13 +123,36 @@ def test_the_same_images_have_the_same_inputs_wherever_they_are_read(outside: Pa
     assert json.loads((digits / "result.json").read_text())["inputs"] == SHA256
 
 
-def test_a_data_set_without_its_constants_is_refused_and_one_without_validation_is_not(outside: Path) -> None:
+def test_a_data_set_of_which_only_the_source_is_told_is_trained_and_its_constants_are_recorded(outside: Path) -> None:
     option = outside / "configs" / "dataset" / "dots.yaml"
-    whole = option.read_text()
-    option.write_text(whole.replace("  validation:\n    count: 0\n", ""))
-    assert trained(outside, *DOTS, "data_dir=one").code == 0
-    option.write_text(whole.replace("  mean: [0.5]\n", ""))
-    refused(trained(outside, *DOTS, "data_dir=one"), "dataset.mean: is missing", "one number for each channel")
+    source = option.read_text().partition("  mean:")[0]
+    option.write_text(source)
+    assert trained(outside, *DOTS, "data_dir=one", "augmentation=basic", "augmentation.crop.pad=1").code == 0
+    result = json.loads((only_home(outside) / "result.json").read_text())
+    with np.load(outside / "one" / "dots.npz") as file:
+        pixels = file["images"] / 255
+    assert result["normalisation"]["mean"] == [pytest.approx(pixels.mean(), rel=1e-12)]
+    assert result["normalisation"]["std"] == [pytest.approx(pixels.std(), rel=1e-12)]
+    option.write_text(f"{source}  mean: [0.5]\n")
+    refused(trained(outside, *DOTS, "data_dir=one"), "dataset.mean, dataset.std: one is null; give both, or neither")
+
+
+def test_a_source_may_be_given_what_its_file_does_not_name(outside: Path) -> None:
+    option = outside / "configs" / "dataset" / "dots.yaml"
+    assert trained(outside, *DOTS, "data_dir=one", "dataset.source.classes=3").code == 0
+    assert json.loads((only_home(outside) / "result.json").read_text())["shape"]["num_classes"] == 3
+    refused(trained(outside, *DOTS, "data_dir=one", "dataset.source.clases=3"), "dataset.source: got an unexpected")
+    refused(
+        trained(outside, *DOTS, "data_dir=nowhere"), "dataset.source: [Errno 2] No such file or directory: 'nowhere/"
+    )
+    option.write_text(option.read_text().replace("mine_data.dots", "mine_data.dotz"))
+    refused(trained(outside, *DOTS, "data_dir=one"), "dataset.source: ", "'dotz' is importable from module 'mine_data'")
+
+
+def test_a_shape_that_the_data_do_not_have_is_refused(outside: Path) -> None:
+    option = outside / "configs" / "dataset" / "dots.yaml"
+    option.write_text(f"{option.read_text()}  shape: [2, 1, 5]\n")
+    refused(trained(outside, *DOTS, "data_dir=one"), "dataset.shape = [2, 1, 5]: the data are [2, 1, 4] [classes,")
 
 
 # Files that a key names

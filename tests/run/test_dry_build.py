@@ -49,6 +49,7 @@ def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[...
     config = composed(option)
     if group == "dataset":
         yield "dataset.validation", config["dataset"]["validation"], Validation
+        yield "dataset.source", config["dataset"]["source"], get_object(config["dataset"]["source"]["_target_"])
         return
     below = {f"{group}.{key}": node for key, node in config[group].items() if isinstance(node, dict)}
     for node, settings in {group: config[group], **below}.items():
@@ -74,7 +75,8 @@ def test_every_key_of_an_option_is_an_argument_or_has_limits(option: str) -> Non
         assert [key for key in rest if key not in inspect.signature(target).parameters] == []
     if option.startswith("dataset="):
         keys = [key for key in flat(compose_line([option])) if key.startswith("dataset.") and "._" not in key]
-        rest = {key for key in keys if key not in LIMITS and not key.startswith("dataset.validation.")}
+        below = ("dataset.validation.", "dataset.source.")
+        rest = {key for key in keys if key not in LIMITS and not key.startswith(below)}
         assert rest == OF_THE_DATA
         assert {"mean", "std"} <= inspect.signature(Augmentation).parameters.keys()
 
@@ -85,6 +87,7 @@ def keys_of(option: str) -> list[str]:
         f"{node}.{key}"
         for node, settings, _ in nodes_of(option)
         for key, value in settings.items()
+        if node != "dataset.source"  # loads the data: tests/dataset
         if not key.startswith("_") and not isinstance(value, dict)
     ]
     keys += OF_THE_DATA if option.startswith("dataset=") else ()
@@ -219,7 +222,7 @@ def test_the_told_shape_is_that_of_the_data() -> None:
 
 
 def test_nothing_is_loaded_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digits, "digits", None)
+    monkeypatch.setattr(digits, "digits", lambda data_dir, download: pytest.fail("data were loaded"))
     monkeypatch.chdir(tmp_path)
     assert findings([compose_line([])]) == []
     assert not list(tmp_path.iterdir())
@@ -234,7 +237,7 @@ def test_a_measure_that_cannot_be_is_refused_before_the_data_are_loaded(tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "make_data", None)
         said = command(measure.main, tmp_path, f"run={run}", "sharpness=hessian", "sharpness.steps=1")
-    assert (said.code, said.err) == (2, "sam_repro: sharpness.steps = 1: must be an integer >= 2\n")
+    assert (said.code, said.err) == (2, "sam_repro: sharpness.steps = 1: must be an integer >= 2 and <= 10000\n")
     assert json.loads((run / "result.json").read_text())["sharpness"] == {}
 
 
