@@ -215,8 +215,13 @@ def its_combination_is_pure(make: Make) -> None:
         oracle = oracle_of(Objective(model, cross_entropy), WARM, rule.needs_rows)
         rule.backward(oracle, m=m, observe=lambda terms, seen=seen: seen.append(_copied(terms)))  # type: ignore[misc]
         vectors = {name: term.vector for name, term in seen[0].items()}
+        given_to = [{k: [x.clone() for x in v] for k, v in vectors.items()} for _ in range(2)]
         with torch.no_grad():
-            again = [twin.combine(**{k: [x.clone() for x in v] for k, v in vectors.items()}) for _ in range(2)]
+            again = [twin.combine(**own) for own in given_to]
+        require(
+            all(equal(own[name], vector) for own in given_to for name, vector in vectors.items()),
+            "combine: writes into a vector that it was given; make a new one",
+        )
         given = [p.grad is not None for p in rule.params]
         ours = [p.grad for p in rule.params if p.grad is not None]
         for combined in again:

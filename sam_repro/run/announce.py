@@ -16,7 +16,7 @@ from sam_repro.run.request import Request
 from sam_repro.training.trainer import Trainer
 
 LINE = 150  # characters
-DIVERGED = 1.1  # times the loss of a constant prediction: a run that has just begun is near 1
+DIVERGED = 2  # times the loss of a constant prediction: in its first epochs a run may well be above once that
 ABSURD = 1e8  # sharpness of a network that has learnt something is below 1e6
 
 
@@ -87,8 +87,9 @@ def warnings(result: Resolved) -> list[str]:
     said = []
     if train["loss"] is not None and train["loss"] > DIVERGED * constant:
         said.append(
-            f"the training loss {train['loss']:.3g} is above {constant:.2f} = log {result['shape']['num_classes']}, "
-            "that of a constant prediction: the run has diverged; try a smaller lr or rho, or clip_norm=1.0"
+            f"the training loss {train['loss']:.3g} is more than twice {constant:.2f} = log "
+            f"{result['shape']['num_classes']}, that of a constant prediction: the run has diverged; try a smaller lr "
+            "or rho, or clip_norm=1.0"
         )
     return said + [line for name, content in result["sharpness"].items() for line in absurd(name, content["values"])]
 

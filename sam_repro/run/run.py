@@ -128,7 +128,12 @@ def _begun(folder: Path) -> dict[str, Any] | None:
 
 
 def _refuse_other_data(folder: Path, data: Data) -> None:
-    """Refuse to go on with, or to call done, what was begun on other images or labels."""
+    """Refuse to go on with, or to call done, what was begun on other images or labels.
+
+    Where neither a checkpoint nor a result came of them, as when an image was damaged, the run begins anew.
+    """
+    if not any((folder / name).exists() for name in ("checkpoint.pt", "result.json")):
+        return
     remedy = "give this run a name of its own, such as name=other-data; or add resume=false to redo the old one"
     if begun := _begun(folder):
         refuse_other_inputs(folder / "run.json", begun.get("inputs"), data.inputs, remedy)

@@ -103,6 +103,14 @@ class Writes(Average):
         return super().combine(g, g_s)
 
 
+class Scales(SAM):
+    """Writes into what `combine` is given, which `remember` and diagnostics read."""
+
+    def combine(self, g: Any, g_s: Any) -> Any:
+        torch._foreach_mul_(g_s, 2)
+        return g_s
+
+
 class Hidden(SAM):
     """Keeps an average where nobody saves it."""
 
@@ -205,6 +213,10 @@ def test_a_rule_that_breaks_a_clause_hears_of_it(name: str) -> None:
 
 def test_a_read_by_the_host_is_a_broken_clause() -> None:
     assert "the host waits for the device" in str(broken(contract.its_addresses_stay, made(Reads)))
+
+
+def test_a_vector_that_is_written_into_is_a_broken_clause() -> None:
+    assert "writes into a vector" in str(broken(contract.its_combination_is_pure, made(Scales)))
 
 
 @pytest.mark.parametrize("trait", ["is_base_at_rho_zero", "first_loss_is_clean", "capturable"])

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import sam_repro
 from sam_repro import measure, train
 from sam_repro.config.identity import cell_hash
 from sam_repro.errors import UserError
+from sam_repro.run.progress import Progress
 from sam_repro.run.trust import is_trusted
 from sam_repro.table import __main__ as table_door
 from sam_repro.table import runs
@@ -81,12 +83,13 @@ def test_other_data_are_not_the_run_that_was_done(outside: Path) -> None:
     assert trained(outside, *DOTS, "data_dir=two", "resume=false").code == 0
 
 
-def test_a_run_does_not_go_on_with_other_data(outside: Path) -> None:
-    stopped = [*DOTS, "epochs=3", "checkpoint_every=0"]
-    assert trained(outside, *stopped, "data_dir=one").code == 0
-    home = only_home(outside)
-    (home / "result.json").unlink()
-    refused(trained(outside, *stopped, "data_dir=two"), "run.json: is of other data")
+def test_a_run_does_not_go_on_with_other_data(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "step", lambda self, done: signal.raise_signal(signal.SIGINT))
+        assert trained(outside, *DOTS, "data_dir=one").code == 130
+    refused(trained(outside, *DOTS, "data_dir=two"), "run.json: is of other data")
+    (only_home(outside) / "checkpoint.pt").unlink()
+    assert trained(outside, *DOTS, "data_dir=two").code == 0  # nothing is left of the other data
 
 
 def test_a_finished_run_is_not_measured_on_other_data(outside: Path) -> None:

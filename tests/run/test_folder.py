@@ -93,6 +93,7 @@ def test_bytes_are_compared_where_that_is_asked_for(tmp_path):
 
 def test_an_image_that_cannot_be_decoded_ends_a_run_with_its_name(tmp_path):
     root = make_folder(tmp_path / "images")
+    image = (root / "val/class 1/2.png").read_bytes()
     (root / "val/class 1/2.png").write_text("no image")
     ended = command(train.main, tmp_path, *WORDS, f"data_dir={root}", "dataset.workers=1")
     assert ended.code == 2
@@ -101,6 +102,8 @@ def test_an_image_that_cannot_be_decoded_ends_a_run_with_its_name(tmp_path):
     )
     assert multiprocessing.active_children() == []
     assert "2.png" in json.loads((home(tmp_path) / "failed.json").read_text())["error"]
+    (root / "val/class 1/2.png").write_bytes(image)
+    assert command(train.main, tmp_path, *WORDS, f"data_dir={root}", "dataset.workers=0").code == 0
 
 
 def test_the_share_of_waiting_for_images_is_recorded(whole):
