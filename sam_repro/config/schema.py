@@ -38,6 +38,7 @@ class Config:
     epochs: int = 1
     batch_size: int = 128
     lr: float = 0.1
+    lr_factors: list[Any] = field(default_factory=list)
     weight_decay: float = 0.0
     weight_decay_in: str = "base"
     weight_decay_on: str = "all"
@@ -55,11 +56,11 @@ class Config:
     channels_last: bool = True
     device: str = "auto"
     deterministic: bool = False
-    compile: bool = False
+    compile: Any = "auto"
     micro_batch: int | None = None
     threads: int | None = None
     # bookkeeping
-    graph: bool = False
+    graph: Any = "auto"
     name: str = "main"
     data_dir: str = "data"
     download: bool = True
@@ -100,6 +101,10 @@ BOOKKEEPING = (
     "dataset.shape",
     "dataset.workers",
     "dataset.source.workers",
+    "dataset.cache",
+    "dataset.source.cache",
+    "dataset.verify",
+    "dataset.source.verify",
 )
 RECIPE = ("for", "cases", "from")
 """Keys that describe a recipe. The door takes them out, so a run has none of them."""
@@ -119,6 +124,7 @@ IDLE: tuple[tuple[str, str | None, Any], ...] = (
 A transform that `augmentation.order` does not name is idle, too.
 """
 NEUTRAL: dict[str, Any] = {
+    "lr_factors": [],
     "m": None,
     "clip_norm": None,
     "max_steps": None,
@@ -130,11 +136,17 @@ NEUTRAL: dict[str, Any] = {
     "report": "last",
     "rho_schedule._target_": "sam_repro.rho_schedule.Constant",
     "rho_schedule.warmup_epochs": 0.0,
-    "compile": False,
+    "compile": False,  # what "auto" is on a CPU
     "micro_batch": None,
     "dataset.validation.stream": "numpy",
     "dataset.shuffle_buffer": None,
     "optimizer.perturb": "all",
+    "architecture.weights": None,
+    "architecture.freeze": None,
+    "architecture.batch_norm.momentum": None,
+    "architecture.batch_norm.eps": None,
+    "architecture.batch_norm.variance": "unbiased",
+    "architecture.batch_norm.frozen": False,
     "optimizer.adapt": "all",
     "architecture.norm": "batch",
     "architecture.shortcut": "pad",

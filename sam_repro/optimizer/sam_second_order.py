@@ -22,8 +22,6 @@ class SAMSecondOrder(TwoPass):
     Passes: 2, and 1 Hessian product. Memory: four vectors beside the base's, and the graph of a gradient.
     """
 
-    capturable = False
-
     def terms(self, oracle: Oracle, phase: str) -> Terms:
         """∇L(w), what comes through ε, and ∇L(w + ε)."""
         g, g_s = super().terms(oracle, phase).values()

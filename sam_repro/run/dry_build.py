@@ -1,11 +1,13 @@
 """A dry build: every object of a run but its data, on the smallest network or on none, to hear what it refuses."""
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from sam_repro.architecture.layers import NetworkWarning
 from sam_repro.config.identity import home
 from sam_repro.config.schema import Resolved
 from sam_repro.errors import UserError
@@ -55,8 +57,8 @@ def _augmentation(config: Resolved) -> None:
 
 
 def _rule(config: Resolved) -> None:
-    rule = build.make_rule(config, build.smallest_network())
-    if config["graph"]:
+    rule = build.make_smallest_rule(config)
+    if config["graph"] is True:
         with build.refused(config):
             graphs.refuse(rule, config["diagnostics"])
 
@@ -64,13 +66,19 @@ def _rule(config: Resolved) -> None:
 def _network(config: Resolved) -> None:
     if (shape := _told_shape(config)) is None:
         return
-    try:
-        with torch.device("meta"):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", NetworkWarning)
+        try:
+            with torch.device("meta"):
+                network = build.make_network(config, shape)
+        except RuntimeError:  # one that looks at its numbers, of which there are none
+            return
+        except UserError:  # maybe for the same reason
             network = build.make_network(config, shape)
-    except RuntimeError:  # one that looks at its numbers, of which there are none
-        return
-    except UserError:  # maybe for the same reason
-        network = build.make_network(config, shape)
+    for warning in told:
+        if warning.category is NetworkWarning:
+            print(f"warning    {warning.message}")
+    build.make_groups(config, network, 0.0)
     try:
         images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
     except UserError:  # which is told of by itself

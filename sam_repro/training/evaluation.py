@@ -1,13 +1,13 @@
 """Error and loss of a model on a split, in eval mode."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro.dataset import Split
+from sam_repro.dataset import Batch, Split
 
 BATCH = 1000
 PIXELS = 64 * 64 * BATCH  # of a batch, a channel: larger images come in smaller batches
@@ -19,7 +19,13 @@ def largest_batch(height: int, width: int) -> int:
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, split: Split, autocast: torch.dtype | None, seed: int | None = None) -> Tensor:
+def outputs(
+    model: nn.Module,
+    split: Split,
+    autocast: torch.dtype | None,
+    seed: int | None = None,
+    forward: Callable[[Batch], Tensor] | None = None,
+) -> Tensor:
     """Outputs [N, C] in float32 for a whole split, in its order and in eval mode; the model's mode is put back.
 
     Args:
@@ -27,11 +33,14 @@ def outputs(model: nn.Module, split: Split, autocast: torch.dtype | None, seed: 
         split: the images.
         autocast: dtype of its forward; None is that of the weights.
         seed: of the augmentation; None (default): not augmented.
+        forward: the forward of a batch, such as a captured one; its outputs are copied. Default: the model's.
     """
     _, height, width = split.shape
-    size = largest_batch(height, width)
-    with evaluating(model), torch.autocast(split.device.type, dtype=autocast, enabled=autocast is not None):
-        return torch.cat([model(batch.inputs).float() for batch in split.batches(size, seed)])
+    # a cached cast of a weight would be frozen in a captured forward
+    region = torch.autocast(split.device.type, dtype=autocast, enabled=autocast is not None, cache_enabled=False)
+    with evaluating(model), region:
+        batches = split.batches(largest_batch(height, width), seed)
+        return torch.cat([forward(batch).clone() if forward else model(batch.inputs).float() for batch in batches])
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:

@@ -36,7 +36,7 @@ class Plan:
         record_every: steps between rows of the record, default 10; None for rows per epoch only.
         checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
         micro_batch: examples that go through the network at once, default the batch: less memory, the same step.
-        graph: replay whole steps as CUDA graphs, default false.
+        graph: replay whole steps as CUDA graphs; None (default): on a GPU, if a graph can hold them.
         shuffle_buffer: examples from which the next one of an epoch is drawn, default all: see `order.shuffled`.
     """
 
@@ -51,7 +51,7 @@ class Plan:
     record_every: int | None = 10
     checkpoint_every: float = 60.0
     micro_batch: int | None = None
-    graph: bool = False
+    graph: bool | None = None
     shuffle_buffer: int | None = None
 
     def __post_init__(self) -> None:

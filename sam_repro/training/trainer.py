@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sam_repro.dataset import Batch, Data, Raw, Split
+from sam_repro.dataset import Batch, Data, Raw, Resident, Split
 from sam_repro.optimizer import Rule, Terms
 from sam_repro.oracle import Objective
 from sam_repro.rho_schedule import Constant, RhoSchedule
@@ -20,7 +21,7 @@ from sam_repro.signals import note_signals
 from sam_repro.training import checkpoint, evaluation, graphs
 from sam_repro.training.clock import Clock
 from sam_repro.training.diagnostics import Diagnostics
-from sam_repro.training.means import Mean
+from sam_repro.training.means import Mean, weighted
 from sam_repro.training.order import shuffled
 from sam_repro.training.plan import Plan
 from sam_repro.vectors import norm, ratio
@@ -75,6 +76,9 @@ class Trainer:
         measure: called with the epoch; returns extra values for its row. Must leave the network unchanged.
         rho_schedule: the radius over the run, default constant.
 
+    Attributes:
+        no_graph: why a CUDA graph cannot hold the steps; None if it can.
+
     Raises:
         ValueError: if the plan asks for CUDA graphs of steps that cannot be captured.
     """
@@ -111,12 +115,17 @@ class Trainer:
         self._now, self._bad_step = torch.tensor(0, device=device), torch.tensor(-1, device=device)
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in rule.base.param_groups]
         # float32 on a GPU, where the fused kernels read it as that
-        self._lr = torch.tensor(plan.lr, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
+        dtype = torch.float32 if device.type == "cuda" else torch.float64
+        factors = {group.get("lr_factor", 1.0) for group in rule.base.param_groups} | {1.0}
+        self._lr = {factor: torch.tensor(plan.lr * factor, dtype=dtype, device=device) for factor in sorted(factors)}
         self._own_options()
+        self.no_graph = graphs.obstacle(rule, diagnostics.level)
         self._update: graphs.Update = self._eager_update
+        self._forward: graphs.Update = self._eager_forward
         if plan.graph:
             graphs.refuse(rule, diagnostics.level)
-            self._update = graphs.Replayed(self._eager_update, self._kind, self._noise, objective, plan.batch_size)
+        if plan.graph or (plan.graph is None and device.type == "cuda" and not self.no_graph):
+            self._replay_steps()
 
     @property
     def step(self) -> int:
@@ -180,7 +189,9 @@ class Trainer:
         with closing(self.data.train.read(self._rows(steps), seeds)) as raws:
             for step in steps:
                 self.clock.start()
-                yield step, next(raws)
+                with self.clock.waiting():
+                    raw = next(raws)
+                yield step, raw
 
     def _rows(self, steps: range) -> Iterator[Tensor]:
         """The examples of each of these steps."""
@@ -195,18 +206,23 @@ class Trainer:
     def _train_step(self, step: int, raw: Raw) -> None:
         self._set_rates(step)
         self._generator.manual_seed(derived(self.plan.seed, "augmentation", step))
-        numbers = self._update(step, self.data.train.batch(raw, self._generator))
+        train = self.data.train
+        names = tuple(self._update(step, raw if train.drawn_on == train.device else self._batch(raw)))
         self.rule.steps += 1
         for mean in (self.window, self.epoch_mean):
-            mean.add(numbers, len(raw.rows))
+            mean.count(names, len(raw.rows))
 
-    def _eager_update(self, step: int, batch: Batch) -> graphs.Numbers:
-        """The new weights from a batch, and what the diagnostics say of the step.
+    def _batch(self, raw: Raw) -> Batch:
+        return self.data.train.batch(raw, self._generator)
+
+    def _eager_update(self, step: int, given: Raw | Batch) -> graphs.Numbers:
+        """The new weights from a batch, and what the diagnostics say of the step, which is added to the means.
 
         A graph may hold all of this: what changes from step to step is read from tensors, but for the step's kind.
+        Random numbers that the host draws are none of these: then the batch is made before.
         """
         numbers: graphs.Numbers = {}
-        inputs, targets, rows = batch
+        inputs, targets, rows = given if isinstance(given, Batch) else self._batch(given)
         heaviest = targets if targets.dim() == 1 else targets.argmax(dim=1)  # of mixed targets
 
         def look(seen: Terms) -> None:
@@ -219,7 +235,26 @@ class Trainer:
         loss = self.rule.backward(*pieces, m=part, observe=look)
         self._finish_gradient(loss)
         self.rule.update()
+        sums = weighted(numbers, size)
+        for mean in (self.window, self.epoch_mean):
+            mean.add(tuple(numbers), sums)
         return numbers
+
+    def _eager_forward(self, _: int, batch: Batch) -> graphs.Numbers:
+        return {"outputs": self.model(batch.inputs).float()}
+
+    def _replay_steps(self) -> None:
+        """Let steps, and the forwards of evaluations, be captured and replayed."""
+        for group in self._options:
+            if "capturable" in group:
+                group["capturable"] = True  # for a fused base a permission, and no other kernel
+        self._own_options()
+        replayed = partial(
+            graphs.Replayed, objective=self.objective, device=self.data.train.device, is_wanted=bool(self.plan.graph)
+        )
+        drawn_from = [self._generator] if self._generator.device == self.data.train.device else []
+        self._update = replayed(self._eager_update, self._kind, self._noise, generators=drawn_from)
+        self._forward = replayed(self._eager_forward, lambda _: "evaluation", lambda _: 0)
 
     def _noise(self, step: int) -> int:
         """The seed of what the passes of a step draw."""
@@ -234,7 +269,8 @@ class Trainer:
         self._now.fill_(step)
         per_epoch = self.plan.steps_per_epoch(len(self.data.train))
         factor = self.schedule.factor(step, per_epoch, self.plan.epochs)
-        self._lr.fill_(self.plan.lr * factor)
+        for of_group, lr in self._lr.items():
+            lr.fill_(self.plan.lr * factor * of_group)
         if self.rule.rho is not None and self._rho is not None:
             self.rule.rho.fill_(self.rho_schedule.radius(self._rho, step, per_epoch, factor))
 
@@ -257,9 +293,9 @@ class Trainer:
     def _window_row(self, step: int, epoch: float) -> Row:
         self.clock.stop()
         self._refuse_non_finite()
-        rates = {"lr": float(self._lr)} | ({} if self.rule.rho is None else {"rho": float(self.rule.rho)})
+        rates = {"lr": float(self._lr[1.0])} | ({} if self.rule.rho is None else {"rho": float(self.rule.rho)})
         means = self.window.read()
-        self.window = Mean()
+        self.window.reset()
         return {"kind": "train", "step": step, "epoch": epoch} | rates | _named("train", means)
 
     def _epoch_row(self, step: int, epoch: float) -> Row:
@@ -269,7 +305,7 @@ class Trainer:
         validation = self._scores_of(self.data.validation, step) if self.data.validation else None
         test = self._scores_of(self.data.test) | {"epoch": epoch}
         scores = {"train": self.epoch_mean.read(), "validation": validation, "test": test}
-        self.epoch_mean = Mean()
+        self.epoch_mean.reset()
         self.scores["last"] = scores
         if self.scores["peak"] is None or test["error_pct"] < self.scores["peak"]["error_pct"]:
             self.scores["peak"] = test
@@ -280,6 +316,8 @@ class Trainer:
                 self.scores["best"] = {"validation": validation, "test": test}
                 self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         row = {"kind": "epoch", "step": step, "epoch": epoch, "seconds": self.clock.seconds}
+        if not isinstance(self.data.train, Resident):
+            row["waiting_seconds"] = self.clock.waited
         row |= _named("epoch", scores["train"]) | _named("validation", validation) | _named("test", test)
         return row | self.measure(epoch)
 
@@ -287,7 +325,8 @@ class Trainer:
         seed = None
         if augmented_at is not None and self.data.validation_augmented:
             seed = derived(self.plan.seed, "validation", augmented_at)
-        logits = evaluation.outputs(self.model, split, self.objective.autocast, seed)
+        forward = lambda batch: self._forward(self.step, batch)["outputs"]  # noqa: E731
+        logits = evaluation.outputs(self.model, split, self.objective.autocast, seed, forward)
         scores = evaluation.scores(logits, split.labels)
         if not math.isfinite(scores["loss"]):
             raise NonFinite("evaluation", self.step - 1)
@@ -306,13 +345,14 @@ class Trainer:
         A loaded state replaces both.
         """
         for group, options in zip(self.rule.base.param_groups, self._options, strict=True):
-            group.update(options, lr=self._lr)
+            group.update(options, lr=self._lr[group.get("lr_factor", 1.0)])
 
     def _state(self) -> Row:
         return {
             "model": self.model.state_dict(),
             "rule": self.rule.state_dict(),
             "seconds": self.clock.seconds,
+            "waiting_seconds": self.clock.waited,
             "window": self.window.state_dict(),
             "epoch_mean": self.epoch_mean.state_dict(),
             "diagnostics": self.diagnostics.state_dict(),
@@ -325,8 +365,9 @@ class Trainer:
         self.rule.load_state_dict(state["rule"])
         self._own_options()
         self.clock.seconds = state["seconds"]
-        self.window.load_state_dict(state["window"])
-        self.epoch_mean.load_state_dict(state["epoch_mean"])
+        self.clock.waited = state.get("waiting_seconds", 0.0)  # a checkpoint from before has none
+        self.window.load_state_dict(state["window"], self.data.train.device)
+        self.epoch_mean.load_state_dict(state["epoch_mean"], self.data.train.device)
         self.diagnostics.load_state_dict(state["diagnostics"])
         self.scores = state["scores"]
         self.best_weights = state["best_weights"]

@@ -51,7 +51,7 @@ REFUSED_WITHOUT_TORCH = {
     "optimizer=sgd optimizer.eta=0": "optimizer.eta: no such key",
     "base_optimizer.momentun=0.8": "base_optimizer.momentun: no such key; did you mean base_optimizer.momentum?",
     "base_optimizer.weight_decay=0.1": "base_optimizer.weight_decay: no such key; there are: base_optimizer.",
-    "architecture.width=10": "architecture.width: no such key; there are: architecture.initialisation",
+    "architecture.width=10": "architecture.width: no such key; there are: architecture.batch_norm.",
     "augmentation.policy=auto": "augmentation.policy: no such key; there are: augmentation.",
     "dataset.validation.cuont=10": "dataset.validation.cuont: no such key; did you mean dataset.validation.count?",
     "dataset.validation={cuont:10}": "dataset.validation.cuont: no such key; did you mean dataset.validation.count?",
@@ -239,6 +239,13 @@ REFUSED_BY_DRY_BUILD = {
     "architecture.initialisation=he": "architecture.initialisation = he: must be one of torch, he_fan_in,",
     "architecture=resnet18 architecture.stem=big": "architecture.stem = big: must be one of auto, cifar, imagenet",
     "architecture=wrn16_4 architecture.shortcut=none": "architecture.shortcut = none: must be one of conv, pool",
+    "architecture=timm architecture.name=vit_smal": "architecture.name = vit_smal: must be a network of timm; did you",
+    "architecture=vit_s16": "architecture: image_size = 8: does not fit vit_small_patch16_224, whose patches have 16",
+    "architecture.weights=no.pth": "architecture.weights = 'no.pth': there is no such file; give one, or null",
+    "architecture.freeze=head": "architecture.freeze = head: has the name of no parameter; there are 14, such as",
+    "architecture.freeze=.": "architecture.freeze = '.': has the name of every parameter; there are 14, such as",
+    "architecture.batch_norm.momentum=2": f"architecture.batch_norm.momentum = 2: {NUMBER} > 0 and <= 1, or null",
+    "lr_factors=[[head,10]]": "lr_factors[0] = head: has the name of no parameter; there is stage1.0.conv.weight",
     "augmentation=basic augmentation.crop.padding_mode=wrap": (
         "augmentation.crop.padding_mode = wrap: must be one of zero, reflect"
     ),
@@ -285,7 +292,7 @@ REFUSED_BY_DRY_BUILD = {
     "base_optimizer=adamw base_optimizer.betas=[0.9]": "base_optimizer.betas = [0.9]: must be a list of 2 numbers",
     "base_optimizer=adamw base_optimizer.betas=[.9,.9,.9]": "= [0.9, 0.9, 0.9]: must be a list of 2 numbers",
     "base_optimizer=adamw base_optimizer.eps=0": f"base_optimizer.eps = 0: {NUMBER} > 0",
-    "graph=true base_optimizer=adamw": "graph = true: needs a base that is fused, and capturable if it has that flag",
+    "graph=true base_optimizer=lamb": "graph = true: needs a base that is fused",
     "-m optimizer=looksam optimizer.period=5,0 seed=0,1": f"optimizer.period = 0: {INTEGER} >= 1",
     # before data are loaded
     "dataset=cifar10 download=false optimizer.perturb=up": "optimizer.perturb = up: must be one of all, no_norm,",

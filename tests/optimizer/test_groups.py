@@ -69,9 +69,40 @@ def test_normalisations_carry_the_flag(on: str) -> None:
     torch.optim.SGD(groups, lr=0.1)
 
 
+def test_what_a_network_lists_does_not_decay_either() -> None:
+    class Listed(Net):
+        def no_weight_decay(self) -> set[str]:
+            return {"token", "attention.in_proj_weight"}
+
+    model = Listed()
+    groups = parameter_groups(model, 0.1, on="no_norm_no_bias")
+    decays = names(model, [p for group in groups if group["weight_decay"] == 0.1 for p in group["params"]])
+    assert decays & {"token", "attention.in_proj_weight", "linear.weight"} == {"linear.weight"}
+    assert len(parameter_groups(model, 0.1, on="all")) == len(parameter_groups(Net(), 0.1, on="all"))
+
+
+def test_factors_of_the_learning_rate_go_by_name_and_the_last_counts() -> None:
+    model = Net()
+    groups = parameter_groups(model, 0.1, lr_factors=[("linear", 10), (r"linear\.bias", 0.5), ("frozen", 3)])
+    factors = {name: group["lr_factor"] for group in groups for name in names(model, group["params"])}
+    assert factors.pop("linear.weight") == 10
+    assert factors.pop("linear.bias") == 0.5
+    assert set(factors.values()) == {1.0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((-1.0,), "weight_decay = -1.0"), ((0.1, "weights"), "weight_decay_on = weights: must be one of all")],
+    [
+        ((-1.0,), "weight_decay = -1.0"),
+        ((0.1, "weights"), "weight_decay_on = weights: must be one of all"),
+        ((0.1, "all", [["head", 10]]), r"lr_factors\[0\] = head: has the name of no parameter; there is token$"),
+        ((0.1, "all", [["linear", 0]]), r"lr_factors\[0\] = 0: must be a finite number > 0$"),
+        (
+            (0.1, "all", ["linear"]),
+            r"lr_factors\[0\] = linear: must be a pattern and a factor, such as \[classifier, 10\]$",
+        ),
+        ((0.1, "all", [[None, 2]]), r"lr_factors\[0\] = \[null, 2\]: must be a pattern and a factor"),
+    ],
 )
 def test_out_of_range_is_refused(arguments: tuple[float, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):

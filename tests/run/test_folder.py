@@ -37,7 +37,7 @@ def left_by(folder):
     result = json.loads((home(folder) / "result.json").read_text())
     rows = [json.loads(row) for row in (home(folder) / "metrics.jsonl").read_text().splitlines()]
     kept = {key: result[key] for key in ("metrics", "label_noise", "sharpness", "normalisation", "inputs", "classes")}
-    return kept, [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return kept, [{key: value for key, value in row.items() if not key.endswith("seconds")} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,18 @@ def test_a_folder_that_changed_since_is_refused(whole, tmp_path):
     assert "is of other data: inputs" in ended.err
 
 
+def test_bytes_are_compared_where_that_is_asked_for(tmp_path):
+    root = make_folder(tmp_path / "images")
+    words = [*WORDS, f"data_dir={root}", "max_steps=1", "dataset.workers=0"]
+    assert command(train.main, tmp_path, *words, "dataset.verify=true").code == 0
+    file = root / "train/class 0/1.png"
+    file.write_bytes(bytes([*file.read_bytes()[:-1], 0]))
+    assert "done" in command(train.main, tmp_path, *words).out  # names and sizes are the same
+    ended = command(train.main, tmp_path, *words, "dataset.verify=true")
+    assert ended.code == 2
+    assert "run.json: is of other data: inputs" in ended.err
+
+
 def test_an_image_that_cannot_be_decoded_ends_a_run_with_its_name(tmp_path):
     root = make_folder(tmp_path / "images")
     (root / "val/class 1/2.png").write_text("no image")
@@ -89,3 +101,12 @@ def test_an_image_that_cannot_be_decoded_ends_a_run_with_its_name(tmp_path):
     )
     assert multiprocessing.active_children() == []
     assert "2.png" in json.loads((home(tmp_path) / "failed.json").read_text())["error"]
+
+
+def test_the_share_of_waiting_for_images_is_recorded(whole):
+    rows = [json.loads(row) for row in (home(whole) / "metrics.jsonl").read_text().splitlines()]
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    waited = [row["waiting_seconds"] for row in epochs]
+    assert len(waited) == 3
+    assert 0 < waited[0] <= waited[1] <= waited[2]
+    assert all(row["waiting_seconds"] <= row["seconds"] for row in epochs)

@@ -25,7 +25,7 @@ from sam_repro.schedule import Constant, Cosine
 from sam_repro.seeds import derived
 from sam_repro.training import checkpoint
 from sam_repro.training.diagnostics import Diagnostics
-from sam_repro.training.means import Mean
+from sam_repro.training.means import Mean, weighted
 from sam_repro.training.plan import Plan
 from sam_repro.training.trainer import Interrupted, NonFinite, Trainer
 
@@ -681,10 +681,22 @@ def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> No
 
 
 def test_means_of_numbers_that_not_every_step_has() -> None:
-    mean = Mean()
-    mean.add({"a": torch.tensor(1.0)}, 2)
-    mean.add({"a": torch.tensor(4.0), "b": torch.tensor(7.0)}, 1)
-    again = Mean()
-    again.load_state_dict(mean.state_dict())
+    steps = [({"a": torch.tensor(1.0)}, 2), ({"a": torch.tensor(4.0), "b": torch.tensor(7.0)}, 1)]
+
+    def add_all(mean: Mean) -> None:
+        for values, examples in steps:
+            mean.add(tuple(values), weighted(values, examples))
+            mean.count(tuple(values), examples)
+
+    mean, again = Mean(), Mean()
+    add_all(mean)
+    again.load_state_dict(mean.state_dict(), torch.device("cpu"))
     for means in (mean, again):
+        assert means.read() == {"a": pytest.approx(2.0), "b": 7.0}
+    kept = mean.state_dict()[0]["sums"]
+    mean.reset()
+    assert mean.read() == {}
+    add_all(mean)
+    assert mean.state_dict()[0]["sums"] is kept
+    for means in (mean, again):  # what was loaded is a copy
         assert means.read() == {"a": pytest.approx(2.0), "b": 7.0}
