@@ -133,8 +133,12 @@ class Rule(ABC):
 
         Raises:
             ValueError: if weight decay is a part of the loss and the rule takes its gradients without.
+            TypeError: if one of `oracles` is a number, such as m without its name.
             RuntimeError: if the gradient of the last call is still there, which no step has taken.
         """
+        for number in oracles:
+            if isinstance(number, int):
+                raise TypeError(f"{number}: is no batch but a number; if it is m, name it: m={number}")
         oracle = oracles[0] if len(oracles) == 1 else cast(Oracle, Joint(oracles))
         self._refuse_decay_in_loss(oracle)
         self._refuse_second_backward()
