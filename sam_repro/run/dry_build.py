@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from sam_repro.config.identity import home
 from sam_repro.config.schema import Resolved
@@ -33,8 +34,8 @@ def findings(configs: Sequence[Resolved]) -> list[str]:
         cells.setdefault(str(config | {"seed": None}), []).append(config)
     for seeds in cells.values():
         parts = LIGHT if all(map(_is_done, seeds)) else (*LIGHT, *HEAVY)
-        if heard := [line for part in parts for line in _refusals(part, seeds[0])]:
-            return heard
+        if heard := dict.fromkeys(line for part in parts for line in _refusals(part, seeds[0])):
+            return list(heard)
     return []
 
 
@@ -71,6 +72,7 @@ def _network(config: Resolved) -> None:
         return
     except UserError:  # maybe for the same reason
         network = build.make_network(config, shape)
+    _measure(config, network)
     try:
         images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
     except UserError:  # which is told of by itself
@@ -79,8 +81,8 @@ def _network(config: Resolved) -> None:
         refuse_sizes(network, shape, build.make_plan(config), images)
 
 
-def _measure(config: Resolved) -> None:
-    build.make_measure({key: value for key, value in config["sharpness"].items() if key not in WHEN})
+def _measure(config: Resolved, network: nn.Module | None = None) -> None:
+    build.make_measure({key: value for key, value in config["sharpness"].items() if key not in WHEN}, network)
 
 
 def _told_shape(config: Resolved) -> build.Shape | None:

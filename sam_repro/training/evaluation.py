@@ -1,6 +1,6 @@
 """Error and loss of a model on a split, in eval mode."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,7 +19,13 @@ def largest_batch(height: int, width: int) -> int:
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, split: Split, autocast: torch.dtype | None, seed: int | None = None) -> Tensor:
+def outputs(
+    model: nn.Module,
+    split: Split,
+    autocast: torch.dtype | None,
+    seed: int | None = None,
+    before_each: Callable[[], object] = lambda: None,
+) -> Tensor:
     """Outputs [N, C] in float32 for a whole split, in its order and in eval mode; the model's mode is put back.
 
     Args:
@@ -27,24 +33,31 @@ def outputs(model: nn.Module, split: Split, autocast: torch.dtype | None, seed: 
         split: the images.
         autocast: dtype of its forward; None is that of the weights.
         seed: of the augmentation; None (default): not augmented.
+        before_each: is called before each batch, and may end the evaluation with an exception. Default nothing.
     """
+
+    def logits(inputs: Tensor) -> Tensor:
+        before_each()
+        return model(inputs).float()
+
     _, height, width = split.shape
     size = largest_batch(height, width)
     with evaluating(model), torch.autocast(split.device.type, dtype=autocast, enabled=autocast is not None):
-        return torch.cat([model(batch.inputs).float() for batch in split.batches(size, seed)])
+        return torch.cat([logits(batch.inputs) for batch in split.batches(size, seed)])
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Top-1 and top-5 error and accuracy in percent, and the mean cross-entropy, of outputs [N, C] and labels [N].
 
-    Top 5 is the top of as many classes as there are, where there are fewer. Of equal outputs the lower class is first,
-    as `argmax` has it.
+    With five classes or fewer there is no top-5 error, because none could be. Of equal outputs the lower class is
+    first, as `argmax` has it.
     """
     ranks = logits.argsort(dim=1, descending=True, stable=True)[:, :5] == labels[:, None]
     wrong = torch.stack([~ranks[:, 0], ~ranks.any(dim=1)]).double().mean(dim=1)
     loss = F.cross_entropy(logits, labels).double()
     top1, top5, mean_loss = torch.cat([100 * wrong, loss[None]]).tolist()
-    return {"error_pct": top1, "error_top5_pct": top5, "accuracy_pct": 100 - top1, "loss": mean_loss}
+    among_five = {"error_top5_pct": top5} if logits.shape[1] > 5 else {}
+    return {"error_pct": top1, **among_five, "accuracy_pct": 100 - top1, "loss": mean_loss}
 
 
 @contextmanager
