@@ -5,7 +5,7 @@ import sys
 from sam_repro.config.launch import guard
 from sam_repro.errors import UserError
 
-DOORS = "python -m sam_repro.train, python -m sam_repro.measure, python -m sam_repro.table"
+DOORS = "python -m sam_repro.train, python -m sam_repro.measure, python -m sam_repro.table, python -m sam_repro.check"
 
 
 def main() -> None:

@@ -35,3 +35,8 @@ def refuse_damaged(path: Path, remedy: str = "add resume=false to set this home 
 
 class Busy(Exception):
     """Another process is working in this home."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

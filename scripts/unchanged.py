@@ -32,6 +32,14 @@ import numpy as np
 from safetensors import deserialize
 
 RENAMED: dict[str, str] = {
+    "optimizer=sam_ball": "optimizer=sam optimizer.p=inf",
+    "optimizer=sam_ball optimizer.p=3": "optimizer=sam optimizer.p=3",
+    "optimizer=sam_ball optimizer.p=2 optimizer.ascent_steps=3": "optimizer=sam optimizer.ascent_steps=3",
+    "optimizer=sam_random": "optimizer=sam optimizer.ascent=random",
+    "optimizer=sam_second_order": "optimizer=sam optimizer.second_order=true",
+    "rho_schedule=constant": "rho_follows=constant",
+    "rho_schedule=like_lr": "rho_follows=lr",
+    "rho_schedule.warmup_epochs=1": "rho_warmup_epochs=1",
     "optimizer=sam_magnitude optimizer.scope=element": (
         "optimizer=sam_direction optimizer.scope=element optimizer.names=code"
     ),
@@ -64,10 +72,10 @@ LINES = (
     "optimizer=asam optimizer.eta=0.01",
     "optimizer=look_layersam optimizer.formula=layer_wg_globalnorm,layer_unit",
     "optimizer=looksam optimizer.scope=tensor optimizer.period=3 optimizer.alpha=0.1",
-    "optimizer=sam optimizer.p=inf,3 rho=0.001",
-    "optimizer=sam optimizer.ascent_steps=3",
-    "optimizer=sam optimizer.ascent=random",
-    "optimizer=sam optimizer.second_order=true",
+    "optimizer=sam_ball rho=0.001",
+    "optimizer=sam_ball optimizer.p=3 rho=0.001",
+    "optimizer=sam_ball optimizer.p=2 optimizer.ascent_steps=3",
+    "optimizer=sam_ball,sam_random,sam_second_order optimizer.perturb=only_norm architecture=resnet8",
     "optimizer=sam optimizer.perturb=no_norm,only_norm architecture=resnet8",
     "optimizer=sam_direction,sam_magnitude optimizer.scope=tensor,element",
     "optimizer=sam_magnitude optimizer.scope=element",
@@ -76,7 +84,7 @@ LINES = (
     "optimizer=sgdhess optimizer.curvature=hessian,gauss_newton_diagonal,hutchinson_abs",
     "optimizer=sam weight_decay_in=base,loss weight_decay_on=all,no_norm_no_bias architecture=resnet8",
     "optimizer=sam m=16 batch_norm_statistics=mean,first,both architecture=resnet8",
-    "optimizer=sam rho_follows=constant,lr rho_warmup_epochs=1",
+    "optimizer=sam rho_schedule=constant,like_lr rho_schedule.warmup_epochs=1",
     "optimizer=sam clip_norm=0.5",
     "optimizer=sam drop_last=true label_smoothing=0.1 dataset.validation.count=0 batch_size=300",
     "optimizer=sam base_optimizer=adamw,lamb lr=0.001 weight_decay=0.1",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from sam_repro import rho_schedule
 from sam_repro.schedule import Constant, Cosine, MultiStep, Schedule
 
 EPOCHS, STEPS_PER_EPOCH = 50, 7
@@ -113,5 +114,42 @@ def test_factor_is_a_function_of_the_step(make: Callable[..., Schedule], per: st
     ],
 )
 def test_out_of_range_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# The radius
+
+
+def radii(schedule: rho_schedule.RhoSchedule, rates: Schedule) -> list[float]:
+    return [
+        schedule.radius(0.2, step, STEPS_PER_EPOCH, rates.factor(step, STEPS_PER_EPOCH, EPOCHS))
+        for step in range(EPOCHS * STEPS_PER_EPOCH)
+    ]
+
+
+def test_the_radius_is_rho_or_goes_with_the_learning_rate() -> None:
+    rates = factors(Cosine(warmup_epochs=1.0))
+    assert set(radii(rho_schedule.Constant(), Cosine())) == {0.2}
+    assert radii(rho_schedule.LikeLR(), Cosine(warmup_epochs=1.0)) == pytest.approx([0.2 * rate for rate in rates])
+    between = radii(rho_schedule.Between(0.05), Cosine(warmup_epochs=1.0))
+    assert between == pytest.approx([0.05 + 0.15 * rate for rate in rates])
+    assert radii(rho_schedule.Between(0.0), Cosine()) == pytest.approx(radii(rho_schedule.LikeLR(), Cosine()))
+
+
+def test_the_radius_rises_from_0() -> None:
+    warm = radii(rho_schedule.Constant(1.0), Cosine())
+    assert warm[:STEPS_PER_EPOCH] == pytest.approx([0.2 * (i + 1) / STEPS_PER_EPOCH for i in range(STEPS_PER_EPOCH)])
+    assert set(warm[STEPS_PER_EPOCH:]) == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rho_schedule.Constant(-1.0), "warmup_epochs = -1.0"),
+        (lambda: rho_schedule.Between(-0.1), "low = -0.1"),
+    ],
+)
+def test_a_radius_out_of_range_is_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

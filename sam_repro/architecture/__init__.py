@@ -1,6 +1,7 @@
 """Networks, each a function of num_classes, in_channels, image_size and the keys in which the papers differ."""
 
 from sam_repro.architecture.digits import digits_cnn
+from sam_repro.architecture.from_timm import timm_network
 from sam_repro.architecture.pyramid import (
     pyramidnet110,
     pyramidnet110_shakedrop,
@@ -38,6 +39,7 @@ __all__ = [
     "resnet101",
     "resnet152",
     "shake_shake_26_2x96d",
+    "timm_network",
     "wrn16_4",
     "wrn16_8",
     "wrn28_10",

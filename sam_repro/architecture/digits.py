@@ -42,5 +42,5 @@ def digits_cnn(*, num_classes: int, in_channels: int, image_size: int, initialis
     Raises:
         ValueError: an argument is outside its limits.
     """
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     return initialise(DigitsCNN(in_channels, num_classes), initialisation)

@@ -22,8 +22,13 @@ def initialise(model: nn.Module, initialisation: str) -> nn.Module:
     Raises:
         ValueError: another `initialisation`.
     """
-    limits.choice("initialisation", initialisation, tuple(_RULES))
+    check_initialisation(initialisation)
     return model.apply(_RULES[initialisation])
+
+
+def check_initialisation(initialisation: str) -> None:
+    """Refuse what is no rule; a large network need not be made first."""
+    limits.choice("initialisation", initialisation, tuple(_RULES))
 
 
 def _torch(module: nn.Module) -> None:

@@ -1,22 +1,41 @@
 """What the architectures share: their smallest parts and the check of their common arguments."""
 
+import warnings
 from collections import OrderedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_repro import limits
+from sam_repro.architecture.initialisation import check_initialisation
 
 
-def check_task(num_classes: int, in_channels: int, image_size: int) -> None:
-    """Refuse a task that no classifier of images can have.
+def check_task(num_classes: int, in_channels: int, image_size: int, initialisation: str = "torch") -> None:
+    """Refuse a task that no classifier of images can have, and a start that there is not.
 
     Raises:
-        ValueError: fewer than 2 classes, no channel, or no pixel.
+        ValueError: fewer than 2 classes, no channel, no pixel, or another `initialisation`.
     """
+    check_initialisation(initialisation)
     limits.integer("num_classes", num_classes, low=2)
     limits.integer("in_channels", in_channels, low=1)
     limits.integer("image_size", image_size, low=1)
+
+
+class NetworkWarning(UserWarning):
+    """What a user should hear about a network that is built all the same."""
+
+
+def warn_of_small_images(image_size: int, reduction: int) -> None:
+    """Say so where less than 2 x 2 places of an image reach the last stage.
+
+    Args:
+        image_size: pixels a side.
+        reduction: the product of all strides.
+    """
+    if reduction > 1 and image_size < 2 * reduction:
+        said = f"images of {image_size} pixels have less than 2 x 2 places after strides of {reduction} in all"
+        warnings.warn(f"{said}; the network is made for larger ones", NetworkWarning, stacklevel=3)
 
 
 def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:

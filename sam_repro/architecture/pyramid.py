@@ -137,7 +137,7 @@ def pyramidnet110(
     initialisation: str = "he_fan_out",
 ) -> nn.Module:
     """PyramidNet-110, two 3x3 convolutions a block."""
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     return initialise(PyramidNet(Pyramid(18, 270, False, widths), in_channels, num_classes), initialisation)
 
 
@@ -151,7 +151,7 @@ def pyramidnet110_shakedrop(
     initialisation: str = "he_fan_out",
 ) -> nn.Module:
     """PyramidNet-110 with ShakeDrop."""
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     return initialise(PyramidNet(Pyramid(18, 270, False, widths), in_channels, num_classes, backward), initialisation)
 
 
@@ -164,7 +164,7 @@ def pyramidnet272(
     initialisation: str = "he_fan_out",
 ) -> nn.Module:
     """PyramidNet-272, bottlenecks."""
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     return initialise(PyramidNet(Pyramid(30, 200, True, widths), in_channels, num_classes), initialisation)
 
 
@@ -178,5 +178,5 @@ def pyramidnet272_shakedrop(
     initialisation: str = "he_fan_out",
 ) -> nn.Module:
     """PyramidNet-272 with ShakeDrop."""
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     return initialise(PyramidNet(Pyramid(30, 200, True, widths), in_channels, num_classes, backward), initialisation)

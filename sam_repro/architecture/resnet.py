@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sam_repro import limits
 from sam_repro.architecture.initialisation import initialise
-from sam_repro.architecture.layers import check_task, conv_norm_relu, convolution, pad_channels
+from sam_repro.architecture.layers import check_task, conv_norm_relu, convolution, pad_channels, warn_of_small_images
 
 
 class SubsampledShortcut(nn.Module):
@@ -242,7 +242,7 @@ def resnet152(
 def _cifar_form(
     layers: int, num_classes: int, in_channels: int, image_size: int, shortcut: str, initialisation: str
 ) -> nn.Module:
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     limits.choice("shortcut", shortcut, ("pad", "none"))
     stem = conv_norm_relu(in_channels, 16, 3)
     block = BasicBlock if shortcut == "pad" else PlainBlock
@@ -259,7 +259,7 @@ def _imagenet_form(
     initialisation: str,
 ) -> nn.Module:
     num_classes, in_channels, image_size = task
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     limits.boolean("zero_gamma", zero_gamma)
     first = _stem(stem, in_channels, image_size)
     model = ResNet(first, block, (64, 128, 256, 512), depths, ProjectedShortcut, num_classes)
@@ -275,6 +275,7 @@ def _stem(form: str, in_channels: int, image_size: int) -> nn.Sequential:
     limits.choice("stem", form, ("auto", "cifar", "imagenet"))
     if form == "cifar" or (form == "auto" and image_size < 64):
         return conv_norm_relu(in_channels, 64, 3)
+    warn_of_small_images(image_size, 32)
     return conv_norm_relu(in_channels, 64, 7, stride=2).append(nn.MaxPool2d(3, stride=2, padding=1))
 
 

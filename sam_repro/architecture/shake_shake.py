@@ -104,7 +104,7 @@ def shake_shake_26_2x96d(
     Raises:
         ValueError: an argument is outside its limits.
     """
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     return initialise(ShakeShakeNet(4, 96, backward, in_channels, num_classes), initialisation)
 
 

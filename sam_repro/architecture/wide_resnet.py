@@ -201,7 +201,7 @@ def resnet32_mentornet(
 
 def _wide(depth: int, widening: int, task: tuple[int, int, int], form: Form, initialisation: str) -> nn.Module:
     num_classes, in_channels, image_size = task
-    check_task(num_classes, in_channels, image_size)
+    check_task(num_classes, in_channels, image_size, initialisation)
     return initialise(WideResNet((depth - 4) // 6, widening, form, in_channels, num_classes), initialisation)
 
 

@@ -10,7 +10,7 @@ from sam_repro import limits
 from sam_repro.config.schema import flat
 
 
-def _one_of(*allowed: str) -> Callable[[str, Any], None]:
+def _one_of(*allowed: str | bool) -> Callable[[str, Any], None]:
     return partial(limits.choice, allowed=allowed)
 
 
@@ -23,6 +23,11 @@ def _folder(name: str, value: Any) -> None:
     _text(name, value)
     if value.startswith("~") and os.path.expanduser(value) == value:
         raise ValueError(f"{name} = {limits.shown(value)}: there is no such user; write the path without ~")
+
+
+def _optional_text(name: str, value: Any) -> None:
+    if value is not None:
+        _text(name, value)
 
 
 def _plain_name(name: str, value: Any) -> None:
@@ -79,15 +84,13 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "label_noise.kind": limits.noise_kind,
     "label_noise.seed": limits.seed,
     "report": _one_of("last", "best_validation"),
-    "rho_follows": _one_of("constant", "lr"),
-    "rho_warmup_epochs": partial(limits.number, low=0),
     "precision": _one_of("auto", "fp32", "tf32", "bf16"),
     "channels_last": limits.boolean,
     "device": _device,
     "deterministic": limits.boolean,
-    "compile": limits.boolean,
+    "compile": _one_of("auto", True, False),
     "micro_batch": partial(limits.positive, optional=True),
-    "graph": limits.boolean,
+    "graph": _one_of("auto", True, False),
     "threads": partial(limits.integer, low=1, high=1024, optional=True),
     "name": _plain_name,
     "data_dir": _folder,
@@ -103,6 +106,8 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "dataset.train_images": limits.positive,
     "dataset.verified": limits.boolean,
     "dataset.shape": _shape,
+    "dataset.cache": _optional_text,
+    "dataset.verify": limits.boolean,
     "dataset.workers": partial(limits.integer, low=0, high=256),
     "dataset.shuffle_buffer": limits.shuffle_buffer,
     "dataset.augmentation.pad": limits.natural,
@@ -122,6 +127,7 @@ BUILT = {
     "optimizer": True,
     "base_optimizer": True,
     "schedule": False,
+    "rho_schedule": False,
     "sharpness": False,
 }
 """The nodes that name an object to build, and whether arguments are added when it is built: their `_partial_`."""
@@ -188,13 +194,14 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
     if isinstance(warmup, int | float) and warmup >= epochs:
         yield f"schedule.warmup_epochs = {limits.shown(warmup)}: must be less than epochs = {epochs}"
 
-    if (warmup := leaves["rho_warmup_epochs"]) > epochs:
-        yield f"rho_warmup_epochs = {warmup}: must be at most epochs = {epochs}"
+    warmup = leaves.get("rho_schedule.warmup_epochs")
+    if isinstance(warmup, int | float) and warmup > epochs:
+        yield f"rho_schedule.warmup_epochs = {limits.shown(warmup)}: must be at most epochs = {epochs}"
 
     if leaves["precision"] == "tf32" and leaves["device"] == "cpu":
         yield "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16"
 
-    if leaves["graph"] and leaves["device"] == "cpu":
+    if leaves["graph"] is True and leaves["device"] == "cpu":
         yield "graph = true: needs a GPU; leave graph out"
 
     yield from contradictions_of_sharpness(leaves, rho)

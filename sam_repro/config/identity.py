@@ -43,7 +43,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     leaves = _without_idle_names(flat({node: value for node, value in config.items() if node not in APART}))
     files = config.get("files", {})
     return {
-        key: _canonical(_name(value) if key.endswith("._target_") else files.get(key, value))
+        key: _canonical(_named(key, files.get(key, value)))
         for key, value in leaves.items()
         if key not in ("seed", *BOOKKEEPING, *NUMERICS)
         and not key.endswith("._partial_")
@@ -59,7 +59,7 @@ def numerics(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _neutral(key: str, value: Any) -> bool:
-    return key in NEUTRAL and _canonical(value) == _canonical(NEUTRAL[key])
+    return key in NEUTRAL and _canonical(_named(key, value)) == _canonical(_named(key, NEUTRAL[key]))
 
 
 def _idle(key: str, leaves: dict[str, Any]) -> bool:
@@ -82,8 +82,8 @@ def _without_idle_names(leaves: dict[str, Any]) -> dict[str, Any]:
     return leaves | {ORDER: [name for name in order if not _idle(f"augmentation.{name}.", leaves)]}
 
 
-def _name(target: Any) -> Any:
-    return target.rpartition(".")[2] if is_ours(target) else target
+def _named(key: str, value: Any) -> Any:
+    return value.rpartition(".")[2] if key.endswith("._target_") and is_ours(value) else value
 
 
 def is_ours(target: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sam_repro.config.schema import Resolved, flat
 
-BUILT = ("architecture", "augmentation", "base_optimizer", "dataset", "optimizer", "schedule")
+BUILT = ("architecture", "augmentation", "base_optimizer", "dataset", "optimizer", "rho_schedule", "schedule")
 
 
 def named_files(config: Resolved) -> dict[str, str]:

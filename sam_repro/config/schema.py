@@ -30,6 +30,7 @@ class Config:
     optimizer: dict[str, Any] = field(default_factory=dict)
     base_optimizer: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
+    rho_schedule: dict[str, Any] = field(default_factory=dict)
     sharpness: dict[str, Any] = field(default_factory=dict)
     # the experiment
     rho: float | None = None
@@ -37,6 +38,7 @@ class Config:
     epochs: int = 1
     batch_size: int = 128
     lr: float = 0.1
+    lr_factors: list[Any] = field(default_factory=list)
     weight_decay: float = 0.0
     weight_decay_in: str = "base"
     weight_decay_on: str = "all"
@@ -49,18 +51,16 @@ class Config:
     label_smoothing: float = 0.0
     label_noise: LabelNoise = field(default_factory=LabelNoise)
     report: str = "last"
-    rho_follows: str = "constant"
-    rho_warmup_epochs: float = 0.0
     # numerics
     precision: str = "auto"
     channels_last: bool = True
     device: str = "auto"
     deterministic: bool = False
-    compile: bool = False
+    compile: Any = "auto"
     micro_batch: int | None = None
     threads: int | None = None
     # bookkeeping
-    graph: bool = False
+    graph: Any = "auto"
     name: str = "main"
     data_dir: str = "data"
     download: bool = True
@@ -101,6 +101,10 @@ BOOKKEEPING = (
     "dataset.shape",
     "dataset.workers",
     "dataset.source.workers",
+    "dataset.cache",
+    "dataset.source.cache",
+    "dataset.verify",
+    "dataset.source.verify",
 )
 RECIPE = ("for", "cases", "from")
 """Keys that describe a recipe. The door takes them out, so a run has none of them."""
@@ -113,12 +117,14 @@ IDLE: tuple[tuple[str, str | None, Any], ...] = (
     ("augmentation.flip.", "augmentation.flip.probability", 0),
     ("augmentation.crop.", "augmentation.crop.pad", 0),
     ("augmentation.cutout.", "augmentation.cutout.size", 0),
+    ("rho_schedule.", "rho", None),
 )
 """Keys without effect, by how they begin: always, or where the switch beside them is off.
 
 A transform that `augmentation.order` does not name is idle, too.
 """
 NEUTRAL: dict[str, Any] = {
+    "lr_factors": [],
     "m": None,
     "clip_norm": None,
     "max_steps": None,
@@ -128,17 +134,20 @@ NEUTRAL: dict[str, Any] = {
     "same_noise": True,
     "label_smoothing": 0.0,
     "report": "last",
-    "rho_follows": "constant",
-    "rho_warmup_epochs": 0.0,
-    "compile": False,
+    "rho_schedule._target_": "sam_repro.rho_schedule.Constant",
+    "rho_schedule.warmup_epochs": 0.0,
+    "compile": False,  # what "auto" is on a CPU
     "micro_batch": None,
     "dataset.validation.stream": "numpy",
     "dataset.shuffle_buffer": None,
-    "optimizer.p": 2,
-    "optimizer.ascent_steps": 1,
-    "optimizer.ascent": "gradient",
-    "optimizer.second_order": False,
     "optimizer.perturb": "all",
+    "architecture.weights": None,
+    "architecture.freeze": None,
+    "architecture.batch_norm.momentum": None,
+    "architecture.batch_norm.eps": None,
+    "architecture.batch_norm.variance": "unbiased",
+    "architecture.batch_norm.frozen": False,
+    "optimizer.adapt": "all",
     "architecture.norm": "batch",
     "architecture.shortcut": "pad",
     "architecture.zero_gamma": False,

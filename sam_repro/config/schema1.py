@@ -9,6 +9,8 @@ GONE = {"trust_clip": False, "always_adapt": False}  # of LAMB: at these values,
 ROOM = "sam_repro.augmentation"
 OURS = f"{ROOM}.Augmentation"
 CHOICES = {"SAMDirection": "sam_direction", "SAMMagnitude": "sam_magnitude"}
+VARIANTS = {"SAMBall": "sam_ball", "SAMRandom": "sam_random", "SAMSecondOrder": "sam_second_order"}
+OF_SAM = {"p": 2, "ascent_steps": 1, "ascent": "gradient", "second_order": False}
 
 
 def modern(config: dict[str, Any]) -> dict[str, Any]:
@@ -16,7 +18,8 @@ def modern(config: dict[str, Any]) -> dict[str, Any]:
 
     A key that did not exist yet gets its neutral value. Two keys of LAMB have gone, and `optimizer.names`: under
     `names: code` SAM-direction and SAM-magnitude had changed places. An augmentation was four settings in a fixed
-    order, which are now transforms by name.
+    order, which are now transforms by name. The variants of SAM were keys of one option, and the schedule of the radius
+    two keys.
 
     Args:
         config: the resolved configuration of a record, of any schema.
@@ -24,7 +27,8 @@ def modern(config: dict[str, Any]) -> dict[str, Any]:
     younger = {key: value for key, value in NEUTRAL.items() if "." not in key} | {"graph": False}
     base = {key: value for key, value in config["base_optimizer"].items() if key not in GONE or value != GONE[key]}
     moved = {"augmentation": _by_name(config["augmentation"]), "dataset": _with_flip_rate(config["dataset"])}
-    return _without_names(younger | config | {"base_optimizer": base} | moved)
+    config = younger | config | {"base_optimizer": base} | moved
+    return _with_rho_schedule(_with_variants(_without_names(config)))
 
 
 def _with_flip_rate(dataset: dict[str, Any]) -> dict[str, Any]:
@@ -51,10 +55,37 @@ def _without_names(config: dict[str, Any]) -> dict[str, Any]:
     names = rule.pop("names", None)
     if names is None:
         return config
-    module, _, name = rule["_target_"].rpartition(".")
-    choices = config["choices"]
-    if names == "code":
-        name = SWAPPED[name]
-        rule["_target_"] = f"{module}.{name}"
-        choices = choices | {"optimizer": CHOICES[name]}
-    return config | {"optimizer": rule, "choices": choices}
+    name = rule["_target_"].rpartition(".")[2]
+    return _renamed(config, rule, SWAPPED[name] if names == "code" else name, CHOICES)
+
+
+def _with_variants(config: dict[str, Any]) -> dict[str, Any]:
+    """SAM's former keys p, ascent_steps, ascent and second_order, as the option that they chose."""
+    rule = dict(config["optimizer"])
+    if rule["_target_"] != "sam_repro.optimizer.SAM":
+        return config
+    told = {key: rule.pop(key, plain) for key, plain in OF_SAM.items()}
+    if told["ascent"] == "random":
+        return _renamed(config, rule, "SAMRandom", VARIANTS)
+    if told["second_order"]:
+        return _renamed(config, rule, "SAMSecondOrder", VARIANTS)
+    if (told["p"], told["ascent_steps"]) != (2, 1):
+        return _renamed(config, rule | {key: told[key] for key in ("p", "ascent_steps")}, "SAMBall", VARIANTS)
+    return config | {"optimizer": rule}
+
+
+def _with_rho_schedule(config: dict[str, Any]) -> dict[str, Any]:
+    config = dict(config)
+    follows, warmup = config.pop("rho_follows", "constant"), config.pop("rho_warmup_epochs", 0.0)
+    if "rho_schedule" in config:
+        return config
+    choice, name = ("like_lr", "LikeLR") if follows == "lr" else ("constant", "Constant")
+    node = {"_target_": f"sam_repro.rho_schedule.{name}", "warmup_epochs": warmup}
+    return config | {"rho_schedule": node, "choices": config["choices"] | {"rho_schedule": choice}}
+
+
+def _renamed(config: dict[str, Any], rule: dict[str, Any], name: str, options: dict[str, str]) -> dict[str, Any]:
+    """The configuration with a rule of this class, and the option that chooses it."""
+    module, _, before = rule["_target_"].rpartition(".")
+    choices = config["choices"] if before == name else config["choices"] | {"optimizer": options[name]}
+    return config | {"optimizer": rule | {"_target_": f"{module}.{name}"}, "choices": choices}

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ def folder(
     test_share: float = 0.2,
     split_seed: int = 0,
     workers: int = 0,
+    cache: str | None = None,
+    verify: bool = False,
 ) -> "Files":
     """The images of a folder: `train/<class>/*` with `val/<class>/*` or, without one, `test/<class>/*`.
 
@@ -47,6 +49,8 @@ def folder(
         test_share: of the images that are set apart, in (0, 1); default 0.2.
         split_seed: of the frozen stream that chooses them; default 0.
         workers: processes that decode; 0 (default) decodes in this one.
+        cache: a folder where each image is kept decoded, about 3 bytes a pixel; None (default) keeps none.
+        verify: whether all bytes are read for a digest, which a run then keeps and compares; default false.
 
     Raises:
         DataError: if there is no such folder, or it has not at least two classes, each with images.
@@ -57,7 +61,9 @@ def folder(
     limits.number("test_share", test_share, above=0, below=1)
     limits.seed("split_seed", split_seed)
     limits.natural("workers", workers)
-    decoder = Decoder(Path(data_dir).expanduser(), size, channels, CentreCrop(share, interpolation))
+    limits.boolean("verify", verify)
+    kept = None if cache is None else Path(cache).expanduser()
+    decoder = Decoder(Path(data_dir).expanduser(), size, channels, CentreCrop(share, interpolation), kept)
     train, test = _parts(decoder.root)
     classes = list(train)
     files, labels = _labelled(train, classes)
@@ -67,7 +73,7 @@ def folder(
         parts = *_chosen(files, labels, ~held_out), *_chosen(files, labels, held_out)
     else:
         parts = files, labels, *_labelled(test, classes)
-    return Files(*parts, classes=classes, num_classes=len(classes), decoder=decoder, workers=workers)
+    return Files(*parts, classes=classes, num_classes=len(classes), decoder=decoder, workers=workers, verify=verify)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +89,7 @@ class Files(Examples):
         num_classes: K.
         decoder: file → square.
         workers: processes that decode.
+        verify: whether `contents` reads all bytes.
     """
 
     train_files: Sequence[str]
@@ -93,13 +100,20 @@ class Files(Examples):
     num_classes: int
     decoder: Decoder
     workers: int
+    verify: bool = False
     confusions: Sequence[int] | None = None
 
     def sha256(self) -> str:
         """Digest of the sorted lines "path, size in bytes" of all images."""
-        root = self.decoder.root
+        return self._digest(lambda path: path.stat().st_size)
+
+    def contents(self) -> str | None:
+        """Digest of the sorted lines "path, SHA-256" of all images, if `verify` asks for it."""
+        return self._digest(_sha256) if self.verify else None
+
+    def _digest(self, told: Callable[[Path], object]) -> str:
         files = sorted([*self.train_files, *self.test_files])
-        lines = (f"{file}, {(root / file).stat().st_size}\n" for file in files)
+        lines = (f"{file}, {told(self.decoder.root / file)}\n" for file in files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def histograms(self) -> Tensor:
@@ -125,6 +139,11 @@ class Files(Examples):
             decoder=self.decoder,
             workers=self.workers,
         )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 Found = dict[str, list[str]]

@@ -32,6 +32,10 @@ class Examples(ABC):
     def sha256(self) -> str:
         """Digest of what the source gave: what a run's inputs are."""
 
+    def contents(self) -> str | None:
+        """Digest of all bytes, where it was asked for and `sha256` is not of them; default None."""
+        return None
+
     @abstractmethod
     def histograms(self) -> Tensor:
         """How many pixels of the plain training images have each value, [C, 256], int64."""
@@ -142,6 +146,7 @@ class Data:
         validation_augmented: whether validation images get the augmentation of the training.
         inputs: digest of what the source gave; None (default) where nobody asked for it.
         classes: names of the classes; None (default) if there are none.
+        contents: digest of all bytes, where it was asked for; default None.
     """
 
     train: Split
@@ -151,6 +156,7 @@ class Data:
     validation_augmented: bool = False
     inputs: str | None = None
     classes: Sequence[str] | None = None
+    contents: str | None = None
 
     @property
     def normalisation(self) -> dict[str, list[float]]:

@@ -1,5 +1,6 @@
 """A split whose images are files: worker processes decode them, a few batches ahead."""
 
+import hashlib
 from collections import abc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from sam_repro.augmentation import View
 from sam_repro.dataset.images import DataError
 from sam_repro.dataset.split import Raw, Split
+from sam_repro.files import replacing
 from sam_repro.seeds import derived
 from sam_repro.signals import block_signals
 
@@ -31,12 +33,14 @@ class Decoder:
         size: pixels a side.
         channels: 3, where grey images become colour and transparency is dropped, or 1, where colour becomes grey.
         plain: the view on which a run is measured.
+        cache: a folder where decoded images are kept, about 3 bytes a pixel; None keeps none.
     """
 
     root: Path
     size: int
     channels: int
     plain: View
+    cache: Path | None = None
 
     def __call__(self, file: str, view: View, generator: Generator) -> Tensor:
         """The image, [C, size, size], uint8.
@@ -46,15 +50,32 @@ class Decoder:
         """
         path = self.root / file
         try:
-            with Image.open(path) as image:
-                if image.mode.startswith(DEEP):
-                    raise ValueError(f"its pixels have more than 8 bits, mode {image.mode}")
-                square = view(image.convert(MODES[self.channels]), self.size, generator)
+            square = view(self._decoded(path), self.size, generator)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{path}: cannot be decoded ({reason}); mend it or take it away") from None
         pixels = torch.from_numpy(np.array(square))
         return pixels.view(self.size, self.size, self.channels).permute(2, 0, 1)
+
+    def _decoded(self, path: Path) -> Image.Image:
+        """The whole image, decoded now or by whoever kept it: a file that changed since is another one."""
+        if self.cache is None:
+            return self._opened(path)
+        state = path.stat()
+        facts = (str(path.absolute()), state.st_size, state.st_mtime_ns, self.channels)
+        name = hashlib.sha256(repr(facts).encode()).hexdigest()
+        kept = self.cache / name[:2] / f"{name}.npy"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(kept) as file:
+                np.save(file, np.asarray(self._opened(path)))
+        return Image.fromarray(np.load(kept))
+
+    def _opened(self, path: Path) -> Image.Image:
+        with Image.open(path) as image:
+            if image.mode.startswith(DEEP):
+                raise ValueError(f"its pixels have more than 8 bits, mode {image.mode}")
+            return image.convert(MODES[self.channels])
 
 
 @dataclass(frozen=True)

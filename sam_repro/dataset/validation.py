@@ -97,6 +97,7 @@ def prepare(examples: Examples, validation: Validation, noise: LabelNoise, augme
         validation_augmented=validation.augmented,
         inputs=examples.sha256(),
         classes=examples.classes,
+        contents=examples.contents(),
     )
 
 

@@ -7,10 +7,13 @@ from sam_repro.optimizer.look_layersam import LookLayerSAM
 from sam_repro.optimizer.looksam import LookSAM
 from sam_repro.optimizer.rule import Cost, Rule, Terms, TwoPass
 from sam_repro.optimizer.sam import SAM
+from sam_repro.optimizer.sam_ball import SAMBall
 from sam_repro.optimizer.sam_direction import SAMDirection
 from sam_repro.optimizer.sam_k import SAMK
 from sam_repro.optimizer.sam_magnitude import SAMMagnitude
 from sam_repro.optimizer.sam_masked import SAMMasked
+from sam_repro.optimizer.sam_random import SAMRandom
+from sam_repro.optimizer.sam_second_order import SAMSecondOrder
 from sam_repro.optimizer.sgd import SGD
 from sam_repro.optimizer.sgdhess import SGDHess
 from sam_repro.oracle import Term
@@ -26,9 +29,12 @@ __all__ = [
     "LookLayerSAM",
     "LookSAM",
     "Rule",
+    "SAMBall",
     "SAMDirection",
     "SAMMagnitude",
     "SAMMasked",
+    "SAMRandom",
+    "SAMSecondOrder",
     "SGDHess",
     "Term",
     "Terms",

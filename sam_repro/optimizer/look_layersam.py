@@ -29,15 +29,22 @@ class LookLayerSAM(Look):
         period: k ≥ 1, default 5.
         alpha: α ≥ 0, default 0.7.
         formula: as above, default "layer_wg".
+        perturb: "all" (default), "no_norm" or "only_norm": see `TwoPass`.
 
     Passes: 2 in every k-th step, else 1; 1 + 1/k in the mean. Memory: three vectors beside the base's.
     """
 
     def __init__(
-        self, base: Optimizer, rho: float, period: int = 5, alpha: float = 0.7, formula: str = "layer_wg"
+        self,
+        base: Optimizer,
+        rho: float,
+        period: int = 5,
+        alpha: float = 0.7,
+        formula: str = "layer_wg",
+        perturb: str = "all",
     ) -> None:
         limits.choice("formula", formula, FORMULAS)
-        super().__init__(base, rho, period, alpha)
+        super().__init__(base, rho, period, alpha, perturb=perturb)
         self.formula = formula
 
     def ascent(self, g: Vector, w: Vector) -> Vector:

@@ -22,12 +22,15 @@ class Look(Periodic):
         period: k ≥ 1.
         alpha: α ≥ 0.
         scope: "global": norms and products over all parameters; "tensor": of each tensor by itself.
+        perturb: "all" (default), "no_norm" or "only_norm": see `TwoPass`.
     """
 
-    def __init__(self, base: Optimizer, rho: float, period: int, alpha: float, scope: str = "global") -> None:
+    def __init__(
+        self, base: Optimizer, rho: float, period: int, alpha: float, scope: str = "global", perturb: str = "all"
+    ) -> None:
         limits.number("alpha", alpha, low=0)
         limits.choice("scope", scope, ("global", "tensor"))
-        super().__init__(base, rho, period)
+        super().__init__(base, rho, period, perturb)
         self.alpha = alpha
         self.scope = scope
         self.memory["g_v"] = [torch.zeros_like(p, requires_grad=False) for p in self.params]
@@ -70,9 +73,18 @@ class LookSAM(Look):
             was tiny. For convolutional networks, published re-implementations use 0.1.
         scope: "global" (default): norms and products over all parameters, or "tensor": of each tensor by itself, as
             some implementations have it; ε is over all parameters in both.
+        perturb: "all" (default), "no_norm" or "only_norm": see `TwoPass`.
 
     Passes: 2 in every k-th step, else 1; 1 + 1/k in the mean. Memory: three vectors beside the base's.
     """
 
-    def __init__(self, base: Optimizer, rho: float, period: int = 5, alpha: float = 0.7, scope: str = "global") -> None:
-        super().__init__(base, rho, period, alpha, scope)
+    def __init__(
+        self,
+        base: Optimizer,
+        rho: float,
+        period: int = 5,
+        alpha: float = 0.7,
+        scope: str = "global",
+        perturb: str = "all",
+    ) -> None:
+        super().__init__(base, rho, period, alpha, scope, perturb)

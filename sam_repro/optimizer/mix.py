@@ -39,13 +39,14 @@ class Mix(TwoPass):
         rho: radius ρ of the ball, ≥ 0; 0 is the base alone.
         scope: what has a direction and a magnitude: "global" (default) all parameters as one vector, "tensor" each
             tensor, "element" each number, which has a sign and an absolute value.
+        perturb: "all" (default), "no_norm" or "only_norm": see `TwoPass`.
     """
 
     allows_decay_in_loss = False
 
-    def __init__(self, base: Optimizer, rho: float, scope: str = "global") -> None:
+    def __init__(self, base: Optimizer, rho: float, scope: str = "global", perturb: str = "all") -> None:
         limits.choice("scope", scope, tuple(SCOPES))
-        super().__init__(base, rho)
+        super().__init__(base, rho, perturb)
         self.scope = scope
 
     def mixed(self, direction: Vector, magnitude: Vector) -> Vector:

@@ -16,11 +16,12 @@ class Periodic(TwoPass):
         base: the optimizer below.
         rho: radius ρ of the perturbation, ≥ 0.
         period: k ≥ 1; 1 climbs in every step.
+        perturb: "all" (default), "no_norm" or "only_norm": see `TwoPass`.
     """
 
-    def __init__(self, base: Optimizer, rho: float, period: int) -> None:
+    def __init__(self, base: Optimizer, rho: float, period: int, perturb: str = "all") -> None:
         limits.period("period", period)
-        super().__init__(base, rho)
+        super().__init__(base, rho, perturb)
         self.period = period
 
     def phase(self, step: int) -> str:

@@ -13,6 +13,7 @@ class SAMK(Periodic):
         base: the optimizer below.
         rho: radius ρ of the ball, ≥ 0; 0 is the base alone.
         period: k ≥ 1; 1 is SAM.
+        perturb: "all" (default), "no_norm" or "only_norm": see `TwoPass`.
 
     Passes: 2 in every k-th step, else 1; 1 + 1/k in the mean. Memory: two vectors beside the base's.
     """

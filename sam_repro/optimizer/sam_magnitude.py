@@ -18,6 +18,7 @@ class SAMMagnitude(Mix):
         base: the optimizer below. Weight decay belongs here: with decay in the objective the rule raises ValueError.
         rho: radius ρ of the ball, ≥ 0; 0 is the base alone.
         scope: "global" (default), "tensor" or "element".
+        perturb: "all" (default), "no_norm" or "only_norm": see `TwoPass`.
 
     Passes: 2. Memory: two vectors beside the base's, and two more while they are mixed.
     """

@@ -25,17 +25,24 @@ class SAMMasked(TwoPass):
         classes: the chosen ones, distinct, of 1 … 4.
         scale: factor c ≥ 0 on g_s in the chosen classes, default 1.
         rest: what the other elements take, "sgd" (default) g, or "sam" g_s.
+        perturb: "all" (default), "no_norm" or "only_norm": see `TwoPass`.
 
     Passes: 2. Memory: two vectors beside the base's, and one more while they are combined.
     """
 
     def __init__(
-        self, base: Optimizer, rho: float, classes: Sequence[int], scale: float = 1.0, rest: str = "sgd"
+        self,
+        base: Optimizer,
+        rho: float,
+        classes: Sequence[int],
+        scale: float = 1.0,
+        rest: str = "sgd",
+        perturb: str = "all",
     ) -> None:
         limits.integers("classes", classes, low=1, high=4)
         limits.number("scale", scale, low=0)
         limits.choice("rest", rest, ("sgd", "sam"))
-        super().__init__(base, rho)
+        super().__init__(base, rho, perturb)
         self.classes = tuple(classes)
         self.scale = scale
         self.rest = rest

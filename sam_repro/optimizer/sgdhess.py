@@ -44,7 +44,6 @@ class SGDHess(Rule):
     """
 
     allows_decay_in_loss = False
-    capturable = False
 
     def __init__(self, base: Optimizer, rho: float, curvature: str = "gauss_newton", period: int = 1) -> None:
         limits.radius("rho", rho)
@@ -58,6 +57,8 @@ class SGDHess(Rule):
         super().__init__(base)
         self.rho: Tensor = torch.tensor(rho, dtype=torch.float64, device=self.params[0].device)
         self.curvature = curvature
+        # the others: forward mode through batch norm, eigenvalues, signs from a generator of their own
+        self.capturable = curvature == "hessian"
         self.period = period
         if period > 1:
             self.memory["diagonal"] = [torch.zeros_like(p, requires_grad=False) for p in self.params]

@@ -47,7 +47,7 @@ class Buffers:
         for module in self.modules:
             names = {name for name, buffer in module._buffers.items() if buffer is not None}
             statistics = names.intersection(STATISTICS) if isinstance(module, _NormBase) else set()
-            if isinstance(module, _NormBase) and statistics:
+            if isinstance(module, _NormBase) and statistics and module.momentum != 0:  # else they stand still anyway
                 self.norms.append(module)
                 if type(module).forward in BY_FLAG:
                     self._by_flag.append(module)

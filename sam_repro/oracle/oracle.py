@@ -197,7 +197,7 @@ class Oracle:
     @torch.no_grad()
     def loss(self) -> Tensor:
         """Mean loss over the batch, a 0-dim tensor: one forward, no gradient."""
-        reseed(self.noise, self.device)
+        self.objective.reseed(self.noise, self.device)
         with self.buffers.held():
             return self.loss_of(self.outputs())
 

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointError
 
 from sam_repro.oracle.joint import Joint
-from sam_repro.oracle.oracle import Oracle, full, reseed
+from sam_repro.oracle.oracle import Oracle, full
 from sam_repro.vectors import Vector, rademacher
 
 Pushed = Callable[[Oracle, Vector, Sequence[Tensor]], tuple[Tensor, Tensor]]
@@ -100,7 +100,7 @@ def vjp(oracle: Oracle, params: Sequence[Tensor], cotangent: Tensor) -> Vector:
 
 @contextmanager
 def _from_start(oracle: Oracle) -> Iterator[None]:
-    reseed(oracle.noise, oracle.device)
+    oracle.objective.reseed(oracle.noise, oracle.device)
     with oracle.buffers.held(), torch.enable_grad():
         yield
 

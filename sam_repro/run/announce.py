@@ -58,17 +58,27 @@ def announce(config: Resolved, folder: Path, trainer: Trainer, done: int) -> Non
     unusual = {key: value for key, value in leaves.items() if key in NEUTRAL and value != NEUTRAL[key]}
     if unusual:
         print(f"unusual    {', '.join(f'{key}={limits.shown(value)}' for key, value in unusual.items())}")
-    compiled = ", compiled" if config["compile"] else ""
-    print(f"numerics   {config['precision']} on {config['device']}, threads: {torch.get_num_threads()}{compiled}")
-    if config["device"] == "cpu" and torch.get_num_threads() > (os.cpu_count() or 1):
-        print(f"warning    threads: {torch.get_num_threads()} on {os.cpu_count()} cores are slower than one for each")
-    if config["m"] and plan.batch_size % config["m"]:
-        left = plan.batch_size % config["m"]
-        print(f"warning    m = {config['m']} does not divide batch_size = {plan.batch_size}: the last part has {left}")
+    print("\n".join(_numerics(config, trainer)))
     print(f"home       {folder}")
     if done:
         print(f"resumed    after {done} of {steps} steps")
     sys.stdout.flush()
+
+
+def _numerics(config: Resolved, trainer: Trainer) -> list[str]:
+    """How this machine will compute, what was decided for a GPU unasked, and what is slower or other than it looks."""
+    threads, batch_size, m = torch.get_num_threads(), config["batch_size"], config["m"]
+    compiled = ", compiled" if config["compile"] else ""
+    told = [f"numerics   {config['precision']} on {config['device']}, threads: {threads}{compiled}"]
+    if why := config["origin"].get("compile"):
+        told.append(f"compile    {why}")
+    if trainer.plan.graph is None and config["device"] != "cpu" and trainer.no_graph:
+        told.append(f"graph      off, which is slower: {trainer.no_graph}")
+    if config["device"] == "cpu" and threads > (os.cpu_count() or 1):
+        told.append(f"warning    threads: {threads} on {os.cpu_count()} cores are slower than one for each")
+    if m and batch_size % m:
+        told.append(f"warning    m = {m} does not divide batch_size = {batch_size}: the last part has {batch_size % m}")
+    return told
 
 
 def warnings(result: Resolved) -> list[str]:
@@ -96,7 +106,13 @@ def _cut(line: str) -> str:
 
 def _rho(config: Resolved) -> str:
     """The radius and where it came from."""
-    return "" if config["rho"] is None else f", rho {config['rho']:g} ({config['origin']['rho']})"
+    if config["rho"] is None:
+        return ""
+    schedule = {key: value for key, value in config["rho_schedule"].items() if key != "_target_"}
+    settings = "".join(f", {key} {limits.shown(value)}" for key, value in schedule.items())
+    shape = config["choices"]["rho_schedule"]
+    plain = shape == "constant" and schedule.get("warmup_epochs") == 0
+    return f", rho {config['rho']:g} ({config['origin']['rho']}" + ("" if plain else f"; {shape}{settings}") + ")"
 
 
 def _settings(config: Resolved) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from sam_repro.architecture.batch_norm import BatchNorm
+from sam_repro.architecture.layers import NetworkWarning
+from sam_repro.architecture.start import freeze, load_weights
 from sam_repro.augmentation import Augmentation
 from sam_repro.config.schema import Resolved
 from sam_repro.dataset import Data, Examples, LabelNoise, Validation, prepare
@@ -23,6 +27,7 @@ from sam_repro.limits import shown
 from sam_repro.optimizer import Cost, Rule, parameter_groups
 from sam_repro.optimizer.base import check_base
 from sam_repro.oracle import Objective
+from sam_repro.rho_schedule import RhoSchedule
 from sam_repro.schedule import Schedule
 from sam_repro.seeds import derived
 from sam_repro.sharpness import Measure
@@ -37,6 +42,10 @@ class Shape:
     num_classes: int
     in_channels: int
     image_size: int
+
+
+PREPARED = ("batch_norm", "weights", "freeze")
+"""Keys of the network that no constructor takes: what any network is told when it has been made."""
 
 
 def make_data(config: Resolved, recorded: Mapping[str, Any] | None = None) -> Data:
@@ -120,15 +129,24 @@ def shape_of(data: Data) -> Shape:
 def make_model(config: Resolved, shape: Shape) -> nn.Module:
     """The network with its initial weights, a function of the seed alone."""
     torch.default_generator.manual_seed(derived(config["seed"], "initialisation"))
-    model = make_network(config, shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NetworkWarning)  # the dry build has said it
+        model = make_network(config, shape)
     layout = torch.channels_last if config["channels_last"] else torch.contiguous_format
     return model.to(config["device"], memory_format=layout)  # type: ignore[call-overload]
 
 
 def make_network(config: Resolved, shape: Shape) -> nn.Module:
     """The network, with weights from torch's own generator, on torch's default device."""
+    node = {key: value for key, value in config["architecture"].items() if key not in PREPARED}
+    told = {key: config["architecture"].get(key) for key in PREPARED}  # older records have none of them
     with refused(config, "architecture"):
-        network: nn.Module = _made(config["architecture"])(**vars(shape))
+        batch_norm = BatchNorm(**(told["batch_norm"] or {}))
+        network: nn.Module = _made(node)(**vars(shape))
+        batch_norm.set(network)
+        if told["weights"] is not None:
+            load_weights(network, told["weights"], shape.num_classes)
+        freeze(network, told["freeze"])
         return network
 
 
@@ -146,7 +164,7 @@ def make_objective(config: Resolved, model: nn.Module) -> Objective:
     def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
-    groups = parameter_groups(model, config["weight_decay"], config["weight_decay_on"])
+    groups = make_groups(config, model, config["weight_decay"])
     in_loss = {p: group["weight_decay"] for group in groups for p in group["params"]}
     return Objective(
         model,
@@ -162,7 +180,7 @@ def make_objective(config: Resolved, model: nn.Module) -> Objective:
 def make_rule(config: Resolved, model: nn.Module) -> Rule:
     """The rule on its base optimizer."""
     in_base = config["weight_decay"] if config["weight_decay_in"] == "base" else 0.0
-    groups = parameter_groups(model, in_base, config["weight_decay_on"])
+    groups = make_groups(config, model, in_base)
     with refused(config, "base_optimizer"):
         if config["base_optimizer"]["_target_"].partition(".")[0] in ("torch", "timm"):
             check_base(config["base_optimizer"])
@@ -175,15 +193,34 @@ def make_rule(config: Resolved, model: nn.Module) -> Rule:
     return rule
 
 
+def make_groups(config: Resolved, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters, by decay and learning rate."""
+    with refused(config):
+        return parameter_groups(model, weight_decay, config["weight_decay_on"], config["lr_factors"])
+
+
+def make_rule_factory(config: Resolved) -> Callable[..., Rule]:
+    """The rule of a configuration as a function of a base, whose further arguments are stronger than the settings."""
+    with refused(config, "optimizer"):
+        return _made(config["optimizer"])
+
+
 def make_schedule(config: Resolved) -> Schedule:
     """The schedule of the learning rate."""
     with refused(config, "schedule"):
         return _made(config["schedule"])
 
 
+def make_rho_schedule(config: Resolved) -> RhoSchedule:
+    """The schedule of the radius."""
+    with refused(config, "rho_schedule"):
+        return _made(config["rho_schedule"])
+
+
 def make_plan(config: Resolved) -> Plan:
     """The numbers of the loop."""
-    keys = {**config, "shuffle_buffer": config["dataset"].get("shuffle_buffer")}
+    graph = None if config["graph"] == "auto" else config["graph"]
+    keys = {**config, "graph": graph, "shuffle_buffer": config["dataset"].get("shuffle_buffer")}
     with refused(config, "dataset"):
         return Plan(**{key: keys[key] for key in Plan.__dataclass_fields__})
 
@@ -193,14 +230,15 @@ def declared_cost(config: Resolved) -> Cost | None:
     images = config["dataset"].get("train_images")
     if images is None:
         return None
-    rule = make_rule(config, smallest_network())
+    rule = make_smallest_rule(config)
     steps = make_plan(config).steps(images - make_validation(config).count)
     return rule.total_cost(steps)
 
 
-def smallest_network() -> nn.Module:
-    """What a rule is built on where no network is at hand: it costs as many passes and has parameters of each kind."""
-    return nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+def make_smallest_rule(config: Resolved) -> Rule:
+    """The rule where no network is at hand: it costs as many passes, and has parameters of each kind."""
+    smallest = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+    return make_rule(config | {"lr_factors": []}, smallest)
 
 
 def make_diagnostics(config: Resolved) -> Diagnostics:

@@ -1,12 +1,14 @@
 """A dry build: every object of a run but its data, on the smallest network or on none, to hear what it refuses."""
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from sam_repro.architecture.layers import NetworkWarning
 from sam_repro.config.identity import home
 from sam_repro.config.schema import Resolved
 from sam_repro.errors import UserError
@@ -56,8 +58,8 @@ def _augmentation(config: Resolved) -> None:
 
 
 def _rule(config: Resolved) -> None:
-    rule = build.make_rule(config, build.smallest_network())
-    if config["graph"]:
+    rule = build.make_smallest_rule(config)
+    if config["graph"] is True:
         with build.refused(config):
             graphs.refuse(rule, config["diagnostics"])
 
@@ -65,13 +67,19 @@ def _rule(config: Resolved) -> None:
 def _network(config: Resolved) -> None:
     if (shape := _told_shape(config)) is None:
         return
-    try:
-        with torch.device("meta"):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", NetworkWarning)
+        try:
+            with torch.device("meta"):
+                network = build.make_network(config, shape)
+        except RuntimeError:  # one that looks at its numbers, of which there are none
+            return
+        except UserError:  # maybe for the same reason
             network = build.make_network(config, shape)
-    except RuntimeError:  # one that looks at its numbers, of which there are none
-        return
-    except UserError:  # maybe for the same reason
-        network = build.make_network(config, shape)
+    for warning in told:
+        if warning.category is NetworkWarning:
+            print(f"warning    {warning.message}")
+    build.make_groups(config, network, 0.0)
     _measure(config, network)
     try:
         images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
@@ -107,7 +115,7 @@ def _is_done(config: Resolved) -> bool:
 Part = Callable[[Resolved], Any]
 LIGHT: tuple[Part, ...] = (
     *(build.make_validation, build.make_noise, build.check_source),
-    *(_augmentation, build.make_schedule, _measure),
+    *(_augmentation, build.make_schedule, build.make_rho_schedule, _measure),
 )
 HEAVY: tuple[Part, ...] = (_rule, _network)
 KEY = re.compile(r"([\w.]+)(?:\[\d+\])? = ")

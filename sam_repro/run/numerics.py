@@ -9,13 +9,23 @@ import torch
 
 from sam_repro.config.schema import Resolved
 from sam_repro.errors import UserError
+from sam_repro.run import build
 
+COMPILE_FROM = 12_800_000
+"""Images in all passes of a run from which on `compile` wins back its time on a GPU: 50 000 passes of 256.
+
+For ResNet-18 at batch 256 on one H200 it saves 1 ms a pass and takes 45 s (scripts/README.md).
+"""
 _THREADS = torch.get_num_threads()
 """Thread count at start-up, restored for runs without `threads`: an earlier run of the sweep may have changed it."""
 
 
 def with_numerics(config: Resolved) -> Resolved:
-    """The configuration with every "auto" of the numerics resolved for this machine."""
+    """The configuration with every "auto" of the numerics resolved for this machine.
+
+    Raises:
+        UserError: if the machine lacks what the configuration asks for.
+    """
     device = config["device"]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -28,11 +38,34 @@ def with_numerics(config: Resolved) -> Resolved:
         precision = "bf16" if _multiplies_bfloat16(device) else "fp32"
     if precision == "tf32" and device == "cpu":
         raise UserError("precision = tf32: is for CUDA; on the CPU choose fp32 or bf16")
-    if config["graph"] and device == "cpu":
+    if config["graph"] is True and device == "cpu":
         raise UserError("graph = true: needs a GPU; leave graph out")
-    if config["compile"] and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+    resolved = _with_compile(config | {"device": device, "precision": precision})
+    if resolved["compile"] and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError("compile = true: needs a C++ compiler, g++ or what CXX names; leave compile out")
-    return config | {"device": device, "precision": precision}
+    if resolved["compile"] and device != "cpu" and not any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))):
+        raise UserError("compile = true: needs a C compiler, gcc, clang or what CC names; add compile=false")
+    return resolved
+
+
+def _with_compile(config: Resolved) -> Resolved:
+    """The configuration with `compile`: "auto" is decided by the passes that the rule declares and by the device.
+
+    Nothing of this machine enters but its kind, so that one command has one home.
+    """
+    if config["compile"] != "auto":
+        return config
+    if config["device"] == "cpu":
+        return config | {"compile": False}
+    cost = build.declared_cost(config)
+    if cost is None:
+        told = "off, because dataset.train_images is not set; add compile=true for a long run"
+        return config | {"compile": False, "origin": config["origin"] | {"compile": told}}
+    images = cost.passes * config["batch_size"]
+    wins = images >= COMPILE_FROM
+    enough = f"{COMPILE_FROM / 1e6:.3g} million win it back"
+    told = f"{'on' if wins else 'off'}: {images / 1e6:.3g} million images pass, and {enough}"
+    return config | {"compile": wins, "origin": config["origin"] | {"compile": told}}
 
 
 def _multiplies_bfloat16(device: str) -> bool:

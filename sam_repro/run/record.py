@@ -202,6 +202,7 @@ CONFIG = {
     "choices": partial(_mapping, each=_text),
     **dict.fromkeys(("dataset", "architecture", "augmentation", "optimizer", "base_optimizer", "schedule"), _mapping),
     **dict.fromkeys(("seed", "epochs", "batch_size", "rho", "report", "name"), lambda *_: None),  # as LIMITS says
+    "rho_schedule?": _mapping,
     "assumed?": partial(_mapping, each=_text),
 }
 MEASURED = {"values": partial(_mapping, each=limits.number), "protocol": {"settings?": _mapping}}

@@ -87,7 +87,7 @@ def run(config: Resolved, overrides: list[str]) -> Result:
     set_numerics(config)
     data = build.make_data(config, _begun(folder) if config["resume"] else None)
     if config["resume"]:
-        _refuse_other_data(folder, data.inputs)
+        _refuse_other_data(folder, data)
     if done:
         return _complete(config, folder, done)
     model = build.make_model(config, build.shape_of(data))
@@ -105,10 +105,11 @@ def run(config: Resolved, overrides: list[str]) -> Result:
         build.make_diagnostics(config),
         folder,
         sharpness.measure_epoch,
+        build.make_rho_schedule(config),
     )
     with _writable(folder), lock(folder):
         if config["resume"]:
-            _refuse_other_data(folder, data.inputs)  # another process may have begun it in the meantime
+            _refuse_other_data(folder, data)  # another process may have begun it in the meantime
         done = find_finished(folder, config) if config["resume"] else None  # by another process, in the meantime
         if done is None:
             if not config["resume"] and folder.exists():
@@ -126,11 +127,13 @@ def _begun(folder: Path) -> dict[str, Any] | None:
         return read_run(folder)
 
 
-def _refuse_other_data(folder: Path, inputs: str | None) -> None:
+def _refuse_other_data(folder: Path, data: Data) -> None:
     """Refuse to go on with, or to call done, what was begun on other images or labels."""
     remedy = "give this run a name of its own, such as name=other-data; or add resume=false to redo the old one"
     if begun := _begun(folder):
-        refuse_other_inputs(folder / "run.json", begun.get("inputs"), inputs, remedy)
+        refuse_other_inputs(folder / "run.json", begun.get("inputs"), data.inputs, remedy)
+        if data.contents is not None:
+            refuse_other_inputs(folder / "run.json", begun.get("contents"), data.contents, remedy)
 
 
 def _complete(config: Resolved, folder: Path, result: Result) -> Result:
@@ -250,6 +253,7 @@ def _begin(
         "overrides": overrides,
         **of(config),
         "inputs": data.inputs,
+        "contents": data.contents or (_begun(folder) or {}).get("contents"),
         "normalisation": data.normalisation,
         "wandb_id": before["wandb_id"],
         "threads": before["threads"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from sam_repro.errors import UserError
 
-ROOMS = ("architecture", "augmentation", "dataset", "optimizer", "schedule", "sharpness")
+ROOMS = ("architecture", "augmentation", "dataset", "optimizer", "rho_schedule", "schedule", "sharpness")
 TRUSTED = (*(f"sam_repro.{room}" for room in ROOMS), "torch.nn", "torch.optim", "timm")
 """Packages whose own classes and functions may be built. Of ours only the options: no other room builds a network."""
 

@@ -11,7 +11,16 @@ from sam_repro.table.runs import Run
 PRODUCT = 3.5
 """Passes that a Hessian or Gauss–Newton product takes as long as, about."""
 
-SPEED = ("choices.dataset", "choices.architecture", "batch_size", "m", "precision", "channels_last", "threads")
+SPEED = (
+    "choices.dataset",
+    "choices.architecture",
+    "batch_size",
+    "m",
+    "precision",
+    "channels_last",
+    "compile",
+    "threads",
+)
 """Keys on which the time of a pass depends."""
 
 

@@ -20,7 +20,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "data": ("dataset", "label_noise"),
     "network": ("architecture", "batch_norm_statistics"),
     "augmentation": ("augmentation",),
-    "rule": ("optimizer", "rho", "rho_follows", "rho_warmup_epochs", "m", "same_noise"),
+    "rule": ("optimizer", "rho", "rho_schedule", "m", "same_noise"),
     "base": ("base_optimizer", "lr", "weight_decay", "weight_decay_in", "weight_decay_on", "clip_norm"),
     "schedule": ("schedule",),
     "loop": ("epochs", "batch_size", "drop_last", "max_steps", "label_smoothing", "seed"),
@@ -68,7 +68,9 @@ class Definitions:
 
     def rows(self, everything: bool = False) -> list[Row]:
         """The definitions by part; `everything` also has the defaults that are idle, or as if the key did not exist."""
-        defining = {*self.config["choices"], *identity(self.config)}
+        defining = set(identity(self.config))
+        nodes = {_node(key) for key in defining}
+        defining |= {group for group in self.config["choices"] if group in nodes or group in APART}
         rows = [row for row in self._all_rows() if row.kind != DEFAULT or everything or row.key in defining]
         return sorted(rows, key=lambda row: list(PART_OF).index(_node(row.key)))
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_repro.dataset import Split
+from sam_repro.dataset import Batch, Split
 
 BATCH = 1000
 PIXELS = 64 * 64 * BATCH  # of a batch, a channel: larger images come in smaller batches
@@ -24,7 +24,7 @@ def outputs(
     split: Split,
     autocast: torch.dtype | None,
     seed: int | None = None,
-    before_each: Callable[[], object] = lambda: None,
+    forward: Callable[[Batch], Tensor] | None = None,
 ) -> Tensor:
     """Outputs [N, C] in float32 for a whole split, in its order and in eval mode; the model's mode is put back.
 
@@ -33,17 +33,14 @@ def outputs(
         split: the images.
         autocast: dtype of its forward; None is that of the weights.
         seed: of the augmentation; None (default): not augmented.
-        before_each: is called before each batch, and may end the evaluation with an exception. Default nothing.
+        forward: the forward of a batch, such as a captured one; its outputs are copied. Default: the model's.
     """
-
-    def logits(inputs: Tensor) -> Tensor:
-        before_each()
-        return model(inputs).float()
-
     _, height, width = split.shape
-    size = largest_batch(height, width)
-    with evaluating(model), torch.autocast(split.device.type, dtype=autocast, enabled=autocast is not None):
-        return torch.cat([logits(batch.inputs) for batch in split.batches(size, seed)])
+    # a cached cast of a weight would be frozen in a captured forward
+    region = torch.autocast(split.device.type, dtype=autocast, enabled=autocast is not None, cache_enabled=False)
+    with evaluating(model), region:
+        batches = split.batches(largest_batch(height, width), seed)
+        return torch.cat([forward(batch).clone() if forward else model(batch.inputs).float() for batch in batches])
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:

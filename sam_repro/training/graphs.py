@@ -1,52 +1,63 @@
 """Whole steps as CUDA graphs: each kind of step is recorded once, and from then on replayed in one launch.
 
 The first steps of each kind run eagerly: they are steps of the run, and make what has to stand before a capture, such
-as momentum buffers, the rule's own, and the choice of kernels. A batch of another size than the rest, an epoch's last
-one, runs eagerly too. A replay reads and writes the memory of the capture: weights, statistics, momentum, learning rate
-and radius are tensors that stay where they are, and the batch is copied to its place.
+as momentum buffers, the rule's own, and the choice of kernels. A batch of another size is a kind of its own. A replay
+reads and writes the memory of the capture: weights, statistics, momentum, sums, learning rate and radius are tensors
+that stay where they are, and what is given to the step, such as the numbers of its examples, is copied to its place.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from sam_repro import seeds
-from sam_repro.dataset import Batch
+from sam_repro.dataset import Batch, Raw
+from sam_repro.errors import UserError
 from sam_repro.optimizer import Rule
 from sam_repro.oracle import Objective, Reseed
 
+Given = TypeVar("Given", Raw, Batch)
 Numbers = dict[str, Tensor]
-Update = Callable[[int, Batch], Numbers]
+Update = Callable[[int, Any], Numbers]
+"""(step, what is given to it: a `Raw` or a `Batch`) → what it tells."""
 
 WARM_UP = 3
 """Eager steps of a kind before its capture."""
+WAITED = "called a synchronizing CUDA operation"
+"""What torch's warning says where the host waits for the device."""
 
 
-def refuse(rule: Rule, diagnostics: str) -> None:
-    """Refuse steps that a graph cannot hold.
+def obstacle(rule: Rule, diagnostics: str) -> str | None:
+    """Why a graph cannot hold the steps of a run; None if it can.
 
     Args:
         rule: what turns a batch into a gradient.
         diagnostics: level of what is told of a step.
-
-    Raises:
-        ValueError: if the rule's steps cannot be captured, if the base reads its learning rate or counts its steps on
-            the host, or if the diagnostics keep vectors from step to step.
     """
     if not rule.capturable:
-        raise ValueError(f"graph = true: the steps of {type(rule).__name__} cannot be captured; leave graph out")
-    for group in rule.base.param_groups:
-        if not group.get("fused") or not group.get("capturable", True):
-            raise ValueError(
-                "graph = true: needs a base that is fused, and capturable if it has that flag, as fused SGD"
-            )
+        return f"the steps of {type(rule).__name__} cannot be captured"
+    if not all(group.get("fused") for group in rule.base.param_groups):
+        return "needs a base that is fused, because others read the learning rate on the host, as fused SGD does not"
     if diagnostics == "drift":
-        raise ValueError("graph = true: diagnostics = drift keeps other vectors in every step; choose standard or loss")
+        return "diagnostics = drift keeps other vectors in every step; choose standard or loss"
+    return None
+
+
+def refuse(rule: Rule, diagnostics: str) -> None:
+    """Refuse `graph = true` where there is an `obstacle`.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if why := obstacle(rule, diagnostics):
+        raise ValueError(f"graph = true: {why}; or leave graph out")
 
 
 class Graph:
@@ -61,14 +72,21 @@ class Graph:
         seedings: how often it does so in this step.
         pool: memory that several graphs share, as `torch.cuda.graph_pool_handle` gives it.
         device: the GPU.
+        generators: others that the step draws from; the caller seeds them before a replay as before an eager step.
     """
 
     def __init__(
-        self, update: Callable[[], Numbers], objective: Objective, seedings: int, pool: Any, device: torch.device
+        self,
+        update: Callable[[], Numbers],
+        objective: Objective,
+        seedings: int,
+        pool: Any,
+        device: torch.device,
+        generators: Sequence[torch.Generator],
     ) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self._states = [torch.Generator(device) for _ in range(seedings)]
-        for state in self._states:
+        for state in (*self._states, *generators):
             self._graph.register_generator_state(state)
         with torch.cuda.device(device):
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
@@ -99,6 +117,7 @@ class Graph:
 class _Kind:
     """What is known of one kind of step."""
 
+    place: Any  # where a replay finds what is given to the step
     runs: int = 0
     noises: list[int] = field(default_factory=list)  # of its passes, counted from the noise of the step
     graph: Graph | None = None
@@ -108,14 +127,16 @@ class Replayed:
     """Stands for an update: runs it eagerly at first, then captures it once for each kind of step and replays it.
 
     Args:
-        update: (step, batch) → what the step tells. Besides the batch it reads what changes from step to step from
+        update: (step, given) → what the step tells. Besides `given` it reads what changes from step to step from
             tensors that stay, and of `step` nothing but the kind.
-        kind: step → what kind it is of; steps of one kind do the same operations.
+        kind: step → what kind it is of; steps of one kind, given the same shapes, do the same operations.
         noise: step → the noise of its batch.
         objective: what seeds the noise of the update's passes.
-        batch_size: B; a batch of another size is not captured.
+        device: where the step runs.
+        generators: what else it draws from, on the device; seeded by the caller before each call.
+        is_wanted: whether a step that cannot be captured is refused; else it runs eagerly, and a warning says why.
 
-    Memory: what the largest kind of step needs, kept, and one batch.
+    Memory: what the largest kind of step needs, kept, and what is given to it.
     """
 
     def __init__(
@@ -124,44 +145,59 @@ class Replayed:
         kind: Callable[[int], Hashable],
         noise: Callable[[int], int],
         objective: Objective,
-        batch_size: int,
+        device: torch.device,
+        generators: Sequence[torch.Generator] = (),
+        is_wanted: bool = True,
     ) -> None:
         self.update = update
         self.kind = kind
         self.noise = noise
         self.objective = objective
-        self.batch_size = batch_size
+        self.device = device
+        self.generators = generators
+        self.is_wanted = is_wanted
         self._kinds: dict[Hashable, _Kind] = {}
-        self._batch: Batch | None = None
         self._pool: Any = None
+        self._is_eager = False
 
-    def __call__(self, step: int, batch: Batch) -> Numbers:
-        """The update; the numbers that it returns are valid until the next call."""
-        if len(batch.rows) != self.batch_size:
-            return self.update(step, batch)
-        kind = self._kinds.setdefault(self.kind(step), _Kind())
-        start = self.noise(step)
+    def __call__(self, step: int, given: Given) -> Numbers:
+        """The update; the numbers that it returns are valid until the next call.
+
+        Raises:
+            UserError: if the host waits for the device within the step, and graphs are wanted.
+        """
+        if self._is_eager:
+            return self.update(step, given)
+        shapes = tuple(None if x is None else x.shape for x in given)
+        kind = self._kinds.setdefault((self.kind(step), shapes), _Kind(None))
         if kind.runs < WARM_UP:
-            kind.runs += 1
-            kind.noises = []
-            with seeding(self.objective, by=partial(_noted, kind.noises, start, self.objective.reseed)):
-                return self.update(step, batch)
-        self._put(batch)
+            return self._warmed_up(kind, step, given)
+        kind.place = _put(kind.place, given)
         if kind.graph is None:
-            kind.graph = self._captured(step, len(kind.noises))
+            kind.graph = self._captured(kind, step)
+        start = self.noise(step)
         return kind.graph.replay([seeds.of_noise(start + noise) for noise in kind.noises])
 
-    def _put(self, batch: Batch) -> None:
-        if self._batch is None:
-            self._batch = Batch(*map(torch.empty_like, batch))
-        for place, value in zip(self._batch, batch, strict=True):
-            place.copy_(value)
+    def _warmed_up(self, kind: _Kind, step: int, given: Given) -> Numbers:
+        kind.runs += 1
+        kind.noises = []
+        note = seeding(self.objective, by=partial(_noted, kind.noises, self.noise(step), self.objective.reseed))
+        with waits(self.device) as waited, note:
+            numbers = self.update(step, given)
+        if waited and kind.runs == WARM_UP:  # what is made once, such as a table of constants, is made by now
+            self._refuse(f"a step waits for the device at {waited[0]}, which a graph cannot hold")
+        return numbers
 
-    def _captured(self, step: int, seedings: int) -> Graph:
-        assert self._batch is not None
+    def _captured(self, kind: _Kind, step: int) -> Graph:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        device = self._batch.inputs.device
-        return Graph(partial(self.update, step, self._batch), self.objective, seedings, self._pool, device)
+        update = partial(self.update, step, kind.place)
+        return Graph(update, self.objective, len(kind.noises), self._pool, self.device, self.generators)
+
+    def _refuse(self, why: str) -> None:
+        if self.is_wanted:
+            raise UserError(f"graph = true: {why}; leave graph out, or do without the wait")
+        warnings.warn(f"graph = auto: {why}; steps run eagerly, which is slower", stacklevel=4)
+        self._is_eager = True
 
 
 @contextmanager
@@ -172,6 +208,38 @@ def seeding(objective: Objective, by: Reseed) -> Iterator[None]:
         yield
     finally:
         objective.reseed = before
+
+
+@contextmanager
+def waits(device: torch.device) -> Iterator[list[str]]:
+    """The places, file and line, at which the host waits for the device inside the block; known after it."""
+    places: list[str] = []
+    if device.type != "cuda":
+        yield places
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield places
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for warning in caught:
+        if WAITED in str(warning.message):
+            places.append(f"{Path(warning.filename).name}:{warning.lineno}")
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def _put(place: Given | None, given: Given) -> Given:
+    """What is given, in tensors that stay: those of `place`, or new ones."""
+    if place is None:
+        return type(given)(*(None if x is None else x.clone() for x in given))  # type: ignore[arg-type]
+    for kept, x in zip(place, given, strict=True):
+        if kept is not None and x is not None:
+            kept.copy_(x)
+    return place
 
 
 def _noted(noises: list[int], start: int, reseed: Reseed, noise: int, device: torch.device) -> None:

@@ -33,12 +33,10 @@ class Plan:
         clip_norm: largest norm of the averaged final gradient, default no clipping.
         drop_last: leave out an epoch's last batch if it is smaller.
         max_steps: stop after so many steps, default never; the schedule stays that of `epochs`.
-        rho_follows: "constant" (default), or "lr": the radius is multiplied by the factor of the learning rate.
-        rho_warmup_epochs: epochs over which the radius rises linearly from 0, default 0.
         record_every: steps between rows of the record, default 10; None for rows per epoch only.
         checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
         micro_batch: examples that go through the network at once, default the batch: less memory, the same step.
-        graph: replay whole steps as CUDA graphs, default false.
+        graph: replay whole steps as CUDA graphs; None (default): on a GPU, if a graph can hold them.
         shuffle_buffer: examples from which the next one of an epoch is drawn, default all: see `order.shuffled`.
     """
 
@@ -50,12 +48,10 @@ class Plan:
     clip_norm: float | None = None
     drop_last: bool = False
     max_steps: int | None = None
-    rho_follows: str = "constant"
-    rho_warmup_epochs: float = 0.0
     record_every: int | None = 10
     checkpoint_every: float = 60.0
     micro_batch: int | None = None
-    graph: bool = False
+    graph: bool | None = None
     shuffle_buffer: int | None = None
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,13 +14,14 @@ from torch import Tensor
 from sam_repro.dataset import Batch, Data, Raw, Split
 from sam_repro.optimizer import Rule, Terms
 from sam_repro.oracle import Objective
+from sam_repro.rho_schedule import Constant, RhoSchedule
 from sam_repro.schedule import Schedule
 from sam_repro.seeds import derived
 from sam_repro.signals import note_signals
 from sam_repro.training import checkpoint, evaluation, graphs
 from sam_repro.training.clock import Clock
 from sam_repro.training.diagnostics import Diagnostics
-from sam_repro.training.means import Mean
+from sam_repro.training.means import Mean, weighted
 from sam_repro.training.order import shuffled
 from sam_repro.training.plan import Plan
 from sam_repro.vectors import norm, ratio
@@ -72,6 +74,10 @@ class Trainer:
         diagnostics: what is told of each step.
         folder: the run's home, where `checkpoint.pt` lies.
         measure: called with the epoch; returns extra values for its row. Must leave the network unchanged.
+        rho_schedule: the radius over the run, default constant.
+
+    Attributes:
+        no_graph: why a CUDA graph cannot hold the steps; None if it can.
 
     Raises:
         ValueError: if the plan asks for CUDA graphs of steps that cannot be captured.
@@ -87,11 +93,13 @@ class Trainer:
         diagnostics: Diagnostics,
         folder: Path,
         measure: Callable[[float], Row] = lambda epoch: {},
+        rho_schedule: RhoSchedule | None = None,
     ) -> None:
         self.objective = objective
         self.model = objective.model
         self.rule = rule
         self.schedule = schedule
+        self.rho_schedule = rho_schedule or Constant()
         self.data = data
         self.plan = plan
         self.diagnostics = diagnostics
@@ -108,12 +116,17 @@ class Trainer:
         self._now, self._bad_step = torch.tensor(0, device=device), torch.tensor(-1, device=device)
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in rule.base.param_groups]
         # float32 on a GPU, where the fused kernels read it as that
-        self._lr = torch.tensor(plan.lr, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
+        dtype = torch.float32 if device.type == "cuda" else torch.float64
+        factors = {group.get("lr_factor", 1.0) for group in rule.base.param_groups} | {1.0}
+        self._lr = {factor: torch.tensor(plan.lr * factor, dtype=dtype, device=device) for factor in sorted(factors)}
         self._own_options()
+        self.no_graph = graphs.obstacle(rule, diagnostics.level)
         self._update: graphs.Update = self._eager_update
+        self._forward: graphs.Update = self._eager_forward
         if plan.graph:
             graphs.refuse(rule, diagnostics.level)
-            self._update = graphs.Replayed(self._eager_update, self._kind, self._noise, objective, plan.batch_size)
+        if plan.graph or (plan.graph is None and device.type == "cuda" and not self.no_graph):
+            self._replay_steps()
 
     @property
     def step(self) -> int:
@@ -206,18 +219,23 @@ class Trainer:
     def _train_step(self, step: int, raw: Raw) -> None:
         self._set_rates(step)
         self._generator.manual_seed(derived(self.plan.seed, "augmentation", step))
-        numbers = self._update(step, self.data.train.batch(raw, self._generator))
+        train = self.data.train
+        names = tuple(self._update(step, raw if train.drawn_on == train.device else self._batch(raw)))
         self.rule.steps += 1
         for mean in (self.window, self.epoch_mean):
-            mean.add(numbers, len(raw.rows))
+            mean.count(names, len(raw.rows))
 
-    def _eager_update(self, step: int, batch: Batch) -> graphs.Numbers:
-        """The new weights from a batch, and what the diagnostics say of the step.
+    def _batch(self, raw: Raw) -> Batch:
+        return self.data.train.batch(raw, self._generator)
+
+    def _eager_update(self, step: int, given: Raw | Batch) -> graphs.Numbers:
+        """The new weights from a batch, and what the diagnostics say of the step, which is added to the means.
 
         A graph may hold all of this: what changes from step to step is read from tensors, but for the step's kind.
+        Random numbers that the host draws are none of these: then the batch is made before.
         """
         numbers: graphs.Numbers = {}
-        inputs, targets, rows = batch
+        inputs, targets, rows = given if isinstance(given, Batch) else self._batch(given)
         heaviest = targets if targets.dim() == 1 else targets.argmax(dim=1)  # of mixed targets
 
         def look(seen: Terms) -> None:
@@ -230,7 +248,26 @@ class Trainer:
         loss = self.rule.backward(*pieces, m=part, observe=look)
         self._finish_gradient(loss)
         self.rule.update()
+        sums = weighted(numbers, size)
+        for mean in (self.window, self.epoch_mean):
+            mean.add(tuple(numbers), sums)
         return numbers
+
+    def _eager_forward(self, _: int, batch: Batch) -> graphs.Numbers:
+        return {"outputs": self.model(batch.inputs).float()}
+
+    def _replay_steps(self) -> None:
+        """Let steps, and the forwards of evaluations, be captured and replayed."""
+        for group in self._options:
+            if "capturable" in group:
+                group["capturable"] = True  # for a fused base a permission, and no other kernel
+        self._own_options()
+        replayed = partial(
+            graphs.Replayed, objective=self.objective, device=self.data.train.device, is_wanted=bool(self.plan.graph)
+        )
+        drawn_from = [self._generator] if self._generator.device == self.data.train.device else []
+        self._update = replayed(self._eager_update, self._kind, self._noise, generators=drawn_from)
+        self._forward = replayed(self._eager_forward, lambda _: "evaluation", lambda _: 0)
 
     def _noise(self, step: int) -> int:
         """The seed of what the passes of a step draw."""
@@ -245,11 +282,10 @@ class Trainer:
         self._now.fill_(step)
         per_epoch = self.plan.steps_per_epoch(len(self.data.train))
         factor = self.schedule.factor(step, per_epoch, self.plan.epochs)
-        self._lr.fill_(self.plan.lr * factor)
+        for of_group, lr in self._lr.items():
+            lr.fill_(self.plan.lr * factor * of_group)
         if self.rule.rho is not None and self._rho is not None:
-            warmup = round(self.plan.rho_warmup_epochs * per_epoch)
-            rising = (step + 1) / warmup if step < warmup else 1.0
-            self.rule.rho.fill_(self._rho * rising * (factor if self.plan.rho_follows == "lr" else 1.0))
+            self.rule.rho.fill_(self.rho_schedule.radius(self._rho, step, per_epoch, factor))
 
     @torch.no_grad()
     def _finish_gradient(self, loss: Tensor) -> None:
@@ -270,9 +306,9 @@ class Trainer:
     def _window_row(self, step: int, epoch: float) -> Row:
         self.clock.stop()
         self._refuse_non_finite()
-        rates = {"lr": float(self._lr)} | ({} if self.rule.rho is None else {"rho": float(self.rule.rho)})
+        rates = {"lr": float(self._lr[1.0])} | ({} if self.rule.rho is None else {"rho": float(self.rule.rho)})
         means = self.window.read()
-        self.window = Mean()
+        self.window.reset()
         return {"kind": "train", "step": step, "epoch": epoch} | rates | _named("train", means)
 
     def _epoch_row(self, step: int, epoch: float) -> Row:
@@ -282,7 +318,7 @@ class Trainer:
         validation = self._scores_of(self.data.validation, step) if self.data.validation else None
         test = self._scores_of(self.data.test) | {"epoch": epoch}
         scores = {"train": self.epoch_mean.read(), "validation": validation, "test": test}
-        self.epoch_mean = Mean()
+        self.epoch_mean.reset()
         self.scores["last"] = scores
         if self.scores["peak"] is None or test["error_pct"] < self.scores["peak"]["error_pct"]:
             self.scores["peak"] = test
@@ -300,7 +336,12 @@ class Trainer:
         seed = None
         if augmented_at is not None and self.data.validation_augmented:
             seed = derived(self.plan.seed, "validation", augmented_at)
-        logits = evaluation.outputs(self.model, split, self.objective.autocast, seed, self._heed)
+
+        def forward(batch: Batch) -> Tensor:
+            self._heed()
+            return self._forward(self.step, batch)["outputs"]
+
+        logits = evaluation.outputs(self.model, split, self.objective.autocast, seed, forward)
         scores = evaluation.scores(logits, split.labels)
         if not math.isfinite(scores["loss"]):
             raise NonFinite("evaluation", self.step - 1)
@@ -319,7 +360,7 @@ class Trainer:
         A loaded state replaces both.
         """
         for group, options in zip(self.rule.base.param_groups, self._options, strict=True):
-            group.update(options, lr=self._lr)
+            group.update(options, lr=self._lr[group.get("lr_factor", 1.0)])
 
     def _state(self) -> Row:
         return {
@@ -338,8 +379,8 @@ class Trainer:
         self.rule.load_state_dict(state["rule"])
         self._own_options()
         self.clock.seconds = state["seconds"]
-        self.window.load_state_dict(state["window"])
-        self.epoch_mean.load_state_dict(state["epoch_mean"])
+        self.window.load_state_dict(state["window"], self.data.train.device)
+        self.epoch_mean.load_state_dict(state["epoch_mean"], self.data.train.device)
         self.diagnostics.load_state_dict(state["diagnostics"])
         self.scores = state["scores"]
         self.best_weights = state["best_weights"]

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_command_line_is_stronger_than_the_data_set_and_that_than_the_file():
     plain, large = compose_line([]), compose_line(["dataset=cifar100"])
     assert plain["choices"] == {
+        "rho_schedule": "constant",
         "dataset": "digits",
         "architecture": "digits_cnn",
         "augmentation": "none",
@@ -47,7 +48,9 @@ def test_rho_is_the_rules_own_unless_the_command_line_gives_one():
     given = compose_line(["rho=0.2", "optimizer=asam"])
     assert given["rho"] == given["optimizer"]["rho"] == 0.2
     assert (
-        compose_line(["rho_follows=lr"])["origin"] == compose_line([])["origin"] != compose_line(["rho=0.05"])["origin"]
+        compose_line(["rho_schedule=like_lr"])["origin"]
+        == compose_line([])["origin"]
+        != compose_line(["rho=0.05"])["origin"]
     )
 
 
@@ -72,7 +75,9 @@ def test_values_have_the_types_of_the_schema():
     assert (config["lr"], type(config["lr"])) == (1.0, float)
     assert type(config["weight_decay"]) is type(config["label_noise"]["rate"]) is float
     assert config["name"] == "2026"
-    assert compose_line(["optimizer.p=inf"])["optimizer"]["p"] == "inf"  # JSON has no number for it
+    assert (
+        compose_line(["optimizer=sam_ball", "optimizer.p=inf"])["optimizer"]["p"] == "inf"
+    )  # JSON has no number for it
 
 
 def test_composing_leaves_no_trace():

@@ -112,6 +112,35 @@ def test_who_stops_early_leaves_no_worker(root):
     assert multiprocessing.active_children() == []
 
 
+def test_kept_images_are_the_decoded_ones_until_their_file_changes(tmp_path):
+    root, cache = make_folder(tmp_path / "images"), tmp_path / "cache"
+    rows = torch.arange(18).split(6)
+
+    def read(**arguments):
+        train = prepare(found(root, **arguments), Validation(), LabelNoise(), AUGMENTED).train
+        return [raw.images for raw in train.read(rows, range(3))]
+
+    fresh = read()
+    for workers in (2, 0):
+        assert all(map(torch.equal, read(cache=str(cache), workers=workers), fresh))
+        assert len(list(cache.rglob("*.npy"))) == len(list(cache.rglob("*.*"))) == 18
+    save(root / "train/class 0/0.png", seed=99)
+    assert not torch.equal(read(cache=str(cache))[0], fresh[0])
+    assert all(map(torch.equal, read(cache=str(cache)), read()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_on_a_gpu_are_those_of_a_cpu(root, workers):
+    rows = torch.arange(18).split(4)
+    here, there = (train_of(root, workers).to(device) for device in ("cpu", "cuda"))
+    for one, other in zip(here.read(rows, range(5)), there.read(rows, range(5)), strict=True):
+        batches = [split.batch(raw, torch.Generator().manual_seed(1)) for split, raw in ((here, one), (there, other))]
+        assert batches[1].inputs.device.type == "cuda"
+        for x, y in zip(*batches, strict=True):
+            torch.testing.assert_close(y.cpu(), x, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image_is_named_in_a_line(tmp_path, workers):
     root = make_folder(tmp_path)

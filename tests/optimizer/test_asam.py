@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pytorch_optimizer import SAM as TheirSAM
 from torch import Tensor, nn
 
-from sam_repro.optimizer import ASAM
+from sam_repro.optimizer import ASAM, parameter_groups
 from sam_repro.oracle import Objective
 from sam_repro.vectors import norm
 
@@ -58,6 +58,30 @@ def test_gradient_equals_the_formula_by_hand(eta: float) -> None:
     expected = torch.autograd.grad(loss, top)
     ASAM(torch.optim.SGD(params, lr=0.1), rho=RHO, eta=eta).backward(Objective(model, F.cross_entropy)(inputs, targets))
     torch.testing.assert_close([p.grad for p in params], list(expected), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("named", ["base", "parameter_groups"])
+def test_weights_alone_adapt_as_in_the_authors_code(named: str) -> None:
+    """T = |w| + η for what has "weight" in its name, the scale of a normalisation too, and 1 for the rest."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 3))
+    given = model.named_parameters() if named == "base" else parameter_groups(model, 0.0)
+    rule = ASAM(torch.optim.SGD(given, lr=0.1), rho=RHO, eta=0.01, adapt="weights")
+    names = {p: name for name, p in model.named_parameters()}
+    g = [torch.randn_like(p) for p in rule.params]
+    t = [p.detach().abs() + 0.01 if names[p].endswith("weight") else torch.ones_like(p) for p in rule.params]
+    length = math.sqrt(sum(float((a * b).square().sum()) for a, b in zip(t, g, strict=True)))
+    with torch.no_grad():
+        epsilon = rule.ascent(g, rule.params)
+    expected = [RHO * a**2 * b / length for a, b in zip(t, g, strict=True)]
+    torch.testing.assert_close(epsilon, expected, rtol=1e-12, atol=0)
+
+
+def test_weights_need_names() -> None:
+    with pytest.raises(ValueError, match="adapt = weights: every group of the base needs param_names"):
+        ASAM(torch.optim.SGD(network().parameters(), lr=0.1), rho=RHO, adapt="weights")
+    with pytest.raises(ValueError, match="adapt = biases: must be one of all, weights"):
+        ASAM(torch.optim.SGD(network().parameters(), lr=0.1), rho=RHO, adapt="biases")
 
 
 def test_ascent_lies_on_the_sphere_in_units_of_the_weights() -> None:

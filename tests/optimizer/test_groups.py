@@ -1,6 +1,7 @@
 """Which parameters decay, and which belong to a normalisation."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -68,10 +69,77 @@ def test_normalisations_carry_the_flag(on: str) -> None:
     torch.optim.SGD(groups, lr=0.1)
 
 
+def test_what_a_network_lists_does_not_decay_either() -> None:
+    class Listed(Net):
+        def no_weight_decay(self) -> set[str]:
+            return {"token", "attention.in_proj_weight"}
+
+    model = Listed()
+    groups = parameter_groups(model, 0.1, on="no_norm_no_bias")
+    decays = names(model, [p for group in groups if group["weight_decay"] == 0.1 for p in group["params"]])
+    assert decays & {"token", "attention.in_proj_weight", "linear.weight"} == {"linear.weight"}
+    assert len(parameter_groups(model, 0.1, on="all")) == len(parameter_groups(Net(), 0.1, on="all"))
+
+
+def test_factors_of_the_learning_rate_go_by_name_and_the_last_counts() -> None:
+    model = Net()
+    groups = parameter_groups(model, 0.1, lr_factors=[("linear", 10), (r"linear\.bias", 0.5), ("frozen", 3)])
+    factors = {name: group["lr_factor"] for group in groups for name in names(model, group["params"])}
+    assert factors.pop("linear.weight") == 10
+    assert factors.pop("linear.bias") == 0.5
+    assert set(factors.values()) == {1.0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((-1.0,), "weight_decay = -1.0"), ((0.1, "weights"), "weight_decay_on = weights: must be one of all")],
+    [
+        ((-1.0,), "weight_decay = -1.0"),
+        ((0.1, "weights"), "weight_decay_on = weights: must be one of all"),
+        ((0.1, "all", [["head", 10]]), r"lr_factors\[0\] = head: has the name of no parameter; there is token$"),
+        ((0.1, "all", [["linear", 0]]), r"lr_factors\[0\] = 0: must be a finite number > 0$"),
+        (
+            (0.1, "all", ["linear"]),
+            r"lr_factors\[0\] = linear: must be a pattern and a factor, such as \[classifier, 10\]$",
+        ),
+        ((0.1, "all", [[None, 2]]), r"lr_factors\[0\] = \[null, 2\]: must be a pattern and a factor"),
+    ],
 )
 def test_out_of_range_is_refused(arguments: tuple[float, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parameter_groups(Net(), *arguments)
+
+
+class Spared(nn.Module):
+    """A network with normalisations of other makers, inside of another, whose `no_weight_decay` names parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = timm.create_model("test_vit")
+        self.instance = nn.InstanceNorm2d(3, affine=True)
+        self.rms = timm.layers.RmsNorm(4)
+        self.response = timm.layers.grn.GlobalResponseNorm(4)
+        self.fusing = timm.layers.BatchNormAct2d(4)
+
+
+def test_other_normalisations_and_what_the_network_spares() -> None:
+    model = Spared()
+    groups = parameter_groups(model, 0.1, on="no_norm_no_bias")
+    norms = names(model, [p for group in groups if group["norm"] for p in group["params"]])
+    own = {"instance", "rms", "response", "fusing"}
+    assert own <= {name.partition(".")[0] for name in norms}
+    assert {name for name in norms if name.startswith("vit")} == {
+        name for name, _ in model.named_parameters() if name.startswith("vit") and "norm" in name
+    }
+    spared = names(model, [p for group in groups if group["weight_decay"] == 0.0 for p in group["params"]])
+    assert {"vit.pos_embed", "vit.cls_token"} <= spared
+    assert not {name for name in spared if name.endswith((".fc1.weight", ".qkv.weight"))}
+    decays = [group["weight_decay"] for group in parameter_groups(model, 0.1) for _ in group["params"]]
+    assert set(decays) == {0.1}
+
+
+@pytest.mark.parametrize("on", ["all", "no_norm_no_bias"])
+def test_groups_know_the_names(on: str) -> None:
+    model = Net()
+    for group in torch.optim.SGD(parameter_groups(model, 0.1, on), lr=0.1).param_groups:
+        known = dict(model.named_parameters())
+        assert all(known[name] is p for name, p in zip(group["param_names"], group["params"], strict=True))

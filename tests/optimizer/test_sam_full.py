@@ -23,8 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sam_repro.config.checks import check
 from sam_repro.config.identity import cell_hash
 from sam_repro.config.lines import compose_line
+from sam_repro.config.schema1 import modern
 from sam_repro.limits import shown
-from sam_repro.optimizer import SAM, SGD, Cost, parameter_groups
+from sam_repro.optimizer import SAM, SGD, Cost, SAMBall, SAMRandom, SAMSecondOrder, TwoPass, parameter_groups
 from sam_repro.oracle import Objective
 from sam_repro.run import build
 from sam_repro.run.dry_build import findings
@@ -33,19 +34,20 @@ jax.config.update("jax_enable_x64", True)
 pytestmark = pytest.mark.usefixtures("float64")
 RHO = 0.1
 VARIANTS: dict[str, dict[str, Any]] = {
-    "p = 1.5": {"p": 1.5},
-    "p = 3": {"p": 3},
-    "p = inf": {"p": "inf"},
-    "two steps": {"ascent_steps": 2},
-    "three steps, p = inf": {"ascent_steps": 3, "p": "inf"},
-    "random": {"ascent": "random"},
-    "second order": {"second_order": True},
-    "no_norm": {"perturb": "no_norm"},
-    "only_norm": {"perturb": "only_norm"},
-    "only_norm, second order": {"perturb": "only_norm", "second_order": True},
-    "no_norm, two steps, p = inf": {"perturb": "no_norm", "ascent_steps": 2, "p": "inf"},
-    "only_norm, random": {"perturb": "only_norm", "ascent": "random"},
+    "p = 1.5": {"rule": SAMBall, "p": 1.5},
+    "p = 3": {"rule": SAMBall, "p": 3},
+    "p = inf": {"rule": SAMBall, "p": "inf"},
+    "two steps": {"rule": SAMBall, "ascent_steps": 2, "p": 2},
+    "three steps, p = inf": {"rule": SAMBall, "ascent_steps": 3, "p": "inf"},
+    "random": {"rule": SAMRandom},
+    "second order": {"rule": SAMSecondOrder},
+    "no_norm": {"rule": SAM, "perturb": "no_norm"},
+    "only_norm": {"rule": SAM, "perturb": "only_norm"},
+    "only_norm, second order": {"rule": SAMSecondOrder, "perturb": "only_norm"},
+    "no_norm, two steps, p = inf": {"rule": SAMBall, "perturb": "no_norm", "ascent_steps": 2, "p": "inf"},
+    "only_norm, random": {"rule": SAMRandom, "perturb": "only_norm"},
 }
+OPTIONS = {SAM: "sam", SAMBall: "sam_ball", SAMRandom: "sam_random", SAMSecondOrder: "sam_second_order"}
 
 
 def toy() -> nn.Module:
@@ -79,8 +81,12 @@ def flat(tensors: Any) -> Tensor:
     return torch.cat([t.detach().flatten() for t in tensors])
 
 
-def sam(model: nn.Module, rho: float = RHO, **options: Any) -> SAM:
-    return SAM(torch.optim.SGD(parameter_groups(model, 0.0), lr=0.1), rho, **options)
+def sam(model: nn.Module, rho: float = RHO, rule: type[TwoPass] = SAM, **options: Any) -> Any:
+    return rule(torch.optim.SGD(parameter_groups(model, 0.0), lr=0.1), rho, **options)
+
+
+def ball(model: nn.Module, **options: Any) -> SAMBall:
+    return sam(model, rule=SAMBall, **options)
 
 
 def our_gradient(model: nn.Module, x: Tensor, y: Tensor, m: int | None = None, **options: Any) -> Tensor:
@@ -108,7 +114,7 @@ def p_norm(a: Tensor, p: float) -> float:
 @pytest.mark.parametrize("p", [1.01, 1.5, 2, 2.5, 4, 40, math.inf])
 def test_ascent_is_the_maximiser_of_the_linear_loss(p: float) -> None:
     """⟨g, ε⟩ ≤ ‖g‖_q‖ε‖_p with equality at the maximiser alone (Hölder)."""
-    rule = sam(toy(), p=p)
+    rule = ball(toy(), p=p)
     g = [torch.randn_like(t) for t in rule.params]
     epsilon = flat(rule.ascent(g, rule.params))
     q = 1 if p == math.inf else p / (p - 1)
@@ -120,7 +126,7 @@ def test_ascent_is_the_maximiser_of_the_linear_loss(p: float) -> None:
 def test_ascent_is_where_a_numerical_maximiser_ends(p: float) -> None:
     weight = nn.Parameter(torch.zeros(5))
     g = torch.tensor([1.0, -2.0, 0.3, 0.2, 0.7])
-    rule = SAM(torch.optim.SGD([weight], lr=0.1), RHO, p=p)
+    rule = SAMBall(torch.optim.SGD([weight], lr=0.1), RHO, p=p)
     found = minimize(
         lambda e: -e @ g.numpy(),
         np.full(5, 0.01),
@@ -133,7 +139,7 @@ def test_ascent_is_where_a_numerical_maximiser_ends(p: float) -> None:
 
 @pytest.mark.parametrize("p", [1.5, 3, 7])
 def test_ascent_equals_equation_2(p: float) -> None:
-    rule = sam(toy(), p=p)
+    rule = ball(toy(), p=p)
     g = [torch.randn_like(t) for t in rule.params]
     a, q = flat(g), p / (p - 1)
     expected = RHO * a.sign() * a.abs() ** (q - 1) / (a.abs() ** q).sum() ** (1 / p)
@@ -141,7 +147,7 @@ def test_ascent_equals_equation_2(p: float) -> None:
 
 
 def test_equation_2_runs_into_the_plain_ascent_and_into_the_sign() -> None:
-    rules = {p: sam(toy(), p=p) for p in (2, 2 + 1e-9, 1e12, math.inf)}
+    rules = {p: ball(toy(), p=p) for p in (2, 2 + 1e-9, 1e12, math.inf)}
     g = [torch.randn_like(t) for t in rules[2].params]
     ascents = {p: flat(rule.ascent(g, rule.params)) for p, rule in rules.items()}
     torch.testing.assert_close(ascents[2 + 1e-9], ascents[2], rtol=1e-7, atol=0)
@@ -153,7 +159,7 @@ def test_equation_2_runs_into_the_plain_ascent_and_into_the_sign() -> None:
 @pytest.mark.parametrize("p", [1.01, 1.3, 3, math.inf])
 def test_ascent_does_not_depend_on_the_length_of_g(p: float, dtype: torch.dtype, scales: list[float]) -> None:
     weights = [nn.Parameter(torch.zeros(7, dtype=dtype)), nn.Parameter(torch.zeros(3, dtype=dtype))]
-    rule = SAM(torch.optim.SGD(weights, lr=0.1), RHO, p=p)
+    rule = SAMBall(torch.optim.SGD(weights, lr=0.1), RHO, p=p)
     g = [torch.linspace(-1, 1, 7, dtype=dtype), torch.tensor([0.0, 1e-3, -0.2], dtype=dtype)]
     plain = rule.ascent(g, weights)
     assert p_norm(flat(plain).double(), p) == pytest.approx(RHO, rel=1e-6)
@@ -210,7 +216,9 @@ def test_several_steps_equal_projected_ascent_by_hand(steps: int, p: float, m: i
     w = flat(model.parameters())
     parts = list(zip(x.split(m), y.split(m), strict=True))
     expected = sum(gradient(w + climbed(w, a, b, steps, p), a, b) * len(b) / len(y) for a, b in parts)
-    torch.testing.assert_close(our_gradient(model, x, y, m, ascent_steps=steps, p=p), expected, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(
+        our_gradient(model, x, y, m, rule=SAMBall, ascent_steps=steps, p=p), expected, rtol=1e-10, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("p", [2, math.inf])
@@ -218,7 +226,7 @@ def test_every_step_stays_in_the_ball_and_the_loss_climbs(p: float) -> None:
     model = toy()
     x, y = batch()
     w = flat(model.parameters())
-    seen = perturbations(model, x, y, ascent_steps=6, p=p)
+    seen = perturbations(model, x, y, rule=SAMBall, ascent_steps=6, p=p)
     assert len(seen) == 7
     assert all(p_norm(epsilon, p) <= RHO * (1 + 1e-12) for epsilon in seen)
     assert loss(w + seen[-1], x, y) >= loss(w + seen[1], x, y) > loss(w, x, y)
@@ -231,7 +239,7 @@ def test_two_steps_equal_optax_where_nothing_is_projected() -> None:
     model.weight.data *= 0.01
     curvature = torch.tensor([1.0, 1.2, 1.5, 2.0])
     objective = Objective(model, lambda _, __: -(curvature * model.weight.square()).sum())
-    rule = SAM(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), RHO, ascent_steps=2)
+    rule = SAMBall(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), RHO, p=2, ascent_steps=2)
 
     def grad(w: Any, _: Any = None) -> Any:
         return jax.grad(lambda v: -(jnp.asarray(curvature.numpy()) * v**2).sum())(w)
@@ -255,7 +263,7 @@ def test_two_steps_equal_optax_where_nothing_is_projected() -> None:
 
 def test_random_ascent_has_length_rho_and_normal_numbers() -> None:
     weights = [nn.Parameter(torch.zeros(300, 200)), nn.Parameter(torch.zeros(40_000))]
-    rule = SAM(torch.optim.SGD(weights, lr=0.1), RHO, ascent="random")
+    rule = SAMRandom(torch.optim.SGD(weights, lr=0.1), RHO)
     torch.manual_seed(0)
     epsilon = flat(rule.ascent([torch.zeros_like(p) for p in weights], weights))
     assert epsilon.norm().item() == pytest.approx(RHO, rel=1e-12)
@@ -269,7 +277,7 @@ def test_random_ascent_has_length_rho_and_normal_numbers() -> None:
 def test_random_direction_is_a_function_of_step_and_part(same_noise: bool) -> None:
     def run(seed: int, steps: int = 2) -> list[Tensor]:
         model = normed()
-        rule = sam(model, ascent="random")
+        rule = sam(model, rule=SAMRandom)
         objective = Objective(model, F.cross_entropy, same_noise=same_noise)
         seen: list[Tensor] = []
         start = flat(model.parameters())
@@ -293,7 +301,7 @@ def test_random_direction_is_a_function_of_step_and_part(same_noise: bool) -> No
 def test_random_direction_does_not_depend_on_the_memory_format() -> None:
     directions = []
     for layout in (torch.contiguous_format, torch.channels_last):
-        rule = sam(nn.Conv2d(3, 4, 3).to(memory_format=layout), ascent="random")
+        rule = sam(nn.Conv2d(3, 4, 3).to(memory_format=layout), rule=SAMRandom)
         torch.manual_seed(0)
         directions.append(flat(rule.ascent([torch.zeros_like(p) for p in rule.params], rule.params)))
     assert torch.equal(*directions)
@@ -317,7 +325,7 @@ def test_second_order_equals_autograd_through_epsilon(m: int, weight_decay: floa
         (g,) = torch.autograd.grad(total(w, a, b), w, create_graph=True)
         (whole,) = torch.autograd.grad(total(w + RHO * g / g.norm(), a, b), w)
         expected += whole * len(b) / len(y)
-    ours = our_gradient(model, x, y, m, second_order=True, weight_decay=weight_decay)
+    ours = our_gradient(model, x, y, m, rule=SAMSecondOrder, weight_decay=weight_decay)
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
     plain = our_gradient(model, x, y, m, weight_decay=weight_decay)
     assert (ours - plain).norm() > 1e-3 * plain.norm()
@@ -337,7 +345,7 @@ def test_second_order_over_a_part_of_the_weights_equals_autograd(perturb: str) -
     length = torch.cat([t.flatten() for t, moved in zip(g, moves.values(), strict=True) if moved]).norm()
     top = {name: p + RHO * t / length if moves[name] else p for (name, p), t in zip(weights.items(), g, strict=True)}
     expected = flat(torch.autograd.grad(value(top), list(weights.values())))
-    ours = our_gradient(model, x, y, perturb=perturb, second_order=True)
+    ours = our_gradient(model, x, y, perturb=perturb, rule=SAMSecondOrder)
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -379,7 +387,7 @@ def test_perturb_is_kept_by_a_loaded_state(perturb: str) -> None:
     rule, fresh = sam(model, perturb=perturb), sam(model, perturb=perturb)
     fresh.load_state_dict(rule.state_dict())
     g = [torch.ones_like(p) for p in rule.params]
-    assert torch.equal(flat(fresh.ascent(g, fresh.params)), flat(rule.ascent(g, rule.params)))
+    assert torch.equal(flat(fresh.climb(g)), flat(rule.climb(g)))
 
 
 # All variants
@@ -404,7 +412,7 @@ def test_zero_gradient_climbs_nowhere_and_gives_no_nan(options: dict[str, Any], 
     rule = sam(model, **options)
     rule.step(Objective(model, lambda outputs, _: 0 * outputs.square().sum())(batch()[0].to(dtype), batch()[1]))
     assert torch.equal(flat(model.parameters()), before)
-    if not rule.random:
+    if not isinstance(rule, SAMRandom):
         assert flat(rule.ascent([torch.zeros_like(p) for p in rule.params], rule.params)).abs().max() == 0
 
 
@@ -434,7 +442,7 @@ def test_declared_cost_is_the_counted_one(options: dict[str, Any], m: int | None
     model.register_forward_pre_hook(count)
     rule.backward(Objective(model, F.cross_entropy)(*batch()), m=m)
     cost = rule.cost(0)
-    assert cost == Cost(passes=options.get("ascent_steps", 1) + 1, products=options.get("second_order", False))
+    assert cost == Cost(passes=options.get("ascent_steps", 1) + 1, products=isinstance(rule, SAMSecondOrder))
     assert examples == 12 * (cost.passes + cost.products)  # a product has one forward
 
 
@@ -457,7 +465,8 @@ def test_channels_last_with_a_fused_base_equals_contiguous(options: dict[str, An
         torch.manual_seed(0)
         body = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(20, 3)]
         model = nn.Sequential(*body).to(memory_format=layout)
-        rule = SAM(torch.optim.SGD(parameter_groups(model, 0.0), lr=0.1, fused=fused), RHO, **options)
+        made = {key: value for key, value in options.items() if key != "rule"}
+        rule = options["rule"](torch.optim.SGD(parameter_groups(model, 0.0), lr=0.1, fused=fused), RHO, **made)
         images = torch.randn(6, 3, 6, 6, generator=torch.Generator().manual_seed(1)).to(memory_format=layout)
         for step in range(2):
             torch.manual_seed(step)
@@ -470,7 +479,7 @@ def test_channels_last_with_a_fused_base_equals_contiguous(options: dict[str, An
 def test_observer_sees_the_gradients_at_both_ends() -> None:
     """With the term of second order, too."""
     model, seen = toy(), []
-    rule = sam(model, second_order=True)
+    rule = sam(model, rule=SAMSecondOrder)
     rule.backward(Objective(model, F.cross_entropy)(*batch()), observe=seen.append)
     assert [name for name, term in seen[0].items() if term.loss is not None] == ["g", "g_s"]
     torch.testing.assert_close(flat(seen[0]["g_s"].vector), our_gradient(toy(), *batch()), rtol=0, atol=0)
@@ -487,51 +496,73 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"p": True}, r"p = true: "),
     ({"ascent_steps": 0}, r"ascent_steps = 0: must be an integer >= 1"),
     ({"ascent_steps": 1.5}, r"ascent_steps = 1.5: "),
-    ({"ascent": "downhill"}, r"ascent = downhill: must be one of gradient, random"),
-    ({"second_order": 1}, r"second_order = 1: must be true or false"),
     ({"perturb": "biases"}, r"perturb = biases: must be one of all, no_norm, only_norm"),
     ({"ascent_steps": 2, "p": 3}, r"ascent_steps = 2: needs .*p ?= ?2 or .*p ?= ?inf"),
-    ({"ascent": "random", "p": 3}, r"ascent = random: needs .*p ?= ?2"),
-    ({"ascent": "random", "ascent_steps": 2}, r"ascent = random: needs .*ascent_steps ?= ?1"),
-    ({"second_order": True, "p": math.inf}, r"second_order = true: needs .*p ?= ?2"),
-    ({"second_order": True, "ascent_steps": 2}, r"second_order = true: needs .*ascent_steps ?= ?1"),
-    ({"second_order": True, "ascent": "random"}, r"second_order = true: needs .*ascent ?= ?gradient"),
 ]
 
 
 @pytest.mark.parametrize(("options", "message"), BAD)
 def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sam(normed(), **options)
-
-
-@pytest.mark.parametrize(("options", "message"), BAD)
-def test_bad_configurations_are_refused(options: dict[str, Any], message: str) -> None:
-    config = compose_line(["optimizer=sam", *(f"optimizer.{key}={shown(value)}" for key, value in options.items())])
-    (line,) = findings([config])
+        ball(normed(), **options)
+    written = [f"optimizer.{key}={shown(value)}" for key, value in options.items()]
+    (line,) = findings([compose_line(["optimizer=sam_ball", *written])])
     assert re.match(rf"optimizer\.{message}", line.replace("'-inf'", "-inf"))
+
+
+def configured(options: dict[str, Any]) -> Any:
+    words = [f"optimizer.{key}={value}" for key, value in options.items() if key != "rule"]
+    return compose_line([f"optimizer={OPTIONS[options['rule']]}", *words])
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_good_configurations_are_not_refused(options: dict[str, Any]) -> None:
-    config = compose_line(["optimizer=sam", *(f"optimizer.{key}={value}" for key, value in options.items())])
+    config = configured(options)
     assert check(config) == findings([config]) == []
-    assert isinstance(build.make_rule(config, normed()), SAM)
+    assert type(build.make_rule(config, normed())) is options["rule"]
 
 
 def test_infinity_of_the_command_line_is_json() -> None:
-    configs = [compose_line([f"optimizer.p={written}"]) for written in ("inf", "'inf'", "INF", "+inf")]
+    configs = [compose_line(["optimizer=sam_ball", f"optimizer.p={written}"]) for written in ("inf", "'inf'", "INF")]
     assert all(config["optimizer"]["p"] == "inf" for config in configs)
     json.dumps(configs, allow_nan=False)
     assert len({cell_hash(config) for config in configs}) == 1
     assert build.make_rule(configs[0], toy()).p == math.inf
 
 
-def test_options_at_their_defaults_leave_the_cell_what_it_was() -> None:
-    config = compose_line(["optimizer=sam"])
-    before = copy.deepcopy(config)
-    for key in ("p", "ascent_steps", "ascent", "second_order", "perturb"):
-        del before["optimizer"][key]
-    assert cell_hash(config) == cell_hash(before)
-    hashes = {cell_hash(config | {"optimizer": config["optimizer"] | options}) for options in VARIANTS.values()}
-    assert len(hashes | {cell_hash(config)}) == len(VARIANTS) + 1
+def test_the_variants_are_other_cells_and_what_they_were_as_keys_of_sam() -> None:
+    hashes = [cell_hash(configured(options)) for options in VARIANTS.values()]
+    assert len({*hashes, cell_hash(compose_line([]))}) == len(VARIANTS) + 1
+    plain = compose_line([])
+    keys = {"p": 2, "ascent_steps": 1, "ascent": "gradient", "second_order": False, "perturb": "all"}
+    for cell, options in zip(hashes, VARIANTS.values(), strict=True):
+        then = {key: value for key, value in options.items() if key != "rule"}
+        then |= {"ascent": "random"} if options["rule"] is SAMRandom else {}
+        then |= {"second_order": True} if options["rule"] is SAMSecondOrder else {}
+        old = plain | {"optimizer": plain["optimizer"] | keys | then}
+        assert cell_hash(modern(old)) == cell
+    assert cell_hash(modern(plain | {"optimizer": plain["optimizer"] | keys})) == cell_hash(plain)
+
+
+def test_perturb_is_of_every_rule_of_two_passes(rules: Any) -> None:
+    """Each climbs as far with the part that moves alone as if the rest had no gradient."""
+    for name, make in rules.items():
+        rule = make(torch.optim.SGD(parameter_groups(normed(), 0.0), lr=0.1))
+        if not isinstance(rule, TwoPass):
+            continue
+        for perturb in ("no_norm", "only_norm"):
+            rule = make(torch.optim.SGD(parameter_groups(normed(), 0.0), lr=0.1), perturb=perturb)
+            whole = make(torch.optim.SGD(parameter_groups(normed(), 0.0), lr=0.1))
+            moves = [
+                group["norm"] == (perturb == "only_norm") for group in rule.base.param_groups for _ in group["params"]
+            ]
+            g = [torch.randn_like(p) for p in rule.params]
+            with torch.no_grad():
+                torch.manual_seed(0)
+                epsilon = rule.climb(g)
+                torch.manual_seed(0)
+                rest = whole.climb([x if moving else 0 * x for x, moving in zip(g, moves, strict=True)])
+            for e, r, moving in zip(epsilon, rest, moves, strict=True):
+                assert moving or e.abs().sum() == 0, name
+                if moving and not isinstance(rule, SAMRandom):
+                    assert torch.equal(e, r), name

@@ -13,6 +13,7 @@ from called import command
 from hydra.utils import get_object
 
 from sam_repro import train
+from sam_repro.architecture.batch_norm import BatchNorm
 from sam_repro.augmentation import Augmentation, Crop, Cutout, Flip
 from sam_repro.config.checks import LIMITS, finding
 from sam_repro.config.identity import home
@@ -39,8 +40,9 @@ OF_THE_DATA = {"dataset.mean", "dataset.std"}  # arguments of the augmentation
 
 
 def composed(option: str) -> dict[str, Any]:
-    """The configuration with an option; an augmentation with a data set that has three channels."""
-    return compose_line([option, *(["dataset=cifar10"] if option.startswith("augmentation=") else [])])
+    """The configuration with an option; what is too large for a digit, with a data set of three channels, 32 x 32."""
+    large = option.startswith("augmentation=") or "name" in compose_line([option])["architecture"]
+    return compose_line([option, *(["dataset=cifar10"] if large else [])])
 
 
 def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[..., Any]]]:
@@ -51,9 +53,13 @@ def nodes_of(option: str) -> Iterator[tuple[str, Mapping[str, Any], Callable[...
         yield "dataset.validation", config["dataset"]["validation"], Validation
         yield "dataset.source", config["dataset"]["source"], get_object(config["dataset"]["source"]["_target_"])
         return
-    below = {f"{group}.{key}": node for key, node in config[group].items() if isinstance(node, dict)}
-    for node, settings in {group: config[group], **below}.items():
+    prepared = build.PREPARED if group == "architecture" else ()
+    own = {key: value for key, value in config[group].items() if key not in prepared}
+    below = {f"{group}.{key}": node for key, node in own.items() if isinstance(node, dict) and "_target_" in node}
+    for node, settings in {group: own, **below}.items():
         yield node, settings, get_object(settings["_target_"])
+    if option == "architecture=digits_cnn":  # of any network
+        yield "architecture.batch_norm", config[group]["batch_norm"], BatchNorm
 
 
 def changed(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -155,12 +161,12 @@ def test_a_top_level_key_and_the_constructor_that_takes_it_say_the_same(key: str
 
 
 def test_all_that_constructors_refuse_is_told_at_once() -> None:
-    words = ["optimizer.ascent=up", "schedule.final=2", "sharpness.examples=0", "dataset.validation.count=-1"]
+    words = ["optimizer.perturb=up", "schedule.final=2", "sharpness.examples=0", "dataset.validation.count=-1"]
     assert [line.partition(" = ")[0] for line in findings([compose_line(words)])] == [
         "dataset.validation.count",
         "schedule.final",
         "sharpness.examples",
-        "optimizer.ascent",
+        "optimizer.perturb",
     ]
 
 
@@ -173,7 +179,7 @@ def test_a_cell_is_built_once_for_all_its_seeds(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_done_cell_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = compose_line(["optimizer.ascent=up"])  # as if it had been done
+    config = compose_line(["optimizer.perturb=up"])  # as if it had been done
     folder = home(with_numerics(config))
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
@@ -254,5 +260,5 @@ def test_every_bad_argument_of_a_node_is_told() -> None:
 
 def test_weights_that_the_network_does_not_have_are_told_before_training() -> None:
     (line,) = findings([compose_line(["sharpness.parameters=nope"])])
-    assert line.startswith("sharpness.parameters = nope: is in no parameter's name; there are 8, such as ")
+    assert line.startswith("sharpness.parameters = nope: is in no parameter's name; there are 14, such as ")
     assert findings([compose_line(["sharpness.parameters=weight"])]) == []

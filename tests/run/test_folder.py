@@ -79,6 +79,18 @@ def test_a_folder_that_changed_since_is_refused(whole, tmp_path):
     assert "is of other data: inputs" in ended.err
 
 
+def test_bytes_are_compared_where_that_is_asked_for(tmp_path):
+    root = make_folder(tmp_path / "images")
+    words = [*WORDS, f"data_dir={root}", "max_steps=1", "dataset.workers=0"]
+    assert command(train.main, tmp_path, *words, "dataset.verify=true").code == 0
+    file = root / "train/class 0/1.png"
+    file.write_bytes(bytes([*file.read_bytes()[:-1], 0]))
+    assert "done" in command(train.main, tmp_path, *words).out  # names and sizes are the same
+    ended = command(train.main, tmp_path, *words, "dataset.verify=true")
+    assert ended.code == 2
+    assert "run.json: is of other data: inputs" in ended.err
+
+
 def test_an_image_that_cannot_be_decoded_ends_a_run_with_its_name(tmp_path):
     root = make_folder(tmp_path / "images")
     (root / "val/class 1/2.png").write_text("no image")

@@ -174,16 +174,16 @@ def test_why_a_run_counts_and_why_not(done, tmp_path):
 
     def change(result):
         result["config"] |= {"lr": 0.3}
-        result["config"]["optimizer"] |= {"p": 3}
+        result["config"]["optimizer"] |= {"perturb": "no_norm"}
 
     rewrite(tmp_path / "seed=0/result.json", change)
     (tmp_path / "seed=0/run.json").unlink()  # it would say that the result is of another run
     said = table(tmp_path, "why", str(tmp_path / "seed=0"), "tiny")
     assert said.out.splitlines() == [
         "counts for no cell; the nearest is tiny, cell 0 (rho 0), from which it differs in:",
-        "key          run  cell",
-        "lr           0.3  0.1",
-        "optimizer.p  3    null",  # neutral values are no part of what a cell is
+        "key                run      cell",
+        "lr                 0.3      0.1",
+        "optimizer.perturb  no_norm  null",  # neutral values are no part of what a cell is
     ]
 
 

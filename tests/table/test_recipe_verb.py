@@ -143,7 +143,13 @@ def test_all_shows_what_is_neutral_or_idle_and_no_bookkeeping():
     few, everything = rows(FORET), rows(FORET, everything=True)
     assert few.keys() < everything.keys()
     new = everything.keys() - few.keys()
-    assert {"optimizer.p", "rho_follows", "max_steps", "label_noise.kind", "sharpness.batch_size"} <= new
+    assert {
+        "optimizer.perturb",
+        "rho_schedule.warmup_epochs",
+        "max_steps",
+        "label_noise.kind",
+        "sharpness.batch_size",
+    } <= new
     assert not {"name", "graph", "device", "base_optimizer.fused", "optimizer.rho"} & everything.keys()
     assert rows(f"{FORET} device=cpu seed=3")["device"].kind == LINE
     assert "rho" not in rows(f"{FORET} optimizer=sgd", everything=True)

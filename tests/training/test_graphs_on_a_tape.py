@@ -5,7 +5,9 @@ tape: it records the operations of a step, and a replay does them again on the s
 a step would have to take from Python anew each time is frozen on it as in a graph, and shows in the result.
 """
 
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,22 +15,24 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_repro.augmentation import Augmentation, Crop, Flip
 from sam_repro.config.lines import compose_line
-from sam_repro.dataset import Data, Resident
+from sam_repro.dataset import Data, Raw, Resident
 from sam_repro.errors import UserError
-from sam_repro.optimizer import SAM, SGD, LookSAM, Rule, SGDHess
+from sam_repro.optimizer import SAM, SGD, LookSAM, Rule, SAMBall, SGDHess
 from sam_repro.oracle import Objective
+from sam_repro.rho_schedule import LikeLR
 from sam_repro.run.dry_build import findings
 from sam_repro.run.numerics import with_numerics
 from sam_repro.schedule import Cosine
 from sam_repro.training import graphs
 from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.training.plan import Plan
-from sam_repro.training.trainer import Trainer
+from sam_repro.training.trainer import Interrupted, Trainer
 
 BATCH, EXAMPLES, EPOCHS = 8, 66, 3  # eight batches of an epoch, and one of two examples
 HOST = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "lift_fresh")
@@ -54,7 +58,7 @@ def again(operation: Any, arguments: Any, keywords: Any, results: Any) -> None:
     new = operation(*arguments, **keywords)
     pairs = zip(results, new, strict=True) if isinstance(results, list | tuple) else [(results, new)]
     for place, value in pairs:
-        if isinstance(place, Tensor) and value is not place:
+        if isinstance(place, Tensor) and value is not place and not place._is_zerotensor():
             place.detach().copy_(value.detach())
 
 
@@ -110,13 +114,15 @@ class Net(nn.Module):
 
 
 class Listener:
-    def __init__(self, stop: int = 10**9) -> None:
+    """Keeps the rows; after the step at which to stop it sends the signal on which a run saves and ends."""
+
+    def __init__(self, stop: int | None = None) -> None:
         self.rows: list[dict[str, Any]] = []
         self.stop = stop
 
     def step(self, done: int) -> None:
         if done == self.stop:
-            raise InterruptedError
+            signal.raise_signal(signal.SIGINT)
 
     def row(self, row: dict[str, Any]) -> None:
         self.rows.append({key: value for key, value in row.items() if key != "seconds"})
@@ -134,57 +140,58 @@ def split(count: int) -> Resident:
     return Resident(images=images, labels=labels, clean_labels=labels, num_classes=3, augmentation=augmentation)
 
 
-RULES = {
-    "sgd": SGD,
-    "sam": partial(SAM, rho=0.1),
-    "random": partial(SAM, rho=0.1, ascent="random"),
-    "three steps": partial(SAM, rho=0.1, ascent_steps=3),
-    "looksam": partial(LookSAM, rho=0.1, period=3),
-}
+def by_option(name: str, *words: str) -> Callable[[torch.optim.Optimizer], Rule]:
+    """The rule of an option file."""
+    node = compose_line([f"optimizer={name}", *words])["optimizer"]
+    return lambda base: instantiate(node, _convert_="all")(base)
 
 
+OPTIONS = sorted(file.stem for file in Path("configs/optimizer").glob("*.yaml"))
+RULE, LOOKSAM = partial(SAM, rho=0.1), partial(LookSAM, rho=0.1, period=3)
 SGD_WITH_MOMENTUM = partial(torch.optim.SGD, momentum=0.9)
 
 
 def trainer(
     folder: Path,
     *,
-    rule: Callable[[torch.optim.Optimizer], Rule] = RULES["sam"],
+    rule: Callable[[torch.optim.Optimizer], Rule] = RULE,
     device: str = "cpu",
     diagnostics: Diagnostics | None = None,
     fused: bool = True,
     base: Callable[..., torch.optim.Optimizer] = SGD_WITH_MOMENTUM,
     same_noise: bool = True,
+    compile: bool = False,
+    rho_schedule: Any = None,
     **numbers: Any,
 ) -> Trainer:
     model = Net().to(device)
     plan = {"seed": 3, "epochs": EPOCHS, "batch_size": BATCH, "lr": 0.1, "checkpoint_every": 1e9} | numbers
     return Trainer(
-        Objective(model, F.cross_entropy, same_noise=same_noise),
+        Objective(model, F.cross_entropy, same_noise=same_noise, compile=compile),
         rule(base(model.parameters(), lr=0.1, weight_decay=0.01, fused=fused)),
         Cosine(),
         Data(split(EXAMPLES), None, split(11)).to(device),
         Plan(**plan),
         diagnostics or Diagnostics(every=2),
         folder,
+        rho_schedule=rho_schedule,
     )
 
 
 def assert_replay_is_eager(
-    folder: Path, device: str, resume_at: int | None = None, graphs: bool = True, **settings: Any
+    folder: Path, device: str, resume_at: int | None = None, graphs: bool | None = True, **settings: Any
 ) -> None:
     """Weights, statistics and rows of a run with graphs, whole or taken up, are those of the eager run, bitwise."""
-    eager, graph = Listener(), Listener(resume_at or 10**9)
-    expected = trainer(folder / "eager", device=device, **settings)
+    eager, graph = Listener(), Listener(resume_at)
+    expected = trainer(folder / "eager", device=device, graph=False, **settings)
     expected.run(eager)
     ours = trainer(folder, device=device, graph=graphs, **settings)
     if resume_at is not None:
-        with pytest.raises(InterruptedError):
+        with pytest.raises(Interrupted):
             ours.run(graph)
-        ours.save()
         ours = trainer(folder, device=device, graph=graphs, **settings)
         assert ours.resume() == resume_at
-        graph.stop = 10**9
+        graph.stop = None
     ours.run(graph)
     for name, value in expected.model.state_dict().items():
         assert torch.equal(value, ours.model.state_dict()[name]), name
@@ -192,10 +199,14 @@ def assert_replay_is_eager(
 
 
 SETTINGS: list[dict[str, Any]] = [
-    *({"rule": rule} for rule in RULES.values()),
+    {"rule": LOOKSAM},
     {"m": 4},
-    {"m": 3, "rule": RULES["looksam"]},
-    {"clip_norm": 0.1, "rho_follows": "lr", "rho_warmup_epochs": 1.0},
+    {"m": 3, "rule": LOOKSAM},
+    {"rule": partial(SGDHess, rho=0.1, curvature="hessian")},
+    {"rule": partial(SAMBall, rho=0.1, p=2, ascent_steps=3)},
+    {"micro_batch": 3},
+    {"base": partial(torch.optim.AdamW)},
+    {"clip_norm": 0.1, "rho_schedule": LikeLR(1.0)},
     {"same_noise": False},
     {"diagnostics": Diagnostics("loss", every=2), "record_every": 1},
     {"drop_last": True},
@@ -205,13 +216,79 @@ SETTINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_steps_on_tape_are_the_eager_steps(tmp_path: Path, tape: type[Tape], settings: dict[str, Any]) -> None:
     assert_replay_is_eager(tmp_path, "cpu", **settings)
-    phases, looks = 1 + (settings.get("rule") is RULES["looksam"]), 2 - ("diagnostics" in settings)
+    phases, looks = 1 + (settings.get("rule") is LOOKSAM), 2 - ("diagnostics" in settings)
     assert tape.made == phases * looks
 
 
-@pytest.mark.parametrize("rule", ["sam", "looksam"])
-def test_a_run_on_tape_is_taken_up(tmp_path: Path, tape: type[Tape], rule: str) -> None:
-    assert_replay_is_eager(tmp_path, "cpu", resume_at=14, rule=RULES[rule])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_steps_of_every_rule_on_tape_are_the_eager_steps(tmp_path: Path, tape: type[Tape], option: str) -> None:
+    rule = by_option(option)
+    if not rule(torch.optim.SGD(Net().parameters())).capturable:
+        pytest.skip("this rule says that no graph can hold its steps")
+    assert_replay_is_eager(tmp_path, "cpu", rule=rule)
+    assert tape.made >= 2
+
+
+def test_small_batches_and_evaluations_are_replayed_too(tmp_path: Path, tape: type[Tape]) -> None:
+    assert_replay_is_eager(tmp_path, "cpu", epochs=6, diagnostics=Diagnostics("loss"))
+    assert tape.made == 3  # batches of eight, batches of two, evaluations
+
+
+@pytest.mark.parametrize("rule", [RULE, LOOKSAM])
+@pytest.mark.parametrize("record_every", [1, 5])
+def test_a_run_on_tape_is_taken_up(tmp_path: Path, tape: type[Tape], rule: Any, record_every: int) -> None:
+    assert_replay_is_eager(tmp_path, "cpu", resume_at=14, rule=rule, record_every=record_every)
+
+
+def test_of_a_captured_step_the_host_does_nothing_but_write_its_numbers(tmp_path: Path, tape: type[Tape]) -> None:
+    """Step, learning rate, radius, and which examples: gather, augmentation, passes and sums are in the graph."""
+    ours = trainer(tmp_path, graph=True, diagnostics=Diagnostics("loss"))
+    rows = torch.arange(BATCH)
+    for step in range(graphs.WARM_UP + 1):
+        ours._train_step(step, Raw(rows))
+    (kind,) = ours._update._kinds.values()
+    told = kind.graph.numbers
+    kind.graph.replay = lambda seeds: told
+    done: list[Callable[[], Any]] = []
+    with Recorder(done):
+        ours._train_step(4, Raw(rows))
+    assert [entry.args[0].overloadpacket.__name__ for entry in done] == ["fill_", "fill_", "fill_", "copy_"]
+
+
+def test_each_seeding_of_a_step_has_a_state_of_its_own(tmp_path: Path, tape: type[Tape]) -> None:
+    for m, same_noise, seedings in ((None, True, 2), (4, True, 4), (None, False, 1)):
+        ours = trainer(tmp_path, graph=True, diagnostics=Diagnostics("loss"), m=m, same_noise=same_noise)
+        for step in range(graphs.WARM_UP + 1):
+            ours._train_step(step, Raw(torch.arange(BATCH)))
+        (kind,) = ours._update._kinds.values()
+        assert kind.graph.seedings == len(kind.noises) == seedings
+
+
+def test_a_step_that_waits_for_the_device_runs_eagerly_or_is_refused(
+    tmp_path: Path, tape: type[Tape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "waits", lambda device: nullcontext(["mine.py:7"]))
+    with pytest.raises(UserError, match=r"graph = true: a step waits for the device at mine.py:7"):
+        trainer(tmp_path, graph=True).run(Listener())
+    expected, ours = (trainer(tmp_path, graph=graph) for graph in (False, None))
+    expected.run(Listener())
+    ours._replay_steps()  # as on a GPU
+    with pytest.warns(UserWarning, match=r"graph = auto: a step waits for the device at mine.py:7"):
+        ours.run(Listener())
+    assert tape.made == 0
+    assert all(map(torch.equal, ours.model.state_dict().values(), expected.model.state_dict().values()))
+
+
+@pytest.mark.gpu
+def test_the_place_where_the_host_waits_is_named() -> None:
+    x = torch.ones([], device="cuda")
+    with graphs.waits(x.device) as places:
+        float(x)
+    assert places
+    assert places[0].startswith("test_graphs_on_a_tape.py:")
+    with graphs.waits(x.device) as places:
+        x.add_(1)
+    assert places == []
 
 
 def test_the_tape_shows_what_a_step_takes_from_python(tmp_path: Path, tape: type[Tape]) -> None:
@@ -237,7 +314,6 @@ def test_a_read_by_the_host_cannot_be_recorded() -> None:
         ({"rule": partial(SGDHess, rho=0.1)}, "cannot be captured"),
         ({"rule": partial(SGDHess, rho=0.1, curvature="hutchinson_abs", period=4)}, "cannot be captured"),
         ({"fused": False}, "fused"),
-        ({"base": partial(torch.optim.AdamW, fused=True)}, "capturable"),
         ({"diagnostics": Diagnostics("drift")}, "drift"),
     ],
 )
@@ -252,9 +328,7 @@ def test_what_cannot_be_captured_is_refused(tmp_path: Path, settings: dict[str, 
         (["diagnostics=drift"], "choose standard or loss"),
         (["base_optimizer.fused=false"], "as fused SGD"),
         (["base_optimizer=lamb"], "as fused SGD"),
-        (["base_optimizer=adamw"], "as fused SGD"),
         (["optimizer=sgdhess"], "the steps of SGDHess cannot be captured"),
-        (["optimizer.second_order=true"], "the steps of SAM cannot be captured"),
     ],
 )
 def test_the_command_line_says_what_a_graph_needs(overrides: list[str], said: str) -> None:
@@ -271,11 +345,19 @@ def test_graphs_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("resume_at", [None, 14])
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("settings", [*SETTINGS, {"epochs": 6, "diagnostics": Diagnostics("loss")}, {"compile": True}])
 def test_cuda_graphs_are_the_eager_steps(
     tmp_path: Path, settings: dict[str, Any], resume_at: int | None, deterministic: None
 ) -> None:
     assert_replay_is_eager(tmp_path, "cuda", resume_at, **settings)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("option", OPTIONS)
+def test_cuda_graphs_of_every_rule_are_the_eager_steps(tmp_path: Path, option: str, deterministic: None) -> None:
+    rule = by_option(option)
+    captured = rule(torch.optim.SGD(Net().parameters())).capturable
+    assert_replay_is_eager(tmp_path, "cuda", graphs=True if captured else None, rule=rule)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -20,11 +20,12 @@ from sam_repro.augmentation import Augmentation, Crop, Cutout, Flip, Transform
 from sam_repro.dataset import Data, Raw, Resident
 from sam_repro.optimizer import SAM, SGD, Rule, parameter_groups
 from sam_repro.oracle import Objective
+from sam_repro.rho_schedule import LikeLR
 from sam_repro.schedule import Constant, Cosine
 from sam_repro.seeds import derived
 from sam_repro.training import checkpoint, evaluation
 from sam_repro.training.diagnostics import Diagnostics
-from sam_repro.training.means import Mean
+from sam_repro.training.means import Mean, weighted
 from sam_repro.training.plan import Plan
 from sam_repro.training.trainer import Interrupted, NonFinite, Trainer
 
@@ -113,6 +114,7 @@ def trainer(
     decay_on: str = "all",
     fused: bool | None = None,
     schedule: Any = None,
+    rho_schedule: Any = None,
     diagnostics: Diagnostics | None = None,
     **changes: Any,
 ) -> Trainer:
@@ -135,6 +137,7 @@ def trainer(
         plan(**changes),
         diagnostics or Diagnostics(),
         folder,
+        rho_schedule=rho_schedule,
     )
 
 
@@ -701,7 +704,7 @@ def test_a_signal_ends_an_evaluation_which_is_repeated(
 
 
 def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> None:
-    loop = trainer(tmp_path, rule=sam, schedule=Cosine(), rho_follows="lr", rho_warmup_epochs=1.6, record_every=1)
+    loop = trainer(tmp_path, rule=sam, schedule=Cosine(), rho_schedule=LikeLR(1.6), record_every=1)
     listener = Listener()
     loop.run(listener)
     per_epoch = loop.plan.steps_per_epoch(len(loop.data.train))
@@ -714,10 +717,22 @@ def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> No
 
 
 def test_means_of_numbers_that_not_every_step_has() -> None:
-    mean = Mean()
-    mean.add({"a": torch.tensor(1.0)}, 2)
-    mean.add({"a": torch.tensor(4.0), "b": torch.tensor(7.0)}, 1)
-    again = Mean()
-    again.load_state_dict(mean.state_dict())
+    steps = [({"a": torch.tensor(1.0)}, 2), ({"a": torch.tensor(4.0), "b": torch.tensor(7.0)}, 1)]
+
+    def add_all(mean: Mean) -> None:
+        for values, examples in steps:
+            mean.add(tuple(values), weighted(values, examples))
+            mean.count(tuple(values), examples)
+
+    mean, again = Mean(), Mean()
+    add_all(mean)
+    again.load_state_dict(mean.state_dict(), torch.device("cpu"))
     for means in (mean, again):
+        assert means.read() == {"a": pytest.approx(2.0), "b": 7.0}
+    kept = mean.state_dict()[0]["sums"]
+    mean.reset()
+    assert mean.read() == {}
+    add_all(mean)
+    assert mean.state_dict()[0]["sums"] is kept
+    for means in (mean, again):  # what was loaded is a copy
         assert means.read() == {"a": pytest.approx(2.0), "b": 7.0}
