@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench import arguments
 
-ORDER = ("roofline", "step", "epoch", "optim", "data", "precision", "hessian", "parallel", "accuracy")
+ORDER = ("roofline", "kernels", "step", "epoch", "optim", "data", "precision", "hessian", "parallel", "accuracy")
 
 
 GPU_SECONDS = 530

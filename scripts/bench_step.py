@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sam_repro.architecture import resnet8, resnet18, resnet20, resnet50, wrn28_10
 from sam_repro.config.lines import compose_line
+from sam_repro.dataset import Batch
 from sam_repro.optimizer import SAM, LookSAM, Rule
 from sam_repro.optimizer import SGD as OurSGD
 from sam_repro.oracle import Objective
@@ -129,25 +130,26 @@ def sgd(job: Task, preset: Preset, times: int = 1) -> tuple[nn.Module, Step]:
     return model, step
 
 
-def naive(job: Task, preset: Preset) -> tuple[nn.Module, Step]:
+def naive(job: Task, preset: Preset, compile: bool = False) -> tuple[nn.Module, Step]:
     """The naive SAM step."""
     model, batches = job.turns(preset)
-    optimizer = NaiveSAM(model)
+    optimizer, forward = NaiveSAM(model), torch.compile(model, dynamic=False) if compile else model
 
     def step() -> Tensor:
         batch = next(batches)
-        loss = passed(model, *batch, preset)
+        loss = passed(forward, *batch, preset)
         optimizer.first_step()
-        passed(model, *batch, preset)
+        passed(forward, *batch, preset)
         optimizer.second_step()
         return loss
 
     return model, step
 
 
-def peer(job: Task, preset: Preset) -> tuple[nn.Module, Step]:
+def peer(job: Task, preset: Preset, compile: bool = False) -> tuple[nn.Module, Step]:
     """pytorch-optimizer's SAM step with its defaults, on the fused base."""
     model, batches = job.turns(preset)
+    forward = torch.compile(model, dynamic=False) if compile else model
     optimizer = PeerSAM(
         model.parameters(), torch.optim.SGD, rho=RHO, lr=LR, momentum=MOMENTUM, weight_decay=DECAY, fused=True
     )
@@ -155,9 +157,9 @@ def peer(job: Task, preset: Preset) -> tuple[nn.Module, Step]:
     def step() -> Tensor:
         batch = next(batches)
         optimizer.zero_grad()
-        loss = passed(model, *batch, preset)
+        loss = passed(forward, *batch, preset)
         optimizer.first_step(zero_grad=True)
-        passed(model, *batch, preset)
+        passed(forward, *batch, preset)
         optimizer.second_step(zero_grad=True)
         return loss
 
@@ -177,17 +179,18 @@ def ours(
     objective = Objective(model, F.cross_entropy, autocast=torch.bfloat16 if preset.bf16 else None, compile=compile)
     made = rule(SGD(model.parameters(), fused=True))
 
-    def update(_: int, images: Tensor, labels: Tensor) -> graphs.Numbers:
-        loss = made.backward(objective(images, labels), m=m)
-        made.base.step()
+    def update(_: int, batch: Batch) -> graphs.Numbers:
+        loss = made.backward(objective(batch.inputs, batch.targets, noise=0), m=m)
+        made.update()
         return {"loss": loss}
 
     act: graphs.Update = update
     if graph:
-        act = graphs.Replayed(update, made.phase, objective, len(job.batches[0][1]))
+        act = graphs.Replayed(update, made.phase, lambda _: 0, objective, job.batches[0][1].device)
 
     def step() -> Tensor:
-        numbers = act(made.steps, *next(batches))
+        images, labels = next(batches)
+        numbers = act(made.steps, Batch(images, labels, rows=labels))
         made.steps += 1
         return numbers["loss"]
 
@@ -233,6 +236,9 @@ def rows(job: Task, network: str, options: list[dict[str, Any]], peers: bool) ->
     if peers:
         add("our SAM", FULL, ours(job, FULL))
         add("our LookSAM-5", FAST, ours(job, FAST, partial(LookSAM, rho=RHO)), units=5)
+        if any(option.get("compile") for option in options):
+            add("naive SAM compile=True", FAST, naive(job, FAST, compile=True), warm_up=2)
+            add("pytorch-optimizer SAM compile=True", FAST, peer(job, FAST, compile=True), warm_up=2)
     for option in options:
         words, warm_up = " ".join(f"{key}={value}" for key, value in option.items()), graphs.WARM_UP + 1
         add(f"our SAM {words}", FAST, ours(job, FAST, **option), warm_up=warm_up, **option)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sam_repro.dataset import Batch, Data, Raw, Split
+from sam_repro.dataset import Batch, Data, Raw, Resident, Split
 from sam_repro.optimizer import Rule, Terms
 from sam_repro.oracle import Objective
 from sam_repro.rho_schedule import Constant, RhoSchedule
@@ -204,7 +204,9 @@ class Trainer:
         with closing(self.data.train.read(self._rows(steps), seeds)) as raws:
             for step in steps:
                 self.clock.start()
-                yield step, next(raws)
+                with self.clock.waiting():
+                    raw = next(raws)
+                yield step, raw
 
     def _rows(self, steps: range) -> Iterator[Tensor]:
         """The examples of each of these steps."""
@@ -329,6 +331,8 @@ class Trainer:
                 self.scores["best"] = {"validation": validation, "test": test}
                 self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         row = {"kind": "epoch", "step": step, "epoch": epoch, "seconds": self.clock.seconds}
+        if not isinstance(self.data.train, Resident):
+            row["waiting_seconds"] = self.clock.waited
         row |= _named("epoch", scores["train"]) | _named("validation", validation) | _named("test", test)
         return row | self.measure(epoch)
 
@@ -367,6 +371,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "rule": self.rule.state_dict(),
             "seconds": self.clock.seconds,
+            "waiting_seconds": self.clock.waited,
             "window": self.window.state_dict(),
             "epoch_mean": self.epoch_mean.state_dict(),
             "diagnostics": self.diagnostics.state_dict(),
@@ -379,6 +384,7 @@ class Trainer:
         self.rule.load_state_dict(state["rule"])
         self._own_options()
         self.clock.seconds = state["seconds"]
+        self.clock.waited = state.get("waiting_seconds", 0.0)  # a checkpoint from before has none
         self.window.load_state_dict(state["window"], self.data.train.device)
         self.epoch_mean.load_state_dict(state["epoch_mean"], self.data.train.device)
         self.diagnostics.load_state_dict(state["diagnostics"])

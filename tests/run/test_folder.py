@@ -37,7 +37,7 @@ def left_by(folder):
     result = json.loads((home(folder) / "result.json").read_text())
     rows = [json.loads(row) for row in (home(folder) / "metrics.jsonl").read_text().splitlines()]
     kept = {key: result[key] for key in ("metrics", "label_noise", "sharpness", "normalisation", "inputs", "classes")}
-    return kept, [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return kept, [{key: value for key, value in row.items() if not key.endswith("seconds")} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,12 @@ def test_an_image_that_cannot_be_decoded_ends_a_run_with_its_name(tmp_path):
     )
     assert multiprocessing.active_children() == []
     assert "2.png" in json.loads((home(tmp_path) / "failed.json").read_text())["error"]
+
+
+def test_the_share_of_waiting_for_images_is_recorded(whole):
+    rows = [json.loads(row) for row in (home(whole) / "metrics.jsonl").read_text().splitlines()]
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    waited = [row["waiting_seconds"] for row in epochs]
+    assert len(waited) == 3
+    assert 0 < waited[0] <= waited[1] <= waited[2]
+    assert all(row["waiting_seconds"] <= row["seconds"] for row in epochs)

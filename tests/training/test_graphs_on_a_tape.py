@@ -29,7 +29,7 @@ from sam_repro.rho_schedule import LikeLR
 from sam_repro.run.dry_build import findings
 from sam_repro.run.numerics import with_numerics
 from sam_repro.schedule import Cosine
-from sam_repro.training import graphs
+from sam_repro.training import evaluation, graphs
 from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.training.plan import Plan
 from sam_repro.training.trainer import Interrupted, Trainer
@@ -161,13 +161,14 @@ def trainer(
     base: Callable[..., torch.optim.Optimizer] = SGD_WITH_MOMENTUM,
     same_noise: bool = True,
     compile: bool = False,
+    autocast: torch.dtype | None = None,
     rho_schedule: Any = None,
     **numbers: Any,
 ) -> Trainer:
     model = Net().to(device)
     plan = {"seed": 3, "epochs": EPOCHS, "batch_size": BATCH, "lr": 0.1, "checkpoint_every": 1e9} | numbers
     return Trainer(
-        Objective(model, F.cross_entropy, same_noise=same_noise, compile=compile),
+        Objective(model, F.cross_entropy, same_noise=same_noise, compile=compile, autocast=autocast),
         rule(base(model.parameters(), lr=0.1, weight_decay=0.01, fused=fused)),
         Cosine(),
         Data(split(EXAMPLES), None, split(11)).to(device),
@@ -232,6 +233,14 @@ def test_steps_of_every_rule_on_tape_are_the_eager_steps(tmp_path: Path, tape: t
 def test_small_batches_and_evaluations_are_replayed_too(tmp_path: Path, tape: type[Tape]) -> None:
     assert_replay_is_eager(tmp_path, "cpu", epochs=6, diagnostics=Diagnostics("loss"))
     assert tape.made == 3  # batches of eight, batches of two, evaluations
+
+
+def test_evaluations_in_bfloat16_are_of_the_weights_of_now(
+    tmp_path: Path, tape: type[Tape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cast that autocast had kept from the batch before would be frozen in the captured forward."""
+    monkeypatch.setattr(evaluation, "BATCH", 5)
+    assert_replay_is_eager(tmp_path, "cpu", autocast=torch.bfloat16, epochs=4)
 
 
 @pytest.mark.parametrize("rule", [RULE, LOOKSAM])
