@@ -38,7 +38,7 @@ CELLS = (
     "luong2024/resnet18|sgd",
 )
 """Tables and names of their cells, the most wanted first."""
-SMALL = ("digits/label_noise|0",)
+SMALL = ("digits/label_noise|rho 0",)
 SHORT = ("epochs=1", "max_steps=4", "sharpness=none", "threads=1")
 GPU_TESTS = ("tests/test_devices.py", "tests/training/test_graphs_on_a_tape.py", "tests/run/test_provenance.py")
 TRAIN = [sys.executable, "-m", "sam_repro.train", "-m", "wandb=disabled", "progress=lines"]
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument(
         "--to", type=Path, default=os.environ.get("OUT"), help="folder for the packed files, default $OUT"
     )
-    parser.add_argument("--cells", nargs="*", help="'table|cell', the most wanted first; default CELLS")
+    parser.add_argument("--cells", nargs="*", help="'table|name of a cell', the most wanted first; default CELLS")
     parser.add_argument("--cells-only", action="store_true", help="no tests and no benchmarks, as on a second visit")
     parser.add_argument("--weights", action="store_true", help="pack weights and checkpoints too")
     parser.add_argument("--rehearse", action="store_true", help="all of it on a CPU, small")

@@ -88,13 +88,14 @@ def test_archives_of_data_are_unpacked_where_they_lie(gpu_visit: ModuleType, tmp
 
 def test_the_cells_are_those_of_their_tables_in_words_that_the_door_reads(gpu_visit: ModuleType) -> None:
     seen = []
-    for cell in gpu_visit.CELLS:
+    for cell in (*gpu_visit.SMALL, *gpu_visit.CELLS):
         words = gpu_visit.trained(cell, Path("data"), ()).command[len(gpu_visit.TRAIN) :]
         config = compose_line(words)
         table, _, name = cell.partition("|")
         assert config["origin"]["table"] == table
         assert config["data_dir"] == str(Path("data").absolute())
         seen.append((name, config["choices"]["optimizer"], config["optimizer"].get("scope"), config["rho"]))
+    _, *seen = seen
     assert seen[0] == ("sam 0.2", "sam", None, 0.2)
     assert {optimizer for _, optimizer, _, rho in seen if rho == 0.2} == {"sam", "sam_direction", "sam_magnitude"}
     assert len(set(seen)) == len(gpu_visit.CELLS)

@@ -19,8 +19,8 @@ class AutoAugment(RandomOperations):
 
     Args:
         data: what the policy was found on: "cifar" (default), "svhn" or "imagenet".
-        policy: "code" (default), as in the released code: 95, 25 and 25 sub-policies; "paper": the 25 that Cubuk et al.
-            2019 print. For SVHN both are one.
+        policy: "paper" (default), the 25 sub-policies that Cubuk et al. 2019 print; "code", those of the released code:
+            95, 25 and 25. For SVHN both are one.
         magnitudes: what a level means: "autoaugment" (default), the released code for 32 pixels; "efficientnet", the
             code that Foret et al. 2021 took over, which moves by up to 250 pixels; "torchvision". They fill with the
             mean colour of the data, with 128, and with 0.
@@ -34,7 +34,7 @@ class AutoAugment(RandomOperations):
 
     readings: ClassVar[dict[str, Reading]] = AUTOAUGMENT
     data: str = "cifar"
-    policy: str = "code"
+    policy: str = "paper"
     magnitudes: str = "autoaugment"
 
     def __post_init__(self) -> None:

@@ -51,21 +51,28 @@ def torchvision_set(data_dir: str, download: bool, name: str, size: int | None =
     make = partial(getattr(datasets, name), root=Path(data_dir).expanduser() / "torchvision")
     if name != "FER2013":  # its files are Kaggle's, and the class cannot fetch them
         make = partial(make, download=download)
-    train, test = (_read(name, make, part, size) for part in parts)
-    classes = max(int(labels.max()) for _, labels in (train, test)) + 1
-    return Images(*train, *test, num_classes=classes)
+    train, test = (_found(name, make, part) for part in parts)
+    (train_images, train_labels), (test_images, test_labels) = (_read(name, found, size) for found in (train, test))
+    count = max(int(labels.max()) for labels in (train_labels, test_labels)) + 1
+    classes = [str(known) for known in getattr(train, "classes", ())]
+    named = classes if len(classes) == count else None
+    return Images(train_images, train_labels, test_images, test_labels, num_classes=count, classes=named)
 
 
-def _read(name: str, make: Any, part: dict[str, Any], size: int | None) -> tuple[Tensor, Tensor]:
-    """Images [N, C, H, W] and labels [N] of a part."""
+def _found(name: str, make: Any, part: dict[str, Any]) -> Any:
+    """A part as torchvision's class has it."""
     try:
-        found = make(**part)
+        return make(**part)
     except (RuntimeError, OSError, HTTPException) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"torchvision's {name} cannot be had: {reason}. Start again with download=true, or put its files into "
             f"{make.keywords['root']} as torchvision.datasets.{name} says"
         ) from error
+
+
+def _read(name: str, found: Any, size: int | None) -> tuple[Tensor, Tensor]:
+    """Images [N, C, H, W] and labels [N] of a part."""
     arrays, labels = [], []
     for i in range(len(found)):
         image, label = found[i]

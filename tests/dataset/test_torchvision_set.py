@@ -16,6 +16,7 @@ class Photographs:
     """Stands for a set of torchvision: images of a mode and sizes of their own."""
 
     sizes, modes = ((8, 6), (8, 6)), ("RGB", "L")
+    classes = ("soup", "salad")
 
     def __init__(self, root, split, download):
         self.count = {"train": 4, "test": 3}[split]
@@ -50,6 +51,7 @@ def test_a_grey_image_among_colours_becomes_colour(photographs, tmp_path):
     assert images.train_images.shape == (4, 3, 6, 8)
     assert images.test_images.shape == (3, 3, 6, 8)
     assert images.train_labels.tolist() == [0, 1, 0, 1]
+    assert images.classes == ["soup", "salad"]
     first, second = Photographs(None, "train", False)[0][0], Photographs(None, "train", False)[1][0]
     assert torch.equal(images.train_images[0], torch.from_numpy(np.array(first)).permute(2, 0, 1))
     assert torch.equal(images.train_images[1], torch.from_numpy(np.array(second))[None].expand(3, -1, -1))

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from called import command
+from images import make_folder
 
 from sam_repro import train
 from sam_repro.config.lines import compose_line
@@ -14,6 +15,8 @@ from sam_repro.config.options import groups_of
 from sam_repro.dataset import Images
 
 OPTIONS = groups_of(None)
+SETTINGS = ["architecture=resnet8", "max_steps=2", "batch_size=6", "sharpness=none", "wandb=disabled"]
+OF_FILES = ["dataset.source.size=8", "dataset.workers=0"]
 
 
 def random_images(classes, channels, size, train=12, test=6):
@@ -24,13 +27,16 @@ def random_images(classes, channels, size, train=12, test=6):
 
 
 def two_steps(folder, monkeypatch, *words):
-    """Run a line whose source gives random images of the shape that its option names, and check its record."""
+    """Run a line on random images, resident ones of the shape that its option names or files, and check its record."""
     dataset = compose_line(list(words))["dataset"]
     module, _, name = dataset["source"]["_target_"].rpartition(".")
-    images = random_images(*(dataset.get("shape") or [3, 3, 12]))
-    monkeypatch.setattr(importlib.import_module(module), name, lambda **_: images)
-    settings = ["architecture=resnet8", "max_steps=2", "batch_size=6", "sharpness=none", "wandb=disabled"]
-    said = command(train.main, folder, *words, *settings)
+    if name == "folder":
+        shape = ["dataset.shape=[3, 3, 8]"] if "shape" in dataset else []
+        words = (*words, f"data_dir={make_folder(folder / 'images')}", *OF_FILES, *shape)
+    else:
+        images = random_images(*(dataset.get("shape") or [3, 3, 12]))
+        monkeypatch.setattr(importlib.import_module(module), name, lambda **_: images)
+    said = command(train.main, folder, *words, *SETTINGS)
     assert said.code == 0, said.err
     (result,) = folder.glob("outputs/**/result.json")
     record = json.loads(result.read_text())
@@ -47,4 +53,6 @@ def test_every_data_set(dataset, rule, tmp_path, monkeypatch):
 @pytest.mark.parametrize("rule", ["sgd", "sam"])
 @pytest.mark.parametrize("augmentation", OPTIONS["augmentation"])
 def test_every_augmentation(augmentation, rule, tmp_path, monkeypatch):
-    two_steps(tmp_path, monkeypatch, "dataset=cifar10", f"augmentation={augmentation}", f"optimizer={rule}")
+    words = [f"augmentation={augmentation}", f"optimizer={rule}"]
+    of_files = "resized_crop" in compose_line(words)["augmentation"]["order"]
+    two_steps(tmp_path, monkeypatch, f"dataset={'folder' if of_files else 'cifar10'}", *words)

@@ -70,7 +70,7 @@ FORET = {
 }
 RECIPES = [
     *("luong2024/cifar100", "luong2024/cifar100_clean", "foret2021/cifar", "digits/label_noise"),
-    *("becker2024/cifar100", "liu2022/cifar", "du2022/cifar"),
+    *("becker2024/cifar100", "liu2022/cifar", "du2022/cifar", "foret2021/svhn", "foret2021/fashion_mnist"),
 ]
 
 
@@ -106,6 +106,14 @@ RECIPES = [
                 "dataset.std": [0.26733429, 0.25643846, 0.27615047],
             },
         ),
+        (
+            ["experiment=foret2021/svhn", "augmentation=autoaugment_svhn"],
+            {
+                **{"rho": 0.01, "lr": 0.01, "dataset.shuffle_buffer": 50000, "dataset.source.extra": True},
+                **{"augmentation.cutout.per": "batch", "augmentation.order": ["autoaugment", "normalise", "cutout"]},
+            },
+        ),
+        (["experiment=foret2021/fashion_mnist"], {"rho": 0.05, "dataset.mean": [0.1307], "lr": 0.1}),
         (["experiment=foret2021/cifar", "optimizer=sgd"], {"m": 32, "rho": None, "base_optimizer.nesterov": True}),
         (["experiment=digits/label_noise"], {"label_noise.rate": 0.4, "label_noise.kind": "uniform", "rho": 0.05}),
     ],
