@@ -1,4 +1,4 @@
-"""Images per second into the network: crop and flip as a batch, against PIL, torchvision's v2 and kornia.
+"""Images per second into the network: crop and flip, and AutoAugment, as a batch, against PIL, torchvision and kornia.
 
     python scripts/bench_data.py [--quick] [--gpu]
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import functional, v2
 
-from sam_repro.augmentation import Augmentation, Crop, Cutout, Flip
+from sam_repro.augmentation import Augmentation, AutoAugment, Crop, Cutout, Flip
 
 MEAN, STD, PAD, SIZE = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 4, 32
 
@@ -38,10 +38,11 @@ class Images(Dataset):
         return self.transform(self.items[i])
 
 
-def pil_loader(images: Tensor, batch: int) -> DataLoader:
-    """What most training scripts for CIFAR do."""
+def pil_loader(images: Tensor, batch: int, *first: Callable[[object], object]) -> DataLoader:
+    """What most training scripts for CIFAR do, after other transforms."""
     transform = transforms.Compose(
         [
+            *first,
             transforms.RandomCrop(SIZE, padding=PAD),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
@@ -80,9 +81,15 @@ def crop_and_flip(cutout: int = 0) -> Augmentation:
     return Augmentation(MEAN, STD, order=order, flip=Flip(), crop=Crop(PAD), cutout=Cutout(cutout))
 
 
-def our_batches(images: Tensor, cutout: int = 0) -> Callable[[Tensor], Tensor]:
+def autoaugment() -> Augmentation:
+    """Torchvision's AutoAugment for CIFAR, then flip and crop."""
+    order = ["autoaugment", "flip", "crop", "normalise"]
+    policy = AutoAugment("cifar", "paper", "torchvision")
+    return Augmentation(MEAN, STD, order=order, autoaugment=policy, flip=Flip(), crop=Crop(PAD))
+
+
+def our_batches(images: Tensor, augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
     """Rows → a batch, as the trainer makes it."""
-    augmentation = crop_and_flip(cutout)
     generator = torch.Generator(images.device).manual_seed(0)
     return lambda rows: augmentation(images[rows], generator)
 
@@ -114,15 +121,21 @@ def main() -> None:
     check(images)
     turns = itertools.cycle(torch.randperm(count).to(bench.device).split(batch))
     pil, tensors = pil_loader(images, batch), v2_loader(images, batch)
+    policy = pil_loader(images, batch, transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10))
     with torch.no_grad():
         variants = [
             Variant("DataLoader, PIL", lambda: sum(len(x) for x in pil), count),
             Variant("DataLoader, torchvision v2 on tensors", lambda: sum(len(x) for x in tensors), count),
             Variant("kornia", batch_by_batch(kornia_batches(resident), turns), batch),
-            Variant("ours", batch_by_batch(our_batches(resident), turns), batch),
-            Variant("ours, with cutout", batch_by_batch(our_batches(resident, 16), turns), batch),
+            Variant("ours", batch_by_batch(our_batches(resident, crop_and_flip()), turns), batch),
+            Variant("ours, with cutout", batch_by_batch(our_batches(resident, crop_and_flip(16)), turns), batch),
         ]
         seconds = bench.measure(f"crop and flip, batch {batch}", variants, "image")
+        variants = [
+            Variant("DataLoader, PIL", lambda: sum(len(x) for x in policy), count),
+            Variant("ours", batch_by_batch(our_batches(resident, autoaugment()), turns), batch),
+        ]
+        bench.measure(f"AutoAugment, crop and flip, batch {batch}", variants, "image")
     bench.target("S5", "ours / DataLoader + PIL", ratio(seconds, "ours", "DataLoader, PIL"), 0.1, 0.05)
     bench.target("S5", "ours / kornia", ratio(seconds, "ours", "kornia"), 0.5, 0.3)
     bench.close()
