@@ -6,6 +6,7 @@ if __name__ == "__main__":  # Ctrl-C while the rest is imported ends the command
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import sys
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,7 +30,7 @@ With settings:           python -m sam_repro.measure run=<home> sharpness=luong2
 Several:                 python -m sam_repro.measure -m run=<home>,<home> sharpness=lambda_max,worst_case
 
 run         the home of a run, outputs/runs/…/seed=…
-sharpness   a measure, an option of configs/sharpness; sharpness.key=value sets what its file says
+sharpness   a measure, an option of configs/sharpness (default lambda_max); sharpness.key=value sets what its file says
 --trust     build a network or data set of one's own that the run names: its code is run
 checkpoint  last (default, but for luong2024) or best (by validation error; last where a run has none)
 The run's own data and device are taken, unless said otherwise: """ + ", ".join(HERE)
@@ -111,8 +112,11 @@ def _refuse_settings(requests: list[Request]) -> None:
 
 def _meant(run: Path) -> str:
     """A hint for a folder that is not a run: the finished runs below it."""
-    found = (file for depth in range(5) for file in run.glob(f"{'*/' * depth}seed=*/result.json"))
-    below = [str(file.parent) for file in islice(found, 3)]
+    above = ("", "*/", "*/*/", "runs/*/*/", "outputs/runs/*/*/")
+    found = (file for folder in above for file in run.glob(f"{folder}seed=*/result.json"))
+    below: list[str] = []
+    with suppress(OSError):  # a folder that has gone, or cannot be read
+        below += [str(file.parent) for file in islice(found, 3)]
     return f"; there are: {', '.join(below)}" if below else "; the last lines of a run name its home"
 
 

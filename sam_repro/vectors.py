@@ -53,7 +53,7 @@ def scaled(a: Sequence[Tensor], factor: Tensor) -> Vector:
     """
     dtype = a[0].dtype
     largest = torch.finfo(dtype).max
-    factor = factor.clamp(-largest, largest).to(dtype)
+    factor = factor.double().clamp(-largest, largest).to(dtype)
     return list(torch._foreach_mul(list(a), factor if factor.ndim == 0 else list(factor)))
 
 

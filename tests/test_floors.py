@@ -84,7 +84,7 @@ def test_that_the_reader_sees_imports() -> None:
     found = {alias.name for node in at_import(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert found == {"a.b", "e", "g"}
     assert {"hydra", "sam_repro"} <= tops(imports(MODULES["config/compose"]))
-    assert {"limits", "oracle", "vectors"} <= ours(imports(MODULES["optimizer/rule"]))
+    assert {"limits", "oracle", "vectors"} <= ours(imports(MODULES["optimizer/two_pass"]))
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

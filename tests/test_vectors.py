@@ -72,6 +72,12 @@ def test_lengths_must_agree() -> None:
         dot([torch.ones(2)], [torch.ones(2), torch.ones(2)])
 
 
+def test_scaled_takes_a_factor_of_a_narrower_type() -> None:
+    (y,) = scaled([torch.tensor([3.0], dtype=torch.float64)], torch.tensor(0.5, dtype=torch.float32))
+    assert y.dtype == torch.float64
+    assert y == 1.5
+
+
 def test_scaled_keeps_type_and_layout() -> None:
     a = [torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.randn(3), torch.randn(())]
     for x, y in zip(a, scaled(a, torch.tensor(3.0, dtype=torch.float64)), strict=True):

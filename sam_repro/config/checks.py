@@ -31,7 +31,11 @@ def _optional_text(name: str, value: Any) -> None:
 
 
 def _plain_name(name: str, value: Any) -> None:
-    if not isinstance(value, str | int) or not re.fullmatch(r"[\w-][\w.-]{0,59}", str(value)):
+    if (
+        not isinstance(value, str | int)
+        or isinstance(value, bool)
+        or not re.fullmatch(r"[\w-][\w.-]{0,59}", str(value))
+    ):
         raise ValueError(
             f"{name} = {limits.shown(value)}: must be at most 60 letters, digits, '-', '_' and '.', the first not '.', "
             f"such as {name}=first-try"

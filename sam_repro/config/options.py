@@ -1,8 +1,10 @@
 """Where option files lie, and what they are called."""
 
+import codecs
 import difflib
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from sam_repro.errors import UserError
@@ -58,6 +60,10 @@ def roots_of(extra_dir: str | None) -> list[Path]:
         raise UserError(f"--config-dir {shlex.quote(extra_dir)}: no such folder")
     if taken := _files(Path(extra_dir)) & _files(config_dir()):
         raise UserError(f"{Path(extra_dir) / min(taken)}: sam_repro has an option of this name; give it another one")
+    if marked := [file for file in sorted(Path(extra_dir).glob("**/*.yaml")) if _has_mark(file)]:
+        raise UserError(
+            f"{marked[0]}: begins with a byte order mark, behind which Hydra sees no first line; save it without"
+        )
     return [Path(extra_dir), config_dir()]
 
 
@@ -65,9 +71,17 @@ def _files(root: Path) -> set[str]:
     return {file.relative_to(root).as_posix() for file in root.glob("**/*.yaml")}
 
 
+def _has_mark(file: Path) -> bool:
+    with suppress(OSError), file.open("rb") as content:  # one that cannot be read is told of where it is chosen
+        return content.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+    return False
+
+
 def nearest(word: str, known: Iterable[str], node: str = "") -> str:
     """The known word that was probably meant, or else all of them; `node` is what stands before each of them."""
     known = sorted(set(known))
     if close := difflib.get_close_matches(word, known, n=1):
         return f"; did you mean {node}{close[0]}?"
-    return f"; there are: {', '.join(node + word for word in known)}" if known else "; --cfg job shows them all"
+    if known:
+        return f"; there are: {', '.join(node + word for word in known)}"
+    return f"; {node.rstrip('.')} has none that can be set: an option file of your own can give it, with --config-dir"

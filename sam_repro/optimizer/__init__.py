@@ -5,7 +5,7 @@ from sam_repro.optimizer.closure import ByClosure
 from sam_repro.optimizer.groups import parameter_groups
 from sam_repro.optimizer.look_layersam import LookLayerSAM
 from sam_repro.optimizer.looksam import LookSAM
-from sam_repro.optimizer.rule import Cost, Rule, Terms, TwoPass
+from sam_repro.optimizer.rule import Cost, Rule, Terms
 from sam_repro.optimizer.sam import SAM
 from sam_repro.optimizer.sam_ball import SAMBall
 from sam_repro.optimizer.sam_direction import SAMDirection
@@ -16,6 +16,7 @@ from sam_repro.optimizer.sam_random import SAMRandom
 from sam_repro.optimizer.sam_second_order import SAMSecondOrder
 from sam_repro.optimizer.sgd import SGD
 from sam_repro.optimizer.sgdhess import SGDHess
+from sam_repro.optimizer.two_pass import Perturbing, TwoPass
 from sam_repro.oracle import Term
 from sam_repro.vectors import moved
 
@@ -28,6 +29,7 @@ __all__ = [
     "Cost",
     "LookLayerSAM",
     "LookSAM",
+    "Perturbing",
     "Rule",
     "SAMBall",
     "SAMDirection",

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sam_repro.errors import UserError
-from sam_repro.optimizer.rule import Rule, Terms
+from sam_repro.optimizer.rule import Terms
+from sam_repro.optimizer.sgd import SGD
 from sam_repro.optimizer.trial import (
     BATCH,
     STEPS,
@@ -24,6 +25,7 @@ from sam_repro.optimizer.trial import (
     Read,
     addresses_of,
     base_of,
+    copied,
     counted,
     equal,
     network,
@@ -32,7 +34,8 @@ from sam_repro.optimizer.trial import (
     train,
     warm,
 )
-from sam_repro.oracle import Objective, Oracle
+from sam_repro.optimizer.two_pass import Perturbing
+from sam_repro.oracle import Objective
 
 
 class Broken(AssertionError):
@@ -54,9 +57,6 @@ def require(kept: bool, otherwise: str) -> None:
     """Raise `Broken` with a text unless a clause is kept."""
     if not kept:
         raise Broken(otherwise)
-
-
-# The clauses, in the order in which they are told
 
 
 def its_names_are_those_of_combine(make: Make) -> None:
@@ -122,7 +122,7 @@ def its_base_steps_alone_at_rho_zero(make: Make) -> None:
     if rule.rho is None or not rule.is_base_at_rho_zero:
         return
     ours, theirs = network(), network()
-    rule, plain = make(base_of(ours), rho=0.0), _Plain(base_of(theirs))
+    rule, plain = make(base_of(ours), rho=0.0), SGD(base_of(theirs))
     losses = [train(rule, ours, range(STEPS)), train(plain, theirs, range(STEPS))]
     require(
         equal(*losses) and equal(state_of(ours, rule), state_of(theirs, plain)),
@@ -148,6 +148,26 @@ def its_radius_is_the_schedules(make: Make) -> None:
     _, unmoved = warm(make, rho=0.0)
     same = equal(list(model.parameters()), list(unmoved.parameters()))
     require(not same or rho == 0, "rho: another one gives the same weights; use self.rho in ascent or combine")
+
+
+def its_perturbation_is_of_what_moves(make: Make) -> None:
+    """What `perturb` leaves out does not count in ε: neither its gradient nor what is remembered of it."""
+    for perturb in ("no_norm", "only_norm"):
+        rule, _ = warm(make)
+        if not isinstance(rule, Perturbing):
+            return
+        rule.perturb = perturb
+        g = [torch.ones_like(p, requires_grad=False) for p in rule.params]
+        factors = [3 - 2 * x for x in rule.perturbed(g)]  # 1 where the weights move
+        torch.manual_seed(0)
+        before = rule.climb(g)
+        for vector in [g, *(value for value in rule.memory.values() if isinstance(value, list))]:
+            torch._foreach_mul_(vector, factors)
+        for p, factor in zip(rule.params, factors, strict=True):
+            for slot in rule.base.state[p].values():
+                slot.mul_(factor)
+        torch.manual_seed(0)
+        require(equal(before, rule.climb(g)), "perturb: in ascent take self.perturbed(a) of your own vectors")
 
 
 def its_loss_is_clean(make: Make) -> None:
@@ -213,7 +233,7 @@ def its_combination_is_pure(make: Make) -> None:
         seen: list[Terms] = []
         twin = copy.deepcopy(rule)
         oracle = oracle_of(Objective(model, cross_entropy), WARM, rule.needs_rows)
-        rule.backward(oracle, m=m, observe=lambda terms, seen=seen: seen.append(_copied(terms)))  # type: ignore[misc]
+        rule.backward(oracle, m=m, observe=lambda terms, seen=seen: seen.append(copied(terms)))  # type: ignore[misc]
         vectors = {name: term.vector for name, term in seen[0].items()}
         given_to = [{k: [x.clone() for x in v] for k, v in vectors.items()} for _ in range(2)]
         with torch.no_grad():
@@ -367,6 +387,7 @@ CLAUSES: tuple[Callable[[Make], None], ...] = (
     its_weights_come_back_after_an_error,
     its_base_steps_alone_at_rho_zero,
     its_radius_is_the_schedules,
+    its_perturbation_is_of_what_moves,
     its_loss_is_clean,
     its_statistics_move_once,
     its_cost_is_declared,
@@ -380,17 +401,3 @@ CLAUSES: tuple[Callable[[Make], None], ...] = (
     its_addresses_stay,
     it_says_whether_decay_may_be_in_the_loss,
 )
-
-
-class _Plain(Rule):
-    """The gradient: what the base does alone."""
-
-    def terms(self, oracle: Oracle, phase: str) -> Terms:
-        return {"g": oracle.gradient(self.params)}
-
-    def combine(self, g: list[Tensor]) -> list[Tensor]:
-        return g
-
-
-def _copied(terms: Terms) -> Terms:
-    return {name: term._replace(vector=[x.clone() for x in term.vector]) for name, term in terms.items()}

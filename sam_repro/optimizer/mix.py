@@ -4,7 +4,7 @@ import torch
 from torch.optim import Optimizer
 
 from sam_repro import limits
-from sam_repro.optimizer.rule import TwoPass
+from sam_repro.optimizer.two_pass import TwoPass
 from sam_repro.vectors import Vector, norm, norms, ratio, scaled
 
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sam_repro import limits
 from sam_repro.errors import UserError
 from sam_repro.optimizer.state import Memory, Watch, followed, layout, shapes_of, tensors_of
 from sam_repro.oracle import Joint, Mean, Oracle, Term
-from sam_repro.vectors import Vector, moved, norm, ratio, scaled
+from sam_repro.vectors import Vector
 
 Terms = dict[str, Term]
 
@@ -134,8 +133,12 @@ class Rule(ABC):
 
         Raises:
             ValueError: if weight decay is a part of the loss and the rule takes its gradients without.
+            TypeError: if one of `oracles` is a number, such as m without its name.
             RuntimeError: if the gradient of the last call is still there, which no step has taken.
         """
+        for number in oracles:
+            if isinstance(number, int):
+                raise TypeError(f"{number}: is no batch but a number; if it is m, name it: m={number}")
         oracle = oracles[0] if len(oracles) == 1 else cast(Oracle, Joint(oracles))
         self._refuse_decay_in_loss(oracle)
         self._refuse_second_backward()
@@ -298,86 +301,6 @@ class Rule(ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._begin()
-
-
-class TwoPass(Rule):
-    """A rule with a gradient at w and one at w + ε: SAM and its relatives (abstract).
-
-    Args:
-        base: the optimizer below.
-        rho: radius ρ of the perturbation, ≥ 0. Kept as the float64 0-dim tensor `rho`, which a schedule may fill.
-        perturb: "all" (default); "no_norm" leaves out the parameters of normalisations, "only_norm" moves them alone.
-            They are those in groups with the flag `norm`, which `parameter_groups` sets.
-
-    Raises:
-        ValueError: if an argument is outside of what is said here, or no group is flagged as `perturb` needs it.
-
-    Memory: two vectors (the saved weights, and g while it is needed) beside the base's.
-    """
-
-    def __init__(self, base: Optimizer, rho: float, perturb: str = "all") -> None:
-        limits.radius("rho", rho)
-        limits.choice("perturb", perturb, ("all", "no_norm", "only_norm"))
-        super().__init__(base)
-        self.rho: Tensor = torch.tensor(rho, dtype=torch.float64, device=self.params[0].device)
-        self.perturb = perturb
-        self._refuse_groups_without_flag()
-
-    def ascent(self, g: Vector, w: Vector) -> Vector:
-        """ε, the perturbation of the weights `w` where the gradient is `g`: SAM's ρ·g/‖g‖₂, and 0 where g = 0.
-
-        Of what `perturb` leaves out, `g` is 0, so that norms are over what moves, and ε is not used.
-        """
-        return scaled(g, ratio(self.rho, norm(g)))
-
-    @abstractmethod
-    def combine(self, g: Vector, g_s: Vector) -> Vector:
-        """The gradient for the base, from g = ∇L(w) and g_s = ∇L(w + ε)."""
-
-    def terms(self, oracle: Oracle, phase: str) -> Terms:
-        """∇L(w), which moves the running statistics, and ∇L(w + ε), which does not."""
-        g = oracle.gradient(self.params)
-        return {"g": g, "g_s": self.at_top(oracle, g.vector)}
-
-    def cost(self, step: int) -> Cost:
-        """Two passes."""
-        return Cost(passes=2)
-
-    cycle = 1
-
-    def at_top(self, oracle: Oracle, g: Vector) -> Term:
-        """∇L(w + ε) with the ε of `g`, which does not move the running statistics."""
-        with moved(self.params, by=self.climb(g), backup=self.backup()):
-            return oracle.gradient(self.params, update_statistics=False)._replace(at="w+ε")
-
-    @torch.no_grad()
-    def climb(self, g: Vector) -> Vector:
-        """The ε of `g`, 0 where the weights are not perturbed."""
-        return self.perturbed(self.ascent(self.perturbed(g), self.params))
-
-    def perturbed(self, a: Vector) -> Vector:
-        """`a` where the weights are perturbed, and zeros elsewhere."""
-        if self.perturb == "all":
-            return a
-        wanted = self.perturb == "only_norm"
-        groups = self.base.param_groups
-        moves = [group["norm"] == wanted for group in groups for p in group["params"] if p.requires_grad]
-        return [x if moving else torch.zeros_like(x) for x, moving in zip(a, moves, strict=True)]
-
-    def backup(self) -> Vector:
-        """Where the weights are kept meanwhile: made once, so that addresses stay."""
-        if "w" not in self.room:
-            self.room["w"] = [torch.empty_like(p, requires_grad=False) for p in self.params]
-        return self.room["w"]
-
-    def _refuse_groups_without_flag(self) -> None:
-        flags = [group.get("norm") for group in self.base.param_groups]
-        wanted = self.perturb == "only_norm"
-        if self.perturb != "all" and (None in flags or wanted not in flags):
-            raise ValueError(
-                f"perturb = {self.perturb}: every group of the base needs the flag norm, and one must have {wanted}; "
-                "parameter_groups sets it"
-            )
 
 
 def _laid_out_as(p: Tensor, u: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """SAM (Foret, Kleiner, Mobahi and Neyshabur, 2021): Algorithm 1."""
 
-from sam_repro.optimizer.rule import TwoPass
+from sam_repro.optimizer.two_pass import TwoPass
 from sam_repro.vectors import Vector
 
 

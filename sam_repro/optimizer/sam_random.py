@@ -2,7 +2,7 @@
 
 import torch
 
-from sam_repro.optimizer.rule import TwoPass
+from sam_repro.optimizer.two_pass import TwoPass
 from sam_repro.vectors import Vector, norm, ratio, scaled
 
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_repro.optimizer.groups import parameter_groups
-from sam_repro.optimizer.rule import Rule
+from sam_repro.optimizer.rule import Rule, Terms
 from sam_repro.oracle import Objective, Oracle, products
 
 Make = Callable[..., Rule]
@@ -68,6 +68,11 @@ def state_of(model: nn.Module, rule: Rule) -> list[Tensor]:
 def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     """Whether two lists of tensors are the same, bit by bit."""
     return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def copied(terms: Terms) -> Terms:
+    """The terms with vectors of their own."""
+    return {name: term._replace(vector=[x.clone() for x in term.vector]) for name, term in terms.items()}
 
 
 def addresses_of(rule: Rule, model: nn.Module) -> list[int]:

@@ -246,10 +246,13 @@ def make_diagnostics(config: Resolved) -> Diagnostics:
     return Diagnostics(config["diagnostics"], config["diagnose_every"])
 
 
-def make_measure(node: Resolved) -> Measure | None:
-    """The measure of sharpness that a node describes; None where nothing is measured."""
+def make_measure(node: Resolved, model: nn.Module | None = None) -> Measure | None:
+    """The measure of sharpness that a node describes, of this network; None where nothing is measured."""
     with refused({"sharpness": node}, "sharpness"):
-        return _made(node)
+        measure: Measure | None = _made(node)
+        if measure is not None and model is not None:
+            measure.refuse(model)
+        return measure
 
 
 def _made(node: Resolved) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from sam_repro.architecture.layers import NetworkWarning
 from sam_repro.config.identity import home
@@ -35,8 +36,8 @@ def findings(configs: Sequence[Resolved]) -> list[str]:
         cells.setdefault(str(config | {"seed": None}), []).append(config)
     for seeds in cells.values():
         parts = LIGHT if all(map(_is_done, seeds)) else (*LIGHT, *HEAVY)
-        if heard := [line for part in parts for line in _refusals(part, seeds[0])]:
-            return heard
+        if heard := dict.fromkeys(line for part in parts for line in _refusals(part, seeds[0])):
+            return list(heard)
     return []
 
 
@@ -79,6 +80,7 @@ def _network(config: Resolved) -> None:
         if warning.category is NetworkWarning:
             print(f"warning    {warning.message}")
     build.make_groups(config, network, 0.0)
+    _measure(config, network)
     try:
         images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
     except UserError:  # which is told of by itself
@@ -87,8 +89,8 @@ def _network(config: Resolved) -> None:
         refuse_sizes(network, shape, build.make_plan(config), images)
 
 
-def _measure(config: Resolved) -> None:
-    build.make_measure({key: value for key, value in config["sharpness"].items() if key not in WHEN})
+def _measure(config: Resolved, network: nn.Module | None = None) -> None:
+    build.make_measure({key: value for key, value in config["sharpness"].items() if key not in WHEN}, network)
 
 
 def _told_shape(config: Resolved) -> build.Shape | None:

@@ -59,12 +59,15 @@ def _is_taken(descriptor: int) -> bool:
 def is_locked(folder: Path) -> bool:
     """Whether a process is working in a home now."""
     try:
-        with open(_lock(folder)) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        descriptor = os.open(_lock(folder), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
     return False
 
 

@@ -95,7 +95,7 @@ def run(config: Resolved, overrides: list[str]) -> Result:
     refuse_sizes(model, build.shape_of(data), build.make_plan(config), len(data.train), evaluated)
     objective = build.make_objective(config, model)
     request = make_request(config, folder)
-    sharpness = RunSharpness(request, build.make_measure(request.settings), config, objective, data, folder)
+    sharpness = RunSharpness(request, build.make_measure(request.settings, model), config, objective, data, folder)
     trainer = Trainer(
         objective,
         build.make_rule(config, model),
@@ -308,7 +308,16 @@ def _told(folder: Path, trainer: Trainer) -> Iterator[None]:
         raise Failure(f"{folder}: writing failed ({error}). {_kept(trainer)}") from None
     except Exception as error:
         _failed(folder, repr(error), trainer.step)
-        raise
+        if not _is_out_of_memory(error):
+            raise
+        half = max(1, trainer.plan.batch_size // 2)
+        remedy = f"try micro_batch={half}, which takes a batch in pieces, or a smaller batch_size"
+        raise Failure(f"out of memory in step {trainer.step}; {remedy}. {_kept(trainer)}") from None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a CPU torch has no error of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
 
 
 def _kept(trainer: Trainer) -> str:

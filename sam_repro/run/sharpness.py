@@ -163,11 +163,11 @@ def measure_finished(request: Request, config: Resolved, trust: bool = False) ->
     plain = {"precision": "fp32", "compile": False, "graph": False}  # whatever the run was trained with
     config = without_missing(with_numerics(config | plain))
     set_numerics(config)
-    measure = build.make_measure(request.settings)
     data = build.make_data(config, request.result)
     remedy = "measure it on the data that it was trained on: data_dir=…"
     refuse_other_inputs(request.run / "result.json", request.result.get("inputs"), data.inputs, remedy)
     model = build.make_model(config, build.shape_of(data))
+    measure = build.make_measure(request.settings, model)
     with refuse_damaged(weights_file(request)) as path:
         weights = checkpoint.read_weights(path)
         if path.name == "model.safetensors" and tensors_sha256(weights) != request.result["weights_sha256"]:

@@ -62,6 +62,13 @@ class Subject:
 class Measure(ABC):
     """A measure of sharpness (abstract): built of its settings, which it validates, and called on a subject."""
 
+    def refuse(self, model: nn.Module) -> None:  # noqa: B027
+        """Refuse a network that has no such number, whatever its weights; by default none is refused.
+
+        Raises:
+            ValueError: if there is no such number; it names the setting.
+        """
+
     @abstractmethod
     def __call__(self, subject: Subject, notes: Notes) -> Measurement:
         """Measure. What takes long is done in pieces of `notes`.
@@ -99,6 +106,13 @@ class OnSample(Measure):
         limits.choice("mode", self.mode, MODES)
         limits.seed("seed", self.seed)
         limits.pattern("parameters", self.parameters)
+
+    def refuse(self, model: nn.Module) -> None:
+        """Refuse a network of which the pattern chooses no parameter."""
+        if not chosen(model, self.parameters):
+            names = [name for name, p in model.named_parameters() if p.requires_grad]
+            there = f"there are {len(names)}, such as {', '.join(names[:3])}" if names else "none is trained"
+            raise ValueError(f"parameters = {limits.shown(self.parameters)}: is in no parameter's name; {there}")
 
     @contextmanager
     def curvature(self, subject: Subject) -> Iterator[Curvature]:

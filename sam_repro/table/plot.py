@@ -1,18 +1,21 @@
 """The picture of a table: a metric against a key of its cells, with the printed points beside ours."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sam_repro.config.table_file import Cell, Plot
-from sam_repro.table.report import Report
+from sam_repro.table.report import Line, Report
+from sam_repro.table.statistic import Estimate
 
 Point = tuple[float, float, float]  # x, y, half of the interval
+APART = 0.06  # of the distance between two x: the bars of two series do not hide each other
 
 
 def picture(report: Report) -> bytes | None:
     """The picture as PNG; None for a table that has none, or nothing to show in it.
 
-    Ours are means with 95 % t-intervals, a line for each series of cells; printed numbers are crosses of its colour.
+    Ours are means with 95 % t-intervals, a line for each series of cells; printed numbers are crosses of its colour. A
+    cell without the key, such as SGD beside radii, is a level.
     """
     plot = report.table.plot
     if plot is None:
@@ -24,15 +27,19 @@ def picture(report: Report) -> bytes | None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    levels = _levels(report, plot) if ours else []
     xs = sorted({x for points in [*ours.values(), *printed.values()] for x, _, _ in points})
     place = {
         x: i for i, x in enumerate(xs)
     }  # evenly spaced: a grid of radii is neither linear nor, with 0, logarithmic
     colours = {series: f"C{i}" for i, series in enumerate(dict.fromkeys(series for series, _ in [*ours, *printed]))}
-    for (series, numerics), points in ours.items():
+    for number, ((series, numerics), points) in enumerate(ours.items()):
         x, y, half = zip(*points, strict=True)
+        aside = APART * (number - (len(ours) - 1) / 2)
         name = f"{series} ({numerics})"
-        axes.errorbar([place[v] for v in x], y, half, marker="o", capsize=3, color=colours[series], label=name)
+        axes.errorbar([place[v] + aside for v in x], y, half, marker="o", capsize=3, color=colours[series], label=name)
+    for number, (name, level) in enumerate(levels, start=len(colours)):
+        axes.axhline(level, linestyle="--", color=f"C{number}", label=name)
     for (series, reading), points in printed.items():
         x, y, _ = zip(*points, strict=True)
         name = f"printed: {series}" + (f" ({reading})" if reading else "")
@@ -48,15 +55,30 @@ def picture(report: Report) -> bytes | None:
 
 def _ours(report: Report, plot: Plot) -> dict[tuple[str, str], list[Point]]:
     """Points of each series and numerics."""
-    index = report.table.metrics.index(plot.y)
     cells = _with(report.table.cells, plot.x)
     series: dict[tuple[str, str], list[Point]] = {}
-    for line in report.cells:
-        ours = line.estimates[index] if line.estimates else None
-        if line.row in cells and ours is not None and not any(mark.startswith("cut budget") for mark in line.marks):
+    for line, ours in _whole(report, plot):
+        if line.row in cells:
             points = series.setdefault((_series(cells[line.row], plot.x), line.numerics), [])
             points.append((float(cells[line.row].overrides[plot.x]), ours.mean, ours.half or 0.0))
     return series
+
+
+def _levels(report: Report, plot: Plot) -> list[tuple[str, float]]:
+    """Means of the cells that do not have the key, by name."""
+    cells = _with(report.table.cells, plot.x)
+    return [
+        (f"{line.row} ({line.numerics})", ours.mean) for line, ours in _whole(report, plot) if line.row not in cells
+    ]
+
+
+def _whole(report: Report, plot: Plot) -> Iterator[tuple[Line, Estimate]]:
+    """The lines of cells that were run to their end, with what they gave of the metric."""
+    index = report.table.metrics.index(plot.y)
+    for line in report.cells:
+        ours = line.estimates[index] if line.estimates else None
+        if ours is not None and not any(mark.startswith("cut budget") for mark in line.marks):
+            yield line, ours
 
 
 def _printed(report: Report, plot: Plot) -> dict[tuple[str, str], list[Point]]:

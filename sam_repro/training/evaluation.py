@@ -46,14 +46,15 @@ def outputs(
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Top-1 and top-5 error and accuracy in percent, and the mean cross-entropy, of outputs [N, C] and labels [N].
 
-    Top 5 is the top of as many classes as there are, where there are fewer. Of equal outputs the lower class is first,
-    as `argmax` has it.
+    With five classes or fewer there is no top-5 error, because none could be. Of equal outputs the lower class is
+    first, as `argmax` has it.
     """
     ranks = logits.argsort(dim=1, descending=True, stable=True)[:, :5] == labels[:, None]
     wrong = torch.stack([~ranks[:, 0], ~ranks.any(dim=1)]).double().mean(dim=1)
     loss = F.cross_entropy(logits, labels).double()
     top1, top5, mean_loss = torch.cat([100 * wrong, loss[None]]).tolist()
-    return {"error_pct": top1, "error_top5_pct": top5, "accuracy_pct": 100 - top1, "loss": mean_loss}
+    among_five = {"error_top5_pct": top5} if logits.shape[1] > 5 else {}
+    return {"error_pct": top1, **among_five, "accuracy_pct": 100 - top1, "loss": mean_loss}
 
 
 @contextmanager

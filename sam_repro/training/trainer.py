@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -110,6 +110,7 @@ class Trainer:
         self.window, self.epoch_mean = Mean(), Mean()
         self.scores: dict[str, Row | None] = {"last": None, "best": None, "peak": None}
         self.best_weights: dict[str, Tensor] | None = None
+        self._caught: Sequence[int] = ()  # signals
         self._generator = torch.Generator(data.train.drawn_on)
         self._rho = None if rule.rho is None else float(rule.rho)
         self._now, self._bad_step = torch.tensor(0, device=device), torch.tensor(-1, device=device)
@@ -156,21 +157,35 @@ class Trainer:
             UserError: if the rule has state that a checkpoint would lose.
         """
         saved = time.monotonic()
-        with note_signals() as caught, closing(self._steps()) as steps:
-            for step, raw in steps:
-                self._train_step(step, raw)
-                listener.step(self.step)
-                mark = self.plan.mark(step, len(self.data.train))
-                if mark.records:
-                    listener.row(self._window_row(step, mark.epochs))
-                if mark.ends_epoch:
-                    listener.row(self._epoch_row(step, mark.epochs))
-                if caught or time.monotonic() - saved >= self.plan.checkpoint_every:
-                    self.save(listener.saving())
-                    saved = time.monotonic()
-                if caught:
-                    raise Interrupted(caught[0], self.step)
+        with note_signals() as self._caught, closing(self._steps()) as steps:
+            try:
+                self._finish_epoch(listener)  # in whose evaluation a signal stopped the run
+                for step, raw in steps:
+                    self._train_step(step, raw)
+                    listener.step(self.step)
+                    mark = self.plan.mark(step, len(self.data.train))
+                    if mark.records:
+                        listener.row(self._window_row(step, mark.epochs))
+                    self._finish_epoch(listener)
+                    self._heed()
+                    if time.monotonic() - saved >= self.plan.checkpoint_every:
+                        self.save(listener.saving())
+                        saved = time.monotonic()
+            except Interrupted:
+                self.save(listener.saving())
+                raise
         self.rule.refuse_undeclared_state()  # a run that ends before its first checkpoint hears it too
+
+    def _heed(self) -> None:
+        if self._caught:
+            raise Interrupted(self._caught[0], self.step)
+
+    def _finish_epoch(self, listener: Listener) -> None:
+        """Evaluate after the last step of an epoch, unless that has been done."""
+        mark = self.plan.mark(self.step - 1, len(self.data.train))
+        last = self.scores["last"]
+        if self.step and mark.ends_epoch and (last is None or last["test"]["epoch"] != mark.epochs):
+            listener.row(self._epoch_row(self.step - 1, mark.epochs))
 
     def save(self, beside: Row | None = None) -> None:
         """Write the checkpoint; never one with a number that is not finite.
@@ -325,7 +340,11 @@ class Trainer:
         seed = None
         if augmented_at is not None and self.data.validation_augmented:
             seed = derived(self.plan.seed, "validation", augmented_at)
-        forward = lambda batch: self._forward(self.step, batch)["outputs"]  # noqa: E731
+
+        def forward(batch: Batch) -> Tensor:
+            self._heed()
+            return self._forward(self.step, batch)["outputs"]
+
         logits = evaluation.outputs(self.model, split, self.objective.autocast, seed, forward)
         scores = evaluation.scores(logits, split.labels)
         if not math.isfinite(scores["loss"]):

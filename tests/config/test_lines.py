@@ -157,3 +157,19 @@ def test_an_option_that_the_line_chose_gets_no_key_of_the_recipe_that_it_lacks()
     chosen = compose_line([*line, "base_optimizer=adamw"])["base_optimizer"]
     assert of_recipe["nesterov"] is True
     assert chosen == compose_line(["base_optimizer=adamw"])["base_optimizer"]
+
+
+@pytest.mark.parametrize("spelled", ["0.05", "5e-2", "50e-3"])
+def test_where_a_radius_is_from_does_not_hang_on_its_spelling(tmp_path: Path, spelled: str) -> None:
+    (tmp_path / "optimizer").mkdir()
+    node = "optimizer: {_target_: sam_repro.optimizer.SAM, _partial_: true, rho: '${rho}'}"
+    (tmp_path / "optimizer/mine.yaml").write_text(f"# @package _global_\nrho: {spelled}\n{node}\n")
+    config = compose_line(["experiment=digits/label_noise", "optimizer=mine"], str(tmp_path))
+    assert (config["rho"], config["origin"]["rho"]) == (0.05, "the default of mine")
+
+
+def test_a_file_with_a_byte_order_mark_is_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer/mine.yaml").write_text("# @package _global_\nrho: 0.1\n", encoding="utf-8-sig")
+    with pytest.raises(UserError, match=r"mine\.yaml: begins with a byte order mark.*; save it without$"):
+        compose_line([], str(tmp_path))

@@ -26,6 +26,8 @@ class Faulty(SGD):
                 term = term._replace(loss=term.loss * torch.inf)
             case "crash":
                 raise RuntimeError("a fault\nof two lines")
+            case "memory":
+                torch.empty(2**50)
             case "wait":
                 Path("waiting").touch()
                 while FAULT.exists():

@@ -10,7 +10,7 @@ from called import command
 from sam_repro import check
 from sam_repro.optimizer import SAM, SGD, Cost, Rule, Term, TwoPass, contract
 from sam_repro.optimizer.contract import CLAUSES, broken
-from sam_repro.vectors import moved, scaled
+from sam_repro.vectors import moved, norm, ratio, scaled
 
 
 class Forgetful(SAM):
@@ -51,6 +51,32 @@ class Deaf(SAM):
 
     def ascent(self, g: Any, w: Any) -> Any:
         return scaled(g, torch.tensor(self.once, dtype=torch.float64))
+
+
+class Counts(TwoPass):
+    """Climbs along what is new in g, over all parameters, whichever move."""
+
+    def __init__(self, base: Any, rho: float = 0.05) -> None:
+        super().__init__(base, rho)
+        self.memory["m"] = [torch.zeros_like(p, requires_grad=False) for p in self.params]
+
+    def own(self) -> Any:
+        return self.memory["m"]
+
+    def ascent(self, g: Any, w: Any) -> Any:
+        d = list(torch._foreach_sub(g, self.own()))
+        return scaled(d, ratio(self.rho, norm(d)))
+
+    def combine(self, g: Any, g_s: Any) -> Any:
+        return g_s
+
+    def remember(self, g: Any, g_s: Any) -> None:
+        torch._foreach_copy_(self.memory["m"], g)
+
+
+class CountsWhatMoves(Counts):
+    def own(self) -> Any:
+        return self.perturbed(self.memory["m"])
 
 
 class Away(Rule):
@@ -185,6 +211,7 @@ BROKEN = {
     "its_weights_come_back_after_an_error": Careless,
     "its_base_steps_alone_at_rho_zero": Offset,
     "its_radius_is_the_schedules": Deaf,
+    "its_perturbation_is_of_what_moves": Counts,
     "its_loss_is_clean": Away,
     "its_statistics_move_once": Twice,
     "its_cost_is_declared": Dear,
@@ -228,6 +255,10 @@ def test_a_trait_takes_a_promise_back(trait: str) -> None:
     }[trait]
     assert broken(clause, made(rule)) is not None
     assert broken(clause, made(type("Honest", (rule,), {trait: False}))) is None
+
+
+def test_a_rule_whose_memory_enters_the_ascent_keeps_every_clause() -> None:
+    assert [clause.__name__ for clause in CLAUSES if broken(clause, made(CountsWhatMoves))] == []
 
 
 def test_a_rule_with_memory_keeps_every_clause_but_that_of_rho() -> None:

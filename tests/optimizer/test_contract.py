@@ -152,7 +152,7 @@ def test_parts_equal_parts_made_by_hand(make_rule: MakeRule, m: int, momentum: f
             hand.remember(**vectors)
         for p, g in zip(hand.params, gradient, strict=True):
             p.grad = g
-        hand.base.step()
+        hand.update()
         hand.steps += 1
     for a, b in zip(state(ours, rule), state(theirs, hand), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

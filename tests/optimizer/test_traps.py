@@ -401,3 +401,12 @@ def test_chained_noise_does_not_repeat() -> None:
         for part in oracle.parts(4):
             part.gradient(list(objective.model.parameters()))
     assert len(noises) == 200
+
+
+def test_m_by_its_place_is_told_by_its_name() -> None:
+    model = nn.Linear(2, 3)
+    rule, oracle = SAM(sgd(model), rho=RHO), Objective(model, F.cross_entropy)(*data(8, 2))
+    for oracles in ((oracle, 4), (4,)):
+        with pytest.raises(TypeError, match="4: is no batch but a number; if it is m, name it: m=4"):
+            rule.step(*oracles)
+    assert rule.steps == 0

@@ -256,3 +256,9 @@ def test_every_bad_argument_of_a_node_is_told() -> None:
         "schedule.final",
         "schedule.per",
     ]
+
+
+def test_weights_that_the_network_does_not_have_are_told_before_training() -> None:
+    (line,) = findings([compose_line(["sharpness.parameters=nope"])])
+    assert line.startswith("sharpness.parameters = nope: is in no parameter's name; there are 14, such as ")
+    assert findings([compose_line(["sharpness.parameters=weight"])]) == []

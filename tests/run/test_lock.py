@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sam_repro.errors import Busy, UserError
-from sam_repro.run.lock import lock, set_aside
+from sam_repro.run.lock import is_locked, lock, set_aside
 
 ROOT = Path(__file__).parents[2]
 LOCK = "import sys; from pathlib import Path; from sam_repro.run.lock import *; folder = Path(sys.argv[1])\n"
@@ -71,6 +72,14 @@ def test_a_link_in_the_place_of_a_lock_is_refused_and_not_followed(tmp_path):
     ):
         pass
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_is_no_lock_is_not_waited_for(tmp_path):
+    """A look at a pipe would wait for a writer; one at a link would be at another file's lock."""
+    os.mkfifo(tmp_path / ".pipe.lock")
+    (tmp_path / ".link.lock").symlink_to(".home.lock")
+    with lock(tmp_path / "home"):
+        assert [is_locked(tmp_path / name) for name in ("home", "link", "pipe", "nowhere")] == [True, *[False] * 3]
 
 
 def test_homes_set_aside_are_all_kept(tmp_path):

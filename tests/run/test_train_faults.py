@@ -180,6 +180,14 @@ def test_a_crash_shows_where_and_the_run_goes_on(door, undisturbed, tmp_path):
     assert_goes_on(door, tmp_path, undisturbed, AT)
 
 
+def test_a_machine_without_memory_for_a_step(door, undisturbed, tmp_path):
+    (tmp_path / "fault").write_text("memory")
+    answer = door.run(tmp_path, EVERY_STEP)
+    assert_one_message(answer, 1, f"out of memory in step {AT}; try micro_batch=10, which", f"after {AT} steps is kept")
+    (tmp_path / "fault").unlink()
+    assert_goes_on(door, tmp_path, undisturbed, AT)
+
+
 @pytest.mark.parametrize("file", ["run.json", "checkpoint.pt", "model.safetensors"])
 def test_a_disk_that_is_full_when_a_file_is_written(door, undisturbed, folder, file):
     checkpoint, run = home(folder) / "checkpoint.pt", home(folder) / "run.json"

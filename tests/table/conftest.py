@@ -77,7 +77,11 @@ class Lab:
         **more: Any,
     ) -> Path:
         """Write one; `epochs` are rows of the record by epoch."""
-        config = self.config(cell, f"seed={seed}", *own) | {"device": "cpu", "precision": "fp32"} | (numerics or {})
+        config = (
+            self.config(cell, f"seed={seed}", *own)
+            | {"device": "cpu", "precision": "fp32", "compile": False}
+            | (numerics or {})
+        )
         folder = self.outputs.parent / self.outputs.name / Path(*home(config).parts[1:])
         folder.mkdir(parents=True, exist_ok=True)
         scores = {"error_pct": error, "accuracy_pct": 100 - error, "epoch": done_epochs or config["epochs"]}

@@ -83,7 +83,7 @@ def test_a_table_with_its_runs(done):
     errors = [
         json.loads((home / "result.json").read_text())["metrics"]["test"]["last"]["error_pct"] for home in homes(done)
     ]
-    assert f"{(errors[2] + errors[3]) / 2:.2f} ± " in said.out
+    assert f"| {(errors[2] + errors[3]) / 2:.2f} " in said.out
     assert "0  2/2    rho 0: done" in said.out
     assert re.search(r"to pay     64 passes, about \d+ s", said.out), "the runs tell how long a pass takes"
     assert "provisional" in said.out

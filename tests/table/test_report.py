@@ -334,6 +334,9 @@ def test_the_picture_shows_what_there_is(lab):
     assert printed_alone.startswith(b"\x89PNG")
     assert both.startswith(b"\x89PNG")
     assert both != printed_alone
+    lab.runs("sgd", [11.0, 11.5])  # has no rho: a level
+    assert plot.picture(lab.report()) not in (both, printed_alone)
+    assert plot._levels(lab.report(), lab.table.plot) == [("sgd (fp32 on cpu, threads: 1)", 11.25)]
     lab.tabled("")
     assert plot.picture(lab.report()) is None
 

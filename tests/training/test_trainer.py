@@ -23,7 +23,7 @@ from sam_repro.oracle import Objective
 from sam_repro.rho_schedule import LikeLR
 from sam_repro.schedule import Constant, Cosine
 from sam_repro.seeds import derived
-from sam_repro.training import checkpoint
+from sam_repro.training import checkpoint, evaluation
 from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.training.means import Mean, weighted
 from sam_repro.training.plan import Plan
@@ -665,6 +665,42 @@ def test_the_first_signal_stops_a_run_after_its_step(tmp_path: Path) -> None:
         trained.run(Listener(send))
     assert (stop.value.signal, stop.value.steps) == (signal.SIGINT, 7)
     assert checkpoint.read(trained.path)["rule"]["steps"] == 7
+
+
+class Signalled(Net):
+    """Gets a signal in the forward of this number."""
+
+    at = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.at -= 1
+        if not self.at:
+            signal.raise_signal(signal.SIGTERM)
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("at", [6, 7, 8])
+def test_a_signal_ends_an_evaluation_which_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """The first epoch has the forwards 1 to 5, then come two batches of validation and three of the test set."""
+    monkeypatch.setattr(evaluation, "BATCH", 4)
+    data = dataset(validation=7)
+    whole, left, rest = Listener(), Listener(), Listener()
+    undisturbed, again = (trainer(tmp_path / name, data=data, record_every=2) for name in ("whole", "left"))
+    undisturbed.run(whole)
+    model = Signalled()
+    model.at = at
+    stopped = trainer(tmp_path / "left", model, data=data, record_every=2)
+    stopped.path.parent.mkdir()
+    with pytest.raises(Interrupted) as stop:
+        stopped.run(left)
+    assert (stop.value.steps, model.at, left.epochs()) == (5, 0, [])
+    assert again.resume() == 5
+    again.run(rest)
+    told = [{key: row[key] for key in row if key != "seconds"} for row in (*left.rows, *rest.rows)]
+    assert told == [{key: row[key] for key in row if key != "seconds"} for row in whole.rows]
+    assert_same(again.model, undisturbed.model, 0)
 
 
 def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> None:
