@@ -71,6 +71,7 @@ FORET = {
 RECIPES = [
     *("luong2024/cifar100", "luong2024/cifar100_clean", "foret2021/cifar", "digits/label_noise"),
     *("becker2024/cifar100", "liu2022/cifar", "du2022/cifar", "foret2021/svhn", "foret2021/fashion_mnist"),
+    *("foret2021/imagenet", "becker2024/imagenet", "liu2022/imagenet_vit", "du2022/imagenet"),
 ]
 
 
@@ -115,6 +116,18 @@ RECIPES = [
         ),
         (["experiment=foret2021/fashion_mnist"], {"rho": 0.05, "dataset.mean": [0.1307], "lr": 0.1}),
         (["experiment=foret2021/cifar", "optimizer=sgd"], {"m": 32, "rho": None, "base_optimizer.nesterov": True}),
+        (
+            ["experiment=foret2021/imagenet", "architecture=resnet152", "epochs=400"],
+            {"rho": 0.05, "m": 128, "lr": 1.0, "label_smoothing": 0.1, "architecture.zero_gamma": True, "epochs": 400},
+        ),
+        (
+            ["experiment=becker2024/imagenet", "architecture=resnet50", "base_optimizer=sgd"],
+            {"base_optimizer.nesterov": False, "weight_decay": 0.0001, "clip_norm": None, "batch_size": 1024},
+        ),
+        (
+            ["experiment=liu2022/imagenet_vit", "base_optimizer=lamb", "optimizer=look_layersam"],
+            {"lr": 0.01, "weight_decay": 0.1, "clip_norm": 1.0, "optimizer.period": 5},
+        ),
         (["experiment=digits/label_noise"], {"label_noise.rate": 0.4, "label_noise.kind": "uniform", "rho": 0.05}),
     ],
 )
