@@ -112,7 +112,7 @@ def compose(words: Sequence[str], extra_dir: str | None = None) -> Unresolved:
     keys = [o for o in overrides if o.key_or_group not in groups]
     for override in keys:
         _refuse_value_of_a_node(base.config, override)
-    _open_nodes_from_elsewhere(base.config)
+    _open_own_nodes(base)
     ConfigLoaderImpl._apply_overrides_to_config(keys, base.config)
     return base
 
@@ -126,12 +126,17 @@ def _refuse_value_of_a_node(config: DictConfig, override: Override) -> None:
         raise UserError(f"{key} = {shown(value)}: has keys of its own; set {', '.join(below)}")
 
 
-def _open_nodes_from_elsewhere(config: DictConfig) -> None:
-    """What builds code from elsewhere may be given arguments that its file does not name; the dry build tries them."""
+def _open_own_nodes(base: Unresolved) -> None:
+    """A user's option for other code may be given arguments that its file does not name; the dry build tries them.
+
+    A shipped option for torch's code may not, because such an argument could have no effect: the groups have the decay.
+    """
     for name in checks.BUILT:
-        node = OmegaConf.select(config, name)
+        node = OmegaConf.select(base.config, name)
         target = node.get("_target_") if isinstance(node, DictConfig) else None
-        if isinstance(target, str) and not is_ours(target):
+        group = name.partition(".")[0]
+        shipped = (config_dir() / group / f"{base.choices.get(group)}.yaml").exists()
+        if isinstance(target, str) and not is_ours(target) and not shipped:
             OmegaConf.set_struct(node, False)
 
 

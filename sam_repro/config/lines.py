@@ -176,7 +176,7 @@ def _with_cases(words: Sequence[str], extra_dir: str | None) -> Unresolved:
 
 def _ask_recipe(composed: Unresolved, words: Sequence[str], extra_dir: str | None) -> cases.Answer:
     groups, plain = groups_of(extra_dir), composed.plain()
-    keys = {word.partition("=")[0] for word in words}
+    keys = {word.partition("=")[0] for word in words} - {"seed"}  # what is assumed of seeds holds for each of them
     given = cases.Line(keys=keys - groups.keys(), groups=keys & groups.keys())
     own = extra_dir is not None and (Path(extra_dir) / f"dataset/{composed.choices['dataset']}.yaml").exists()
     try:

@@ -123,8 +123,12 @@ KEY = re.compile(r"([\w.]+)(?:\[\d+\])? = ")
 
 
 def _refusals(part: Part, config: Resolved) -> list[str]:
-    """What a part refuses: one bad argument after the other, those before it left to the constructor's default."""
+    """What a part refuses: one bad argument after the other, those before it left to the constructor's default.
+
+    A refusal that speaks of an argument before it is left out, because it is about that default.
+    """
     said: list[str] = []
+    bad: list[str] = []
     while True:
         try:
             part(config)
@@ -138,7 +142,9 @@ def _refusals(part: Part, config: Resolved) -> list[str]:
         key = KEY.match(line)
         if key is None or not _has(config, path := key[1].split(".")):
             return said or [line]
-        said.append(line)
+        if not any(re.search(rf"\b{name}\b", line[key.end() :]) for name in bad):
+            said.append(line)
+        bad.append(path[-1])
         config = _without(config, path)
 
 

@@ -473,9 +473,9 @@ CHANGED = {  # line → what it was before, its cell_hash then, why it is anothe
         WRN,
     ),
     f"{FORET} dataset=fashion_mnist": (
-        "dataset.mean=[0.2860] dataset.std=[0.3530] architecture.shortcut=conv",
+        "dataset.mean=[0.2860] dataset.std=[0.3530] architecture.shortcut=conv dataset.shuffle_buffer=null",
         "001046bbfe92d613",
-        "the code's constants of Fashion-MNIST are MNIST's, and its Wide ResNet has the pooled shortcut",
+        "the code's constants of Fashion-MNIST are MNIST's, its Wide ResNet has the pooled shortcut, its buffer 50,000",
     ),
     f"{LUONG} dataset=cifar10": (CIFAR100, "926cd93d1050a394", TEN),
     f"{LUONG}_clean dataset=cifar10": (CIFAR100, "ceb8c0fb048d30cc", TEN),

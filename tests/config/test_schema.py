@@ -34,6 +34,8 @@ ACCEPTED = {
     ("name", True),
     *((key, None) for key in (*OPTIONAL, "cell")),
     ("cell", "no such value"),
+    ("dataset.cache", "no such value"),
+    ("dataset.cache", None),
 }
 WRONG = [None, "", "no such value", math.nan, -math.inf, math.inf, -1, [], [[]], ["a"]]
 DEFAULT = compose_line([])

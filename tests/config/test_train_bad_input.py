@@ -40,7 +40,7 @@ REFUSED_WITHOUT_TORCH = {
     "optimizer=[sam]": "optimizer = [sam]: no such option; did you mean sam?",
     "optimizer={rho:1}": "optimizer = {'rho': 1}: no such option; there are: asam,",
     "base_optimizer=sdg": "base_optimizer = sdg: no such option; did you mean sgd?",
-    "dataset=places": "dataset = places: no such option; there are: cifar10,",
+    "dataset=places": "dataset = places: no such option; there are: arrays,",
     "architecture=resnet19": "architecture = resnet19: no such option; did you mean resnet",
     "augmentation=mosaic": "augmentation = mosaic: no such option; there are: ",
     "schedule=cosin": "schedule = cosin: no such option; did you mean cosine?",
@@ -62,7 +62,7 @@ REFUSED_WITHOUT_TORCH = {
     "lr.x=1": "lr.x: no such key, because lr is one value; write lr=value",
     "label_noise=0.4": "label_noise = 0.4: has keys of its own; set label_noise.rate,",
     "label_noise=null": "label_noise = null: has keys of its own; set label_noise.rate,",
-    "dataset.validation=5": "dataset.validation = 5: has keys of its own; set dataset.validation.count,",
+    "dataset.validation=5": "dataset.validation = 5: has keys of its own; set dataset.validation.stream,",
     "dataset.augmentation=3": "dataset.augmentation = 3: has keys of its own; set dataset.augmentation.pad,",
     "augmentation=cutout augmentation.cutout=4": (
         "augmentation.cutout = 4: has keys of its own; set augmentation.cutout.size,"
