@@ -88,7 +88,10 @@ def _check_images(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
     size = shape[-1]
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
     if size % patch[0]:
-        raise ValueError(f"image_size = {size}: does not fit {name}, whose patches have {patch[0]} pixels a side")
+        raise ValueError(
+            f"image_size = {size}: does not fit {name}, whose patches have {patch[0]} pixels a side; resize the "
+            "images, such as by dataset.source.size, or set architecture.arguments={patch_size: 4}"
+        )
     if next(model.parameters()).is_meta:
         try:
             model(torch.empty(shape, device="meta"))

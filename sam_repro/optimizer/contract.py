@@ -20,6 +20,7 @@ from sam_repro.optimizer.trial import (
     BATCH,
     STEPS,
     WARM,
+    Broken,
     HostRead,
     Make,
     Read,
@@ -30,16 +31,13 @@ from sam_repro.optimizer.trial import (
     equal,
     network,
     oracle_of,
+    require,
     state_of,
     train,
     warm,
 )
 from sam_repro.optimizer.two_pass import Perturbing
 from sam_repro.oracle import Objective
-
-
-class Broken(AssertionError):
-    """A clause that a rule does not keep; the message says what is wrong and what to change."""
 
 
 def broken(clause: Callable[[Make], None], make: Make) -> str | None:
@@ -51,12 +49,6 @@ def broken(clause: Callable[[Make], None], make: Make) -> str | None:
     except Exception as error:  # whatever code of somebody else raises
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return None
-
-
-def require(kept: bool, otherwise: str) -> None:
-    """Raise `Broken` with a text unless a clause is kept."""
-    if not kept:
-        raise Broken(otherwise)
 
 
 def its_names_are_those_of_combine(make: Make) -> None:
@@ -235,19 +227,19 @@ def its_combination_is_pure(make: Make) -> None:
         oracle = oracle_of(Objective(model, cross_entropy), WARM, rule.needs_rows)
         rule.backward(oracle, m=m, observe=lambda terms, seen=seen: seen.append(copied(terms)))  # type: ignore[misc]
         vectors = {name: term.vector for name, term in seen[0].items()}
-        given_to = [{k: [x.clone() for x in v] for k, v in vectors.items()} for _ in range(2)]
-        with torch.no_grad():
-            again = [twin.combine(**own) for own in given_to]
-        require(
-            all(equal(own[name], vector) for own in given_to for name, vector in vectors.items()),
-            "combine: writes into a vector that it was given; make a new one",
-        )
         given = [p.grad is not None for p in rule.params]
         ours = [p.grad for p in rule.params if p.grad is not None]
-        for combined in again:
+        for _ in range(2):
+            own = {name: [x.clone() for x in vector] for name, vector in vectors.items()}
+            with torch.no_grad():
+                combined = twin.combine(**own)
             require(
                 equal(ours, [x for x, g in zip(combined, given, strict=True) if g]),
                 "combine: gives another gradient from the same vectors; write what lasts in remember()",
+            )
+            require(
+                all(equal(own[name], vector) for name, vector in vectors.items()),
+                "combine: writes into a vector that it was given; make a new one",
             )
 
 

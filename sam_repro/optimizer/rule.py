@@ -2,7 +2,7 @@
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -69,6 +69,11 @@ class Rule(ABC):
     _left_in: int | None = None  # the step whose gradient no step of the base has taken yet
 
     def __init__(self, base: Optimizer) -> None:
+        if not isinstance(base, Optimizer):
+            raise TypeError(
+                f"base: {type(base).__name__} is no optimizer; give one, such as torch.optim.SGD(model.parameters(), "
+                "lr=0.1)"
+            )
         self.base = base
         self.steps = 0
         self.memory: Memory = {}
@@ -133,12 +138,10 @@ class Rule(ABC):
 
         Raises:
             ValueError: if weight decay is a part of the loss and the rule takes its gradients without.
-            TypeError: if one of `oracles` is a number, such as m without its name.
+            TypeError: if one of `oracles` is no oracle, such as an m without its name, a tensor or a closure.
             RuntimeError: if the gradient of the last call is still there, which no step has taken.
         """
-        for number in oracles:
-            if isinstance(number, int):
-                raise TypeError(f"{number}: is no batch but a number; if it is m, name it: m={number}")
+        _refuse_other_than_oracles(oracles)
         oracle = oracles[0] if len(oracles) == 1 else cast(Oracle, Joint(oracles))
         self._refuse_decay_in_loss(oracle)
         self._refuse_second_backward()
@@ -301,6 +304,20 @@ class Rule(ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._begin()
+
+
+def _refuse_other_than_oracles(given: Sequence[Any]) -> None:
+    """Refuse what people write in their own loops in place of a batch."""
+    if not given:
+        raise TypeError("rule.step() without a batch: write rule.step(objective(inputs, targets))")
+    for one in given:
+        if isinstance(one, int):
+            raise TypeError(f"{one}: is no batch but a number; if it is m, name it: m={one}")
+        if not hasattr(one, "parts"):
+            raise TypeError(
+                f"{type(one).__name__}: is no batch; write rule.step(objective(inputs, targets)), or ByClosure(rule, "
+                "model).step(closure)"
+            )
 
 
 def _laid_out_as(p: Tensor, u: Tensor) -> Tensor:

@@ -22,6 +22,16 @@ STEPS = 7  # more than the longest period of a shipped option
 WARM = 2  # steps before a clause looks, so that momentum and memory are filled
 
 
+class Broken(AssertionError):
+    """A clause that a rule does not keep; the message says what is wrong and what to change."""
+
+
+def require(kept: bool, otherwise: str) -> None:
+    """Raise `Broken` with a text unless a clause is kept."""
+    if not kept:
+        raise Broken(otherwise)
+
+
 def network(dropout: float = 0.3, seed: int = 0) -> nn.Sequential:
     """A small network in float64 with batch norm and noise, a frozen layer, and a parameter that nothing depends on."""
     torch.manual_seed(seed)

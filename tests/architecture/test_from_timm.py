@@ -116,7 +116,7 @@ def test_what_timm_lists_has_no_decay() -> None:
         ({"arguments": {"pretrained": True}}, r"^arguments = pretrained: not to be given here"),
         (
             {"image_size": 30},
-            r"^image_size = 30: does not fit vit_small_patch16_224, whose patches have 16 pixels a side$",
+            r"^image_size = 30: does not fit vit_small_patch16_224, whose patches have 16 pixels a side; resize",
         ),
         ({"num_classes": 1}, r"^num_classes = 1: must be an integer >= 2$"),
         ({"name": "inception_v3"}, r"^image_size = 32: does not fit inception_v3 \(Calculated padded input size"),

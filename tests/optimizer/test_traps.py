@@ -409,4 +409,12 @@ def test_m_by_its_place_is_told_by_its_name() -> None:
     for oracles in ((oracle, 4), (4,)):
         with pytest.raises(TypeError, match="4: is no batch but a number; if it is m, name it: m=4"):
             rule.step(*oracles)
+    for others in (data(8, 2), (lambda: None,), ()):
+        with pytest.raises(TypeError, match=r"batch; write|write rule\.step\(objective\(inputs, targets\)\)"):
+            rule.step(*others)  # type: ignore[arg-type]
     assert rule.steps == 0
+
+
+def test_a_base_that_is_no_optimizer_is_told_in_a_line() -> None:
+    with pytest.raises(TypeError, match=r"base: generator is no optimizer; give one, such as torch\.optim\.SGD"):
+        SAM(nn.Linear(2, 3).parameters(), rho=RHO)  # type: ignore[arg-type]
