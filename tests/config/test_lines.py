@@ -126,7 +126,7 @@ def test_lists_and_nodes_of_a_table_are_those_of_a_run() -> None:
     assert (config["dataset"]["mean"], config["label_noise"]["rate"], config["m"]) == ([0.5], 0.2, None)
 
 
-@pytest.mark.parametrize("name", ["jos\u00e9", "a b", "a&b", "epoch=9", "[x]", "a,b", "it's", "a#b"])
+@pytest.mark.parametrize("name", ["jos\u00e9 & b", "epoch=9", "[x],b", "it's", "a #b"])
 def test_a_folder_of_options_may_have_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     (folder / "optimizer").mkdir(parents=True)
@@ -138,9 +138,9 @@ def test_a_folder_of_options_may_have_any_name(tmp_path: Path, name: str) -> Non
     own = ["--config-dir", str(folder)]
     single = command(train.main, tmp_path, *own, "optimizer=mysam", "seed=3", *QUIET)
     assert single.code == 0, single
-    sweep = command(train.main, tmp_path, *own, "-m", "optimizer=mysam,sgd", "seed=range(2)", *QUIET)
+    sweep = command(train.main, tmp_path, *own, "-m", "optimizer=mysam,sgd", *QUIET)
     assert sweep.code == 0, sweep
-    assert len(list(tmp_path.glob("outputs/runs/*/*/seed=*/result.json"))) == 5
+    assert len(list(tmp_path.glob("outputs/runs/*/*/seed=*/result.json"))) == 3
     assert command(table_door.main, tmp_path, "mine", *own).code == 0
 
 

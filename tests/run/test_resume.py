@@ -21,10 +21,13 @@ from typing import Any
 import pytest
 from rates import CLIMBS
 
+from sam_repro.config.lines import compose_line
+from sam_repro.config.options import groups_of
+from sam_repro.run import build
+
 SEED = 0  # of the moments of the faults
 MOMENTS = ("torn", "before fsync", "before replace", "after replace")
 TESTS = Path(__file__).parents[1]
-OPTIMIZERS = sorted(file.stem for file in (Path(__file__).parents[2] / "configs/optimizer").glob("*.yaml"))
 SETTINGS = [
     "wandb=disabled",
     "epochs=3",
@@ -142,15 +145,21 @@ def starts(folder: Path) -> list[int]:
     return [start["step"] for start in json.loads((home(folder) / "run.json").read_text())["starts"]]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_killed_after_every_step(server: Server, uninterrupted: Any, tmp_path: Path, optimizer: str) -> None:
-    settings = [*SETTINGS, f"optimizer={optimizer}", "max_steps=6"]
-    for _ in range(6):
-        fault = {"file": "checkpoint.pt", "moment": "after replace"}
-        assert server.start(tmp_path, settings, fault) == -signal.SIGKILL
-    assert server.start(tmp_path, settings) == 0, output(tmp_path)
-    assert starts(tmp_path) == list(range(7))
-    assert outcome(tmp_path) == uninterrupted(settings)
+def rules_with_memory() -> list[str]:
+    configs = {name: compose_line([f"optimizer={name}"]) for name in groups_of(None)["optimizer"]}
+    return [name for name, config in configs.items() if build.make_smallest_rule(config).memory]
+
+
+def test_killed_after_every_step(server: Server, uninterrupted: Any, tmp_path: Path) -> None:
+    """Rules that keep vectors from step to step, and two that keep none; the contract holds a save of every rule."""
+    for optimizer in ("sgd", "sam", *rules_with_memory()):
+        folder, settings = tmp_path / optimizer, [*SETTINGS, f"optimizer={optimizer}", "max_steps=6"]
+        for _ in range(6):
+            fault = {"file": "checkpoint.pt", "moment": "after replace"}
+            assert server.start(folder, settings, fault) == -signal.SIGKILL
+        assert server.start(folder, settings) == 0, output(folder)
+        assert starts(folder) == list(range(7))
+        assert outcome(folder) == uninterrupted(settings), optimizer
 
 
 @pytest.mark.parametrize("report", ["last", "best_validation"])
