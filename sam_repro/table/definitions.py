@@ -21,7 +21,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "network": ("architecture", "batch_norm_statistics"),
     "augmentation": ("augmentation",),
     "rule": ("optimizer", "rho", "rho_schedule", "m", "same_noise"),
-    "base": ("base_optimizer", "lr", "weight_decay", "weight_decay_in", "weight_decay_on", "clip_norm"),
+    "base": ("base_optimizer", "lr", "lr_factors", "weight_decay", "weight_decay_in", "weight_decay_on", "clip_norm"),
     "schedule": ("schedule",),
     "loop": ("epochs", "batch_size", "drop_last", "max_steps", "label_smoothing", "seed"),
     "measure": ("report", "sharpness"),

@@ -167,10 +167,10 @@ class Trainer:
                     if mark.records:
                         listener.row(self._window_row(step, mark.epochs))
                     self._finish_epoch(listener)
-                    self._heed()
                     if time.monotonic() - saved >= self.plan.checkpoint_every:
                         self.save(listener.saving())
                         saved = time.monotonic()
+                    self._heed()
             except Interrupted:
                 self.save(listener.saving())
                 raise

@@ -278,7 +278,7 @@ def test_a_failing_cell_of_a_sweep(door, undisturbed, tmp_path):
     assert table[1].split(maxsplit=3) == ["5", "0/2", "—", f"seed 0: {failed}; seed 1: {failed}"]
     assert table[2].startswith(f"{AT} ")
     assert " 2/2 " in table[2]
-    assert table[2].endswith(" done")
+    assert table[2].endswith(" cut budget: 10 steps")
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/runs/main/*/*/result.json")}
     assert len(done) == 2
     (tmp_path / "fault").unlink()
@@ -356,7 +356,8 @@ def test_a_finished_run_whose_files_are_damaged(door, undisturbed, tmp_path, nam
     shutil.copytree(undisturbed.parents[3], tmp_path / "outputs")
     damage(home(tmp_path) / name)
     before = files(home(tmp_path))
-    assert_one_message(door.run(tmp_path, RUN), 2, f"{name}: damaged (", RESUME_FALSE)
+    told = f"{name}: damaged (" if damage is half else "result.json without its run.json"
+    assert_one_message(door.run(tmp_path, RUN), 2, told, RESUME_FALSE)
     assert files(home(tmp_path)) == before
     assert door.run(tmp_path, [*RUN, "resume=false"]).code == 0
     assert files(home(tmp_path).with_name("seed=0.aside-1")) == before

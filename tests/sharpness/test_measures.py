@@ -91,7 +91,9 @@ def notes(kept, limit=math.inf, told=None):
         if len(kept) >= limit:
             raise Ended
 
-    return Notes(json.loads(kept[-1]) if kept else {}, keep, lambda done, of: (told or []).append((done, of)))
+    return Notes(
+        json.loads(kept[-1]) if kept else {}, keep, lambda done, of, at_most=False: (told or []).append((done, of))
+    )
 
 
 def test_a_measurement_that_was_stopped_goes_on_where_it_was(subject):

@@ -343,9 +343,10 @@ def test_a_key_that_a_table_has_wrong_is_named(tmp_path):
         f"title: t\nseeds: [0]\nmetrics: [test/error_pct]\ncells: [{cell}]\n"
     )
     said = "cell = 0 (a) of mine: optimizer.alphas: no such key; did you mean optimizer.alpha?"
-    for main, words in ((train.main, ["table=mine", "cell=0"]), (door.main, ["mine"])):
-        ended = command(main, tmp_path, "--config-dir", "mine", *words)
-        assert (ended.code, said in ended.err) == (2, True), ended
+    ended = command(train.main, tmp_path, "--config-dir", "mine", "table=mine", "cell=0")
+    assert (ended.code, said in ended.err) == (2, True), ended
+    shown = command(door.main, tmp_path, "--config-dir", "mine", "mine")
+    assert (shown.code, f"a mended file: {said}" in shown.out) == (0, True), shown  # the other cells are shown, too
 
 
 @pytest.mark.parametrize("line", [["cell=0"], ["-m", "cell=0,1"]])

@@ -197,13 +197,13 @@ def test_it_needs_no_torch_and_no_data():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["foret2021/cifr"], "experiment = foret2021/cifr: no such option; did you mean foret2021/cifar?"),
+        (["foret2021/cifr"], "experiment = 'foret2021/cifr': no such option; did you mean foret2021/cifar?"),
         ([FORET, "epoch=3"], "epoch=3: no such key; did you mean epochs?"),
         ([FORET, "optimizer=samm"], "optimizer = samm: no such option; did you mean sam?"),
         ([FORET, "sgd"], "sgd: cannot be read; settings are written key=value"),
         ([FORET, "lr=-1"], "lr = -1: must be a finite number > 0"),
         ([FORET, "optimizer=sgd", "rho=0.1"], "rho = 0.1: sgd has no rho"),
-        ([FORET, "dataset=digits"], "dataset = digits: foret2021/cifar is for cifar10, cifar100, fashion_mnist"),
+        ([FORET, "dataset=digits"], "dataset = digits: foret2021/cifar is for cifar10, cifar100, svhn, fashion_mnist"),
         ([FORET, "rho=0.1,0.2"], "rho=0.1,0.2: several values are a sweep; a recipe is shown for one line"),
         ([FORET, "experiment=luong2024/cifar100"], "experiment=luong2024/cifar100: the recipe stands before its line"),
         ([FORET, "table=luong2024/resnet18", "cell=1"], "its recipe is luong2024/cifar100, not foret2021/cifar"),
