@@ -1,6 +1,7 @@
 """One thread everywhere, so that sums have one order; float64 where a test asks for it."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -26,6 +27,15 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def without_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Graphs are captured and differentiated as always, and run operation by operation: no kernels are built."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    yield
+    torch._dynamo.reset()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -111,6 +111,7 @@ class Quiet:
         pass
 
 
+@pytest.mark.usefixtures("without_inductor")
 def test_a_compiled_run_is_taken_up(tmp_path: Path) -> None:
     whole = trained(tmp_path / "whole")
     trained(tmp_path / "parts", max_steps=2)

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -302,15 +302,6 @@ def test_layers_are_those_of_now(change: Callable[[nn.Module], nn.Module], compi
 
 
 # Compiled
-
-
-@pytest.fixture
-def without_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Graphs are captured and differentiated as always, and run operation by operation: no kernels are built."""
-    torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize(
