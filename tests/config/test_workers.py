@@ -68,7 +68,7 @@ def test_a_signal_to_the_door_stops_the_workers_and_those_that_are_still_startin
             process.send_signal(signal.SIGINT)  # as a terminal does, to the one that still starts as well
         said = [process.communicate("\n") for process in (early, late)]
     assert stop.value.signal == signal.SIGHUP
-    assert said[0][0] in ("saved at 2\n", "saved at 2 15\n", "saved at 15 2\n")
+    assert said[0][0].startswith(("saved at 2", "saved at 15"))  # the terminal's or the door's, which came first
     assert said[1][0] == ""
     assert [early.returncode, late.returncode] == [0, 0]
     assert not sweep.mark.parent.exists()
