@@ -3,15 +3,12 @@
     python scripts/unchanged.py                                 # against ca4b332
     python scripts/unchanged.py HEAD~1 --only looksam --keep    # some of the lines; the outputs stay
 
-BASE is checked out into a temporary worktree. Every line runs there and in the working tree of the current directory,
-on this machine, because float results differ between CPUs: no number that was written down is compared. The
-door is all that is used, `sam_repro.train`, and the files that a run leaves: the weights, tensor by tensor; every key
-of every row of the record; metrics, cost, sharpness and label noise of the result; all but the times. One process per
-side calls the door line by line, so that imports are paid once. A line under `STOPPED` also starts as a process of its
-own, gets a signal in the middle and is resumed: it must end as BASE's does, and as if nothing had disturbed it.
+BASE is checked out into a temporary worktree. Every line runs there and here: float results differ between CPUs.
+Compared are the weights and every key of the record's rows and of the result but the times. A line under `STOPPED`
+also gets a signal in the middle and is resumed: it must end as if nothing had disturbed it.
 
-What is meant to change is told in the tables `RENAMED`, `RENAMED_KEYS` and `ADDED`, or by editing the lines. Options
-that one side alone has are named and skipped. The exit code is 0 if all is equal, else 1.
+Write what is meant to change into `RENAMED`, `RENAMED_KEYS` and `ADDED`. Options that one side alone has are named and
+skipped. The exit code is 0 if all is equal, else 1.
 """
 
 import argparse
@@ -47,11 +44,8 @@ RENAMED: dict[str, str] = {
 }
 """Words of a line here → BASE's words for the same; where all words of a key are on a line, they are replaced."""
 
-RENAMED_KEYS: dict[str, str] = {}
-"""A key of the rows (train/loss) or of the result (cost.passes) here → BASE's name for it."""
-
-ADDED: set[str] = set()
-"""Keys of the rows or of the result that BASE lacks."""
+RENAMED_KEYS: dict[str, str] = {}  # a key of the rows or of the result here → BASE's name for it
+ADDED: set[str] = set()  # keys of the rows or of the result that BASE lacks
 
 TIMES = ("seconds", "examples_per_second")  # keys, or their last parts, that differ from run to run
 
@@ -78,7 +72,6 @@ LINES = (
     "optimizer=sam_ball,sam_random,sam_second_order optimizer.perturb=only_norm architecture=resnet8",
     "optimizer=sam optimizer.perturb=no_norm,only_norm architecture=resnet8",
     "optimizer=sam_direction,sam_magnitude optimizer.scope=tensor,element",
-    "optimizer=sam_magnitude optimizer.scope=element",
     "optimizer=sam_k optimizer.period=3",
     "optimizer=sam_masked optimizer.classes=[1,3] optimizer.rest=sgd,sam optimizer.scale=0.5",
     "optimizer=sgdhess optimizer.curvature=hessian,gauss_newton_diagonal,hutchinson_abs",
@@ -399,8 +392,7 @@ def stopped(given: list[str], folder: Path, number: signal.Signals) -> str:
     while process.poll() is None and sum(f.read_bytes().count(b"\n") for f in folder.rglob("metrics.jsonl")) < ROWS:
         time.sleep(0.005)
     process.send_signal(number)
-    code = process.wait()
-    good = code in (-number, 128 + number)
+    good = (code := process.wait()) in (-number, 128 + number)
     return "" if good else f"exit code {code} and not {number.name}: {last_line(folder / 'stderr')}"
 
 
