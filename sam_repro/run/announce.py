@@ -51,7 +51,7 @@ def announce(config: Resolved, folder: Path, trainer: Trainer, done: int) -> Non
         origin = config["origin"]
         cell = f", cell {origin['cell']} of {origin['table']}" if "cell" in origin else ""
         assumed = f"; assumed: {', '.join(config['assumed'])}" if config["assumed"] else ""
-        print("\n".join([f"recipe     {recipe}{cell}{assumed}", *map(_cut, cases.told(config))]))
+        print("\n".join([f"recipe     {recipe}{cell}{assumed}", *map(_cut, cases.describe(config))]))
         print(f"sources    python -m sam_repro.table recipe {recipe} shows each definition, and where it is from")
     told = {"optimizer", "compile"}  # by the lines of the rule and the numerics
     leaves = {key: value for key, value in flat(config).items() if key.partition(".")[0] not in told}

@@ -74,9 +74,9 @@ class Definitions:
         rows = [row for row in self._all_rows() if row.kind != DEFAULT or everything or row.key in defining]
         return sorted(rows, key=lambda row: list(PART_OF).index(_node(row.key)))
 
-    def told(self) -> list[str]:
+    def describe(self) -> list[str]:
         """The recipe's cases that held, and the keys for which none did."""
-        return cases.told(self.config)
+        return cases.describe(self.config)
 
     def _all_rows(self) -> Iterator[Row]:
         values, defaults = ({**config["choices"], **_leaves(config)} for config in (self.config, self.bare))
