@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sam_repro.config.schema import NEUTRAL
+from sam_repro.config.schema import neutral_values
 
 SWAPPED = {"SAMDirection": "SAMMagnitude", "SAMMagnitude": "SAMDirection"}
 GONE = {"trust_clip": False, "always_adapt": False}  # of LAMB: at these values, timm's own, they changed nothing
@@ -24,7 +24,7 @@ def modern(config: dict[str, Any]) -> dict[str, Any]:
     Args:
         config: the resolved configuration of a record, of any schema.
     """
-    younger = {key: value for key, value in NEUTRAL.items() if "." not in key} | {"graph": False}
+    younger = {key: value for key, value in neutral_values().items() if "." not in key} | {"graph": False}
     base = {key: value for key, value in config["base_optimizer"].items() if key not in GONE or value != GONE[key]}
     moved = {"augmentation": _by_name(config["augmentation"]), "dataset": _with_flip_rate(config["dataset"])}
     config = younger | config | {"base_optimizer": base} | moved
