@@ -2,12 +2,7 @@
 
 from sam_repro.architecture.digits import digits_cnn
 from sam_repro.architecture.from_timm import timm_network
-from sam_repro.architecture.pyramid import (
-    pyramidnet110,
-    pyramidnet110_shakedrop,
-    pyramidnet272,
-    pyramidnet272_shakedrop,
-)
+from sam_repro.architecture.pyramid import pyramidnet
 from sam_repro.architecture.resnet import (
     resnet8,
     resnet18,
@@ -24,10 +19,7 @@ from sam_repro.architecture.wide_resnet import resnet32_mentornet, wrn16_4, wrn1
 
 __all__ = [
     "digits_cnn",
-    "pyramidnet110",
-    "pyramidnet110_shakedrop",
-    "pyramidnet272",
-    "pyramidnet272_shakedrop",
+    "pyramidnet",
     "resnet8",
     "resnet18",
     "resnet20",
