@@ -23,10 +23,10 @@ from yaml import YAMLError
 
 from sam_repro.config import checks, schema
 from sam_repro.config.identity import is_ours
-from sam_repro.config.named_files import named_files
+from sam_repro.config.named_files import hash_named_files
 from sam_repro.config.options import config_dir, groups_of, nearest, option_files
 from sam_repro.config.schema import Resolved, flat
-from sam_repro.config.table_file import quoted
+from sam_repro.config.table_file import quote
 from sam_repro.errors import UserError
 from sam_repro.limits import shown
 
@@ -86,7 +86,7 @@ class Unresolved:
     def resolved(self) -> Resolved:
         """The configuration of a run."""
         config = {"choices": self.choices} | self.plain() | {"assumed": self.assumed, "origin": self.origin}
-        files = named_files(config)
+        files = hash_named_files(config)
         return config | ({"files": files} if files else {})
 
     def shown(self, resolve: bool) -> str:
@@ -144,7 +144,7 @@ def _open_own_nodes(base: Unresolved) -> None:
 def _base(chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]) -> Unresolved:
     """The configuration of some options; `files` are there for the cache, which must see that one of them changed."""
     path = f"file://{Path(extra_dir).absolute()}" if extra_dir else ""
-    search = [f"hydra.searchpath=[{quoted(path)}]"] if extra_dir else []
+    search = [f"hydra.searchpath=[{quote(path)}]"] if extra_dir else []
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = hydra.compose("config", [*chosen, *search], return_hydra_config=True)
     nodes = schema.Config.__dataclass_fields__

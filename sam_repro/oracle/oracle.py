@@ -118,7 +118,7 @@ class Objective:
             TypeError: if the inputs are something else.
         """
         tensors(inputs)
-        noise = drawn_noise() if noise is None else noise
+        noise = draw_noise() if noise is None else noise
         return Oracle(self, inputs, targets, noise, noise, self.buffers(), rows=rows)
 
     def buffers(self) -> Buffers:
@@ -313,7 +313,7 @@ def take_gradients(params: Sequence[Tensor]) -> tuple[Vector, list[bool]]:
     return vector, [g is not None for g in gradients]
 
 
-def drawn_noise() -> int:
+def draw_noise() -> int:
     """A seed for the noise of a batch, from torch's CPU generator."""
     # not item(), which those who look for waits on the device look for: the number is on the host
     return int(torch.randint(2**63 - 1, (1,), device="cpu").numpy()[0])

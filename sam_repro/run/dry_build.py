@@ -53,14 +53,14 @@ def _augmentation(config: Resolved) -> None:
     told = {key: half if node.get(key) is None else node[key] for key in ("mean", "std")}
     augmentation = build.make_augmentation(config, told)
     if shape is not None:
-        with build.refused(config, "augmentation", "dataset"):
+        with build.refuse_by_key(config, "augmentation", "dataset"):
             augmentation.check(_blank(shape))
 
 
 def _rule(config: Resolved) -> None:
     rule = build.make_smallest_rule(config)
     if config["graph"] is True:
-        with build.refused(config):
+        with build.refuse_by_key(config):
             graphs.refuse(rule, config["diagnostics"])
 
 

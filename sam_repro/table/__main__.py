@@ -19,7 +19,7 @@ from sam_repro.config.launch import guard
 from sam_repro.config.lines import compose_cell, compose_line, read_table
 from sam_repro.config.options import require_option, table_names
 from sam_repro.config.schema import Resolved
-from sam_repro.config.table_file import Cell, Search, Table, written
+from sam_repro.config.table_file import Cell, Search, Table, spell_words
 from sam_repro.errors import UserError
 from sam_repro.files import replacing, write_json
 from sam_repro.limits import shown
@@ -201,25 +201,25 @@ def _search(report: Report, options: argparse.Namespace) -> None:
         curve = ", ".join(f"{value}: {render.shown(line.estimates[0])}" for value, line in choice.curve)
         print(f"{where}{search.metric} by {search.over}: {curve}")
         entry: dict[str, Any] = {"per": choice.per, "curve": _curve(choice.curve), "printed": choice.printed}
-        choices.append(entry | _queued(report, search, choice, options))
+        choices.append(entry | _queue(report, search, choice, options))
     folder = Path(options.to) / table.name
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "search.json", {"over": search.over, "metric": search.metric, "choices": choices})
     print(f"written    {folder / 'search.json'}")
 
 
-def _queued(report: Report, search: Search, choice: Choice, options: argparse.Namespace) -> dict[str, Any]:
+def _queue(report: Report, search: Search, choice: Choice, options: argparse.Namespace) -> dict[str, Any]:
     """Print what was chosen, the command that retrains it on all data, and what that has given so far."""
     if choice.chosen is None:
         print(f"  no choice: {choice.missing} runs of the grid are missing, or they are of different numerics")
         return {"chosen": None, "retrain": None}
     value = choice.chosen.overrides[search.over]
-    line = written(report.table.overrides(choice.chosen) | search.retrain)
+    line = spell_words(report.table.overrides(choice.chosen) | search.retrain)
     seeds = ",".join(map(str, report.table.seeds))
     printed = "" if choice.printed is None else f" (the paper chose {choice.printed})"
     print(f"  chosen: {search.over}={value}{printed}; retrain on all data:")
     print(f"  python -m sam_repro.train{_extra(options.config_dir)} -m {shlex.join(line)} seed={seeds}")
-    print(f"  {_retrained(report, line, options)}")
+    print(f"  {_describe_retraining(report, line, options)}")
     return {"chosen": value, "retrain": line}
 
 
@@ -230,7 +230,7 @@ def _curve(curve: Sequence[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _retrained(report: Report, line: list[str], options: argparse.Namespace) -> str:
+def _describe_retraining(report: Report, line: list[str], options: argparse.Namespace) -> str:
     """What the retraining gave, as far as it is done."""
     cell = Cell(0, "retrained", "retrained", {})
     table = dataclasses.replace(report.table, cells=(cell,), metrics=("test/error_pct",), claims=(), effects=())
@@ -337,12 +337,12 @@ def _recipe(name: str, line: Sequence[str], options: argparse.Namespace) -> None
     if options.markdown:
         print(
             "\n".join(
-                [f"# {' '.join((name, *line))}", "", *(f"* {' '.join(told.split())}" for told in found.told()), ""]
+                [f"# {' '.join((name, *line))}", "", *(f"* {' '.join(told.split())}" for told in found.describe()), ""]
             )
         )
         print("\n".join(render.rows(render.Section(name, HEADER, rows))))
         return
-    print("\n".join([f"recipe     {' '.join((name, *line))}", *found.told(), ""]))
+    print("\n".join([f"recipe     {' '.join((name, *line))}", *found.describe(), ""]))
     _print_columns([HEADER, *rows])
 
 

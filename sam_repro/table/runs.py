@@ -24,11 +24,11 @@ class Protocol(NamedTuple):
     """How a sharpness was measured, as texts to compare.
 
     Args:
-        asked: settings and checkpoint; equal for all runs of a table.
+        settings: settings and checkpoint; equal for all runs of a table.
         done: the protocol without weights hash and outcome; equal for all runs of a cell.
     """
 
-    asked: str
+    settings: str
     done: str
 
 
@@ -192,10 +192,10 @@ def find(roots: Iterable[Path]) -> Found:
     for folder in (folder for root in roots for folder in _homes(root, found.problems)):
         try:
             if (folder / "result.json").exists():
-                run = _finished(folder)
+                run = _read_finished(folder)
                 seen.setdefault((run.cell_hash, run.seed, run.numerics, run.inputs), []).append(run)
             else:
-                found.unfinished.append(_unfinished(folder))
+                found.unfinished.append(_read_unfinished(folder))
         except (ValueError, OSError) as error:
             found.problems.append(f"{folder}: damaged, not counted ({error})")
     for first, *others in seen.values():
@@ -218,7 +218,7 @@ def read(folder: Path) -> Run:
     if not (folder / "result.json").is_file():
         raise ValueError(f"{folder}: no finished run; result.json is missing")
     try:
-        return _finished(folder)
+        return _read_finished(folder)
     except (ValueError, OSError) as error:
         raise ValueError(f"{folder}: damaged ({error})") from None
 
@@ -259,7 +259,7 @@ def label(numerics: Sequence[tuple[str, Any]]) -> str:
     return ", ".join(word for word in words if word)
 
 
-def _finished(folder: Path) -> Run:
+def _read_finished(folder: Path) -> Run:
     run = Run(folder, read_result(folder))
     _refuse_other(run)
     return run
@@ -276,7 +276,7 @@ def _refuse_other(run: Run) -> None:
             raise ValueError(f"result.json and run.json differ in {', '.join(parts)}: one of them is of another run")
 
 
-def _unfinished(folder: Path) -> Unfinished:
+def _read_unfinished(folder: Path) -> Unfinished:
     config = modern(read_run(folder)["config"])
     state = "broken off"
     if is_locked(folder):
@@ -323,9 +323,9 @@ def _measurement(file: Path) -> dict[str, Any] | None:
 
 
 def _protocol(protocol: dict[str, Any]) -> Protocol:
-    asked = {"checkpoint": protocol.get("checkpoint"), **protocol.get("settings", {})}
+    settings = {"checkpoint": protocol.get("checkpoint"), **protocol.get("settings", {})}
     done = {key: value for key, value in protocol.items() if key not in ("weights_sha256", "outcome")}
-    return Protocol(*(json.dumps(part, sort_keys=True) for part in (asked, done)))
+    return Protocol(*(json.dumps(part, sort_keys=True) for part in (settings, done)))
 
 
 def _is_smaller(config: dict[str, Any], whole: dict[str, Any]) -> bool:

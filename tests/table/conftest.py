@@ -11,8 +11,8 @@ import yaml
 from sam_repro.config.identity import cell_hash, home
 from sam_repro.config.lines import compose_line
 from sam_repro.config.schema import SCHEMA
-from sam_repro.config.table_file import Cell, Table, written
-from sam_repro.config.table_reader import parsed
+from sam_repro.config.table_file import Cell, Table, spell_words
+from sam_repro.config.table_reader import parse_table
 from sam_repro.table import runs
 from sam_repro.table.report import Report
 
@@ -42,7 +42,7 @@ def _settings(line: tuple[str, ...]) -> str:
 def _composed(cell: Cell, own: tuple[str, ...]) -> dict[str, Any]:
     """What composed_cell gives for the table of the tests, each command line once."""
     recipe = {"experiment": "digits/label_noise", "optimizer": "sam"} | cell.overrides
-    config = json.loads(_settings((*written(recipe), *(line for line in own if not line.startswith("seed=")))))
+    config = json.loads(_settings((*spell_words(recipe), *(line for line in own if not line.startswith("seed=")))))
     seeds = [int(line.removeprefix("seed=")) for line in own if line.startswith("seed=")]
     return config | {"seed": (seeds or [0])[0]}
 
@@ -57,7 +57,7 @@ class Lab:
 
     def tabled(self, more: str, base: str = MINE) -> Table:
         """The table of the tests with more fields."""
-        self.table = parsed("mine", yaml.safe_load(base + more))
+        self.table = parse_table("mine", yaml.safe_load(base + more))
         return self.table
 
     def config(self, cell: str, *own: str) -> dict[str, Any]:
