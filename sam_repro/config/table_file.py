@@ -133,6 +133,13 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Surfaces:
+    """What the picture shows: the loss surface of each cell, as the measure `surfaces` found it."""
+
+    surfaces: str
+
+
+@dataclass(frozen=True)
 class Table:
     """A table file.
 
@@ -163,7 +170,7 @@ class Table:
     claims: tuple[Claim, ...]
     effects: tuple[Effect, ...]
     search: Search | None
-    plot: Plot | None
+    plot: Plot | Surfaces | None
     notes: tuple[str, ...]
 
     def cell(self, which: int | str) -> Cell:

@@ -8,7 +8,7 @@ from typing import Any
 from sam_repro import limits
 from sam_repro.config import formula
 from sam_repro.config.schema import Plain
-from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Plot, Search, Table, TableError
+from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Plot, Search, Surfaces, Table, TableError
 
 _PLACE = re.compile(r"\{([\w.]+)\}")
 METRICS = ("test", "validation", "train", "label_noise", "sharpness", "epoch", "cost")
@@ -176,7 +176,9 @@ def _search(fields: Any, cells: Sequence[Cell]) -> Search:
     return search
 
 
-def _plot(fields: Any, metrics: Sequence[str], cells: Sequence[Cell]) -> Plot:
+def _plot(fields: Any, metrics: Sequence[str], cells: Sequence[Cell]) -> Plot | Surfaces:
+    if "surfaces" in _mapping(fields, "plot"):
+        return Surfaces(_text(_check_fields(fields, "plot", "surfaces")["surfaces"], "plot: surfaces"))
     plot = Plot(**_check_fields(fields, "plot", "x", "y"))
     limits.choice("plot: y", plot.y, metrics)
     if not any(plot.x in cell.overrides for cell in cells):

@@ -115,6 +115,11 @@ class Run:
                 found.setdefault(_protocol(measurement["protocol"]), number)
         return found
 
+    def arrays(self, measure: str, settings: str) -> dict[str, Any] | None:
+        """The arrays, such as a grid of losses, of a measure with these settings; None where it has none."""
+        found = (one for one in self.measurements if one["measure"] == measure and one.get("arrays"))
+        return next((one["arrays"] for one in found if _protocol(one["protocol"]).settings == settings), None)
+
     def text(self, part: str, rest: str) -> str | None:
         """A text in a part of the result, by the rest of its path."""
         value = flat(self._part(part)).get(rest.replace("/", "."))
