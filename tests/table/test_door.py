@@ -293,7 +293,12 @@ def test_what_is_damaged_is_named_and_the_rest_is_rendered(copy):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["tinny"], "table = tinny: no such option; did you mean tiny?"),
+        (["tinny"], "tinny: no such table or verb; did you mean tiny?"),
+        (["comparre"], "comparre: no such table or verb; did you mean compare?"),
+        (
+            ["export"],
+            "export: no such table or verb; without a word the tables are listed, and the verbs are search, keep",
+        ),
         (["tiny", "more"], "tiny more: cannot be read; it is one of"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["why"], "why: of what?"),
