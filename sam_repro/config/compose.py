@@ -171,15 +171,17 @@ def _drop_lacking(config: DictConfig, chosen: tuple[str, ...], extra_dir: str | 
 
 
 def parse_word(written: str) -> Override:
-    """A word of a line as Hydra reads it.
+    """A word of a line as Hydra reads it; a path needs no quotes for the = in it, which the home of each run has.
 
     Raises:
         UserError: if it cannot be read.
     """
+    key, equals, value = written.partition("=")
+    path = "/" in value and SIGNS.intersection(value) == {"="} and not value.endswith("\\")
     try:
-        return OverridesParser.create().parse_override(written)
+        return OverridesParser.create().parse_override(f"{key}='{value}'" if path else written)
     except (HydraException, ValueError):  # Python reads no integer of more than 4300 digits
-        key, equals, value = written[:200].partition("=")
+        value = value[:200]
         remedy = f"; a text with such signs needs quotes of its own: \"{key}='{value}'\"" if set(value) & SIGNS else ""
         raise UserError(
             f"{written[:200]}: cannot be read; {SPELLING}{remedy if equals else ', without spaces'}"

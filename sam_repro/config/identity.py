@@ -72,8 +72,8 @@ def _idle(key: str, leaves: dict[str, Any]) -> bool:
         return False
     if node == "augmentation" and "." in inner and isinstance(order, list) and inner.partition(".")[0] not in order:
         return True
-    nodes = (facts_of(key[:dot]) for dot in range(len(key)) if key[dot] == ".")
-    return any(of.idle or (of.switch is not None and leaves.get(of.switch, of.off) == of.off) for of in nodes)
+    levels = (facts_of(key[:end]) for end in range(len(key) + 1) if key[end : end + 1] in (".", ""))
+    return any(of.idle or (of.switch is not None and leaves.get(of.switch, of.off) == of.off) for of in levels)
 
 
 def _without_idle_names(leaves: dict[str, Any]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class Config:
         default_factory=dict,
         metadata={
             "weights": Facts(neutral=None),
+            "new_head": Facts(switch="architecture.weights", off=None),
             "freeze": Facts(neutral=None),
             "batch_norm.momentum": Facts(neutral=None),
             "batch_norm.eps": Facts(neutral=None),

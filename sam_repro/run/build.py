@@ -44,7 +44,7 @@ class Shape:
     image_size: int
 
 
-PREPARED = ("batch_norm", "weights", "freeze")
+PREPARED = ("batch_norm", "weights", "new_head", "freeze")
 """Keys of the network that no constructor takes: what any network is told when it has been made."""
 
 
@@ -144,8 +144,7 @@ def make_network(config: Resolved, shape: Shape) -> nn.Module:
         batch_norm = BatchNorm(**(told["batch_norm"] or {}))
         network: nn.Module = _make(node)(**vars(shape))
         batch_norm.set(network)
-        if told["weights"] is not None:
-            load_weights(network, told["weights"], shape.num_classes)
+        load_weights(network, told["weights"], shape.num_classes, config["architecture"].get("new_head", "network"))
         freeze(network, told["freeze"])
         return network
 

@@ -18,7 +18,7 @@ from sam_repro.config.identity import identity
 from sam_repro.config.launch import guard
 from sam_repro.config.lines import compose_cell, compose_line, read_table
 from sam_repro.config.options import require_option, table_names
-from sam_repro.config.schema import Resolved
+from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Search, Table, spell_words
 from sam_repro.errors import UserError
 from sam_repro.files import replacing, write_json
@@ -278,7 +278,7 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
     least = min((_apart(table, cell, run) for table, cell in cells), default=0)
     differences = {
         f"{table.name}, cell {cell.index} ({cell.name})": difference(
-            identity(run.config), identity(compose_cell(table, cell, extra_dir=options.config_dir))
+            run.identity, identity(compose_cell(table, cell, extra_dir=options.config_dir))
         )
         for table, cell in cells
         if _apart(table, cell, run) == least
@@ -292,9 +292,11 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
 
 
 def _apart(table: Table, cell: Cell, run: runs.Run) -> int:
-    """In how many of the options that it names a cell differs from a run: to compose all cells takes a minute."""
-    named, chosen = table.overrides(cell), run.config["choices"]
-    return sum(named.get(group, chosen[group]) != chosen[group] for group in ("dataset", "architecture", "optimizer"))
+    """In how much of what it names a cell differs from a run: to compose all cells takes a minute."""
+    chosen, files = run.config["choices"], run.config.get("files", {})  # a file counts by its content
+    known = {key: value for key, value in flat(run.config).items() if key in run.identity and key not in files}
+    known |= {group: chosen[group] for group in ("dataset", "architecture", "optimizer")}
+    return sum(known.get(key, value) != value for key, value in flat(table.overrides(cell)).items())
 
 
 def _compare(one: runs.Run, other: runs.Run) -> None:

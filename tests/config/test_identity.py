@@ -21,7 +21,7 @@ DEFAULT = compose_line([])
 LIVELY = compose_line(
     [
         *("label_noise.rate=0.2", "dataset.validation.count=200", "optimizer=sam"),
-        *("augmentation=cutout", "augmentation.flip.probability=0.5"),
+        *("augmentation=cutout", "augmentation.flip.probability=0.5", "architecture.weights=start.pt"),
     ]
 )
 """A configuration in which nothing is idle."""
@@ -46,6 +46,7 @@ IDLE = [
     ("dataset.validation.seed=7", ""),
     ("dataset.validation.augmented=true", ""),
     ("dataset.augmentation.cutout=2", ""),
+    ("architecture.new_head=network", ""),
     ("augmentation.flip.probability=0.0", "augmentation=basic"),
     ("augmentation.crop.padding_mode=reflect", "augmentation=basic augmentation.crop.pad=0"),
     ("augmentation.cutout.per=batch", "augmentation=cutout augmentation.order=[flip,crop,normalise]"),
@@ -64,6 +65,7 @@ def test_a_key_without_effect_makes_no_other_cell(override, line):
     [
         ("label_noise.rate=0.2", "label_noise.seed=1"),
         ("dataset.validation.count=200", "dataset.validation.seed=7"),
+        ("architecture.weights=start.pt", "architecture.new_head=network"),
         ("augmentation=cutout", "augmentation.cutout.per=batch"),
         ("augmentation=basic", "augmentation.crop.padding_mode=reflect"),
         ("augmentation=cutout", "augmentation.order=[cutout,crop,normalise]"),

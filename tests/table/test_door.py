@@ -187,6 +187,17 @@ def test_why_a_run_counts_and_why_not(done, tmp_path):
     ]
 
 
+def test_why_composes_only_cells_that_name_what_the_run_has(done, monkeypatch):
+    composed = []
+    compose = door.compose_cell
+    monkeypatch.setattr(
+        door, "compose_cell", lambda *of, **more: composed.append((of[0].name, of[1].name)) or compose(*of, **more)
+    )
+    assert "counts for tiny, cell 1 (rho 0.1), seed 0" in table(done, "why", str(homes(done)[2])).out
+    assert ("tiny", "rho 0.1") in composed
+    assert {cell for _, cell in composed} == {"rho 0.1"}
+
+
 def test_compare_two_runs(done):
     first, _, third, _ = homes(done)
     said = table(done, "compare", str(first), str(third))
