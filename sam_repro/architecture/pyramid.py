@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sam_repro import limits
 from sam_repro.architecture.initialisation import initialise
-from sam_repro.architecture.layers import PooledShortcut, check_task, convolution
+from sam_repro.architecture.layers import PooledShortcut, blocks_of, check_task, convolution
 from sam_repro.architecture.shake import ShakeDrop
 
 
@@ -156,17 +156,6 @@ def pyramidnet(
     """
     check_task(num_classes, in_channels, image_size, initialisation)
     limits.choice("shakedrop", shakedrop, (None, "drawn", "same"))
-    pyramid = Pyramid(_blocks(depth, bottleneck), alpha, bottleneck, widths)
-    return initialise(PyramidNet(pyramid, in_channels, num_classes, shakedrop), initialisation)
-
-
-def _blocks(depth: int, bottleneck: bool) -> int:
-    """Blocks a stage of a network of so many layers, of which two are the stem and the classifier."""
     limits.boolean("bottleneck", bottleneck)
-    layers = 9 if bottleneck else 6
-    limits.integer("depth", depth, low=layers + 2, high=2000)
-    blocks, rest = divmod(depth - 2, layers)
-    if rest:
-        kind, near = "bottlenecks" if bottleneck else "basic blocks", depth - rest
-        raise ValueError(f"depth = {depth}: three stages of {kind} have {layers}n + 2 layers, such as {near}")
-    return blocks
+    pyramid = Pyramid(blocks_of(depth, 9 if bottleneck else 6), alpha, bottleneck, widths)
+    return initialise(PyramidNet(pyramid, in_channels, num_classes, shakedrop), initialisation)

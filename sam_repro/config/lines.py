@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +91,12 @@ def read_table(name: str, extra_dir: str | None = None) -> table_file.Table:
     """
     require_option("table", name, extra_dir)
     file = next(file for root in roots_of(extra_dir) if (file := root / f"table/{name}.yaml").exists())
+    return _read_table(name, file, file.stat().st_mtime_ns)
+
+
+@lru_cache
+def _read_table(name: str, file: Path, changed: int) -> table_file.Table:
+    """A sweep names its table on every line; `changed` is there for the cache."""
     try:
         return parse_table(name, read_yaml(file))
     except table_file.TableError as error:

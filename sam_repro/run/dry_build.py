@@ -22,8 +22,9 @@ from sam_repro.training import graphs
 def findings(configs: Sequence[Resolved]) -> list[str]:
     """What constructors refuse of checked configurations, one line each; nothing is loaded, nothing is written.
 
-    Configurations that differ in their seed alone are one cell, which is built once. Where every seed of a cell is
-    done it has been built before: its rule and its network, which take time, are left out.
+    Configurations that differ in their seed alone are one cell, which is built once, and so is a network that several
+    cells train. Where every seed of a cell is done it has been built before: its rule and its network, which take time,
+    are left out.
 
     Args:
         configs: of the lines of a command.
@@ -34,8 +35,12 @@ def findings(configs: Sequence[Resolved]) -> list[str]:
     cells: dict[str, list[Resolved]] = {}
     for config in configs:
         cells.setdefault(str(config | {"seed": None}), []).append(config)
+    networks: set[str] = set()
     for seeds in cells.values():
-        parts = LIGHT if all(map(_is_done, seeds)) else (*LIGHT, *HEAVY)
+        parts = LIGHT if all(map(_is_done, seeds)) else (*LIGHT, _rule)
+        if parts is not LIGHT and (network := _around_network(seeds[0])) not in networks:
+            networks.add(network)
+            parts = (*parts, _network)
         if heard := dict.fromkeys(line for part in parts for line in _refusals(part, seeds[0])):
             return list(heard)
     return []
@@ -89,6 +94,11 @@ def _network(config: Resolved) -> None:
         refuse_sizes(network, shape, build.make_plan(config), images)
 
 
+def _around_network(config: Resolved) -> str:
+    """All that `_network` may look at, as a text to compare."""
+    return str({key: value for key, value in config.items() if key not in (*NOT_OF_NETWORK, "seed")})
+
+
 def _measure(config: Resolved, network: nn.Module | None = None) -> None:
     build.make_measure({key: value for key, value in config["sharpness"].items() if key not in WHEN}, network)
 
@@ -117,7 +127,11 @@ LIGHT: tuple[Part, ...] = (
     *(build.make_validation, build.make_noise, build.check_source),
     *(_augmentation, build.make_schedule, build.make_rho_schedule, _measure),
 )
-HEAVY: tuple[Part, ...] = (_rule, _network)
+NOT_OF_NETWORK = (
+    *("optimizer", "base_optimizer", "rho", "rho_schedule", "lr", "weight_decay", "schedule"),
+    *("augmentation", "choices", "origin", "assumed"),
+)
+"""Nodes and keys by which cells of a table differ, and at which no network looks."""
 KEY = re.compile(r"([\w.]+)(?:\[\d+\])? = ")
 """How a refusal begins that is about one key."""
 

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # Ctrl-C while the rest is imported ends the command
 
 import argparse
 import dataclasses
+import difflib
 import shlex
 import shutil
 import sys
@@ -18,7 +19,7 @@ from sam_repro.config.identity import identity
 from sam_repro.config.launch import guard
 from sam_repro.config.lines import compose_cell, compose_line, read_table
 from sam_repro.config.options import require_option, table_names
-from sam_repro.config.schema import Resolved
+from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Search, Table, spell_words
 from sam_repro.errors import UserError
 from sam_repro.files import replacing, write_json
@@ -78,6 +79,7 @@ def _main(argv: Sequence[str]) -> int:
         case [verb] if verb in VERBS:
             raise UserError(f"{verb}: of what? It is one of\n{USAGE}")
         case [name]:
+            _require_table(name, options)
             _show(_report(name, options), options)
         case words:
             raise UserError(f"{' '.join(words)}: cannot be read; it is one of\n{USAGE}")
@@ -109,9 +111,20 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def _require_table(name: str, options: argparse.Namespace) -> None:
+    known = table_names(options.config_dir)
+    if name not in known:
+        near = difflib.get_close_matches(name, [*known, *VERBS], n=1)
+        there = f"without a word the tables are listed, and the verbs are {', '.join(VERBS)}"
+        raise UserError(f"{name}: no such table or verb; {f'did you mean {near[0]}?' if near else there}")
+
+
 def _list(options: argparse.Namespace) -> None:
-    for table in _tables(table_names(options.config_dir), options):
-        print(f"{table.name:24} {render.in_a_line(table.title)} ({len(table.cells)} cells, {len(table.claims)} claims)")
+    names = table_names(options.config_dir)
+    width = max(map(len, names))
+    for table in _tables(names, options):
+        size = f"{len(table.cells)} cells, {len(table.claims)} claims"
+        print(f"{table.name:{width}}  {render.in_a_line(table.title)} ({size})")
 
 
 def _tables(names: Iterable[str], options: argparse.Namespace) -> Iterator[Table]:
@@ -278,7 +291,7 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
     least = min((_apart(table, cell, run) for table, cell in cells), default=0)
     differences = {
         f"{table.name}, cell {cell.index} ({cell.name})": difference(
-            identity(run.config), identity(compose_cell(table, cell, extra_dir=options.config_dir))
+            run.identity, identity(compose_cell(table, cell, extra_dir=options.config_dir))
         )
         for table, cell in cells
         if _apart(table, cell, run) == least
@@ -292,9 +305,11 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
 
 
 def _apart(table: Table, cell: Cell, run: runs.Run) -> int:
-    """In how many of the options that it names a cell differs from a run: to compose all cells takes a minute."""
-    named, chosen = table.overrides(cell), run.config["choices"]
-    return sum(named.get(group, chosen[group]) != chosen[group] for group in ("dataset", "architecture", "optimizer"))
+    """In how much of what it names a cell differs from a run: to compose all cells takes a minute."""
+    chosen, files = run.config["choices"], run.config.get("files", {})  # a file counts by its content
+    known = {key: value for key, value in flat(run.config).items() if key in run.identity and key not in files}
+    known |= {group: chosen[group] for group in ("dataset", "architecture", "optimizer")}
+    return sum(known.get(key, value) != value for key, value in flat(table.overrides(cell)).items())
 
 
 def _compare(one: runs.Run, other: runs.Run) -> None:

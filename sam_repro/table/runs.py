@@ -67,6 +67,11 @@ class Run:
         return self.result.get("inputs")
 
     @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What its cell is, key by key."""
+        return identity(self.config)
+
+    @cached_property
     def cell_hash(self) -> str:
         """The cell that it is a run of."""
         return cell_hash(self.config)
@@ -117,7 +122,8 @@ class Run:
 
     def text(self, part: str, rest: str) -> str | None:
         """A text in a part of the result, by the rest of its path."""
-        value = flat(self._part(part)).get(rest.replace("/", "."))
+        inside = self._part(part)
+        value = flat(inside).get(rest.replace("/", ".")) if isinstance(inside, dict) else None
         return value if isinstance(value, str) else None
 
     def leaves(self, part: str) -> list[str]:
@@ -172,14 +178,14 @@ class Found:
 
         Not those of less than an epoch, such as to time a pass.
         """
-        wanted = _without_budget(config)
+        wanted = _without_budget(identity(config))
         return sorted(
             (
                 run
                 for run in self.runs
                 if _is_smaller(run.config, config)
                 and run.result["metrics"]["test"]["last"]["epoch"] >= 1
-                and _without_budget(run.config) == wanted
+                and _without_budget(run.identity) == wanted
             ),
             key=lambda run: run.seed,
         )
@@ -339,8 +345,8 @@ def _is_smaller(config: dict[str, Any], whole: dict[str, Any]) -> bool:
     return shorter or (config["epochs"] == whole["epochs"] and config["max_steps"] not in (None, whole["max_steps"]))
 
 
-def _without_budget(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in identity(config).items() if key not in BUDGET}
+def _without_budget(cell: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cell.items() if key not in BUDGET}
 
 
 def _at(value: Any, path: Sequence[str]) -> float | None:

@@ -84,10 +84,10 @@ def test_probabilities_fall_in_a_line_to_a_half() -> None:
         ({"widths": "narrow"}, "widths = narrow: must be one of rounded, truncated"),
         ({"shakedrop": "own"}, "shakedrop = own: must be one of null, drawn, same"),
         ({"alpha": -1}, "alpha = -1: must be an integer >= 0 and <= 10000"),
-        ({"depth": 109}, r"depth = 109: three stages of basic blocks have 6n \+ 2 layers, such as 104"),
+        ({"depth": 109}, r"depth = 109: this network has 6n \+ 2 layers, such as 104"),
         (
             {"depth": 111, "bottleneck": True},
-            r"depth = 111: three stages of bottlenecks have 9n \+ 2 layers, such as 110",
+            r"depth = 111: this network has 9n \+ 2 layers, such as 110",
         ),
         ({"bottleneck": "yes"}, "bottleneck = yes: must be true or false"),
     ],
