@@ -122,7 +122,8 @@ class Run:
 
     def text(self, part: str, rest: str) -> str | None:
         """A text in a part of the result, by the rest of its path."""
-        value = flat(self._part(part)).get(rest.replace("/", "."))
+        inside = self._part(part)
+        value = flat(inside).get(rest.replace("/", ".")) if isinstance(inside, dict) else None
         return value if isinstance(value, str) else None
 
     def leaves(self, part: str) -> list[str]:
