@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from sam_repro.config.options import config_dir, groups_of, nearest, option_file
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import quoted
 from sam_repro.errors import UserError
-from sam_repro.limits import shown
+from sam_repro.limits import LONGEST, shown
 
 __all__ = [
     "SPELLING",
@@ -43,7 +44,6 @@ __all__ = [
 ]
 
 SPELLING = "settings are written key=value, such as rho=0.1"
-SIGNS = frozenset("=,:()[]{}&'\"")
 NOT_THERE = re.compile(r"Could not override '([^']+)'")
 TOP = OmegaConf.structured(schema.Config)
 """The top-level keys with their types, and those of a recipe, two of which no Python field can be called."""
@@ -179,11 +179,21 @@ def parse_word(written: str) -> Override:
     try:
         return OverridesParser.create().parse_override(written)
     except (HydraException, ValueError):  # Python reads no integer of more than 4300 digits
-        key, equals, value = written[:200].partition("=")
-        remedy = f"; a text with such signs needs quotes of its own: \"{key}='{value}'\"" if set(value) & SIGNS else ""
-        raise UserError(
-            f"{written[:200]}: cannot be read; {SPELLING}{remedy if equals else ', without spaces'}"
-        ) from None
+        raise UserError(f"{written[:200]}: cannot be read; {SPELLING}{_remedy(written)}") from None
+
+
+def _remedy(written: str) -> str:
+    """The word in quotes, where it can be read so."""
+    key, equals, value = written.partition("=")
+    if not equals:
+        return ", without spaces"
+    word = f"{key}={quoted(value)}"
+    try:
+        OverridesParser.create().parse_override(word)
+    except (HydraException, ValueError):
+        return ""
+    shell = f'"{word}"' if not set(word) & set('"$`\\!') else shlex.quote(word)
+    return f"; a text with such signs needs quotes of its own: {shell}" if len(word) <= LONGEST else ""
 
 
 def hydras_parser() -> Any:

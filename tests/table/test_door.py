@@ -282,7 +282,8 @@ def test_what_is_damaged_is_named_and_the_rest_is_rendered(copy):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["tinny"], "table = tinny: no such option; did you mean tiny?"),
+        (["tinny"], "tinny: no such table or verb; did you mean tiny?"),
+        (["serch"], "serch: no such table or verb; did you mean search?"),
         (["tiny", "more"], "tiny more: cannot be read; it is one of"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["why"], "why: of what?"),
