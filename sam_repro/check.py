@@ -37,7 +37,7 @@ def _main(argv: Sequence[str]) -> int:
     from sam_repro.run import build
 
     make = build.make_rule_factory(config)
-    with build.refused(config, "optimizer"):
+    with build.refuse_by_key(config, "optimizer"):
         make(trial.base_of(trial.network()))
     kept = True
     for clause in contract.CLAUSES:

@@ -122,17 +122,17 @@ def counted(number: float, noun: str) -> str:
 
 def shown(value: Any) -> str:
     """The value as a command line would spell it; a text that is not one plain word in quotes, a long one cut."""
-    text = _spelled(value)
+    text = _spell(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
 
 
-def _spelled(value: Any) -> str:
+def _spell(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{', '.join(map(_spelled, value))}]"
+        return f"[{', '.join(map(_spell, value))}]"
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"{str(value)[:20]}… ({len(str(abs(value)))} digits)"
     return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)

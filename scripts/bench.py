@@ -50,8 +50,8 @@ class Variant:
 class Bench:
     """One script: its arguments, its tables, its file of JSON lines."""
 
-    def __init__(self, name: str, description: str) -> None:
-        self.arguments = arguments(description)
+    def __init__(self, name: str, description: str, only: Sequence[str] = ()) -> None:
+        self.arguments = arguments(description, only)
         self.quick: bool = self.arguments.quick
         self.compile: bool = self.arguments.compile or (self.arguments.gpu and not self.quick)
         self.device = torch.device("cuda" if self.arguments.gpu else "cpu")
@@ -168,8 +168,13 @@ class Bench:
             )
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """What stands on the command line, the same for every script; what cannot be is refused at once."""
+def arguments(description: str, only: Sequence[str] = ()) -> argparse.Namespace:
+    """What stands on the command line, the same for every script; what cannot be is refused at once.
+
+    Args:
+        description: what the script does.
+        only: names of the cases that --only takes; none: there is no --only.
+    """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="sizes and rounds that show only that it runs")
     parser.add_argument("--gpu", action="store_true", help="on the GPU, with CUDA events")
@@ -181,6 +186,8 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, help="folder of the data sets, where a script uses some; default random images"
     )
+    if only:
+        parser.add_argument("--only", nargs="+", choices=only, help="on a GPU, these cases; default all")
     given = parser.parse_args()
     if given.rounds is not None and given.rounds < 1:
         parser.error(f"--rounds {given.rounds}: must be at least 1")

@@ -22,6 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sam_repro.architecture import resnet18, resnet20, resnet50, wrn16_4, wrn28_10
 
 BYTES = 2
+"""Of a number in bfloat16."""
+OPTIMIZER_BYTES = 52
+"""Bytes a weight of SAM's own arithmetic and of SGD's: norm, perturb, back up, restore, step."""
 
 
 class Kernel(NamedTuple):
@@ -96,9 +99,11 @@ def main() -> None:
     bench = Bench("bench_roofline", __doc__)
     flops, bandwidth = ceilings(bench)
     bench.note(f"ceilings: {flops / 1e12:.3g} TFLOP/s, {bandwidth / 1e9:.4g} GB/s")
+    bench.say(flops_per_second=flops, bytes_per_second=bandwidth)
     cases: list[tuple[str, Callable[..., nn.Module], int, int]] = [
         ("ResNet-20", resnet20, 128, 32),
         ("ResNet-18", resnet18, 128, 32),
+        ("ResNet-18", resnet18, 256, 32),
         ("WRN-16-4", wrn16_4, 128, 32),
         ("WRN-28-10", wrn28_10, 128, 32),
         ("ResNet-50", resnet50, 128, 224),
@@ -108,7 +113,7 @@ def main() -> None:
         found, weights = kernels(network, batch, pixels)
         total = sum(k.flops for k in found)
         eager, fused = (serial_roofline(found, flops, bandwidth, fused) for fused in (False, True))
-        optimizer = 52 * weights / bandwidth  # bytes of SAM's own and SGD's: norm, perturb, back up, restore, step
+        optimizer = OPTIMIZER_BYTES * weights / bandwidth
         step = 2 * fused + optimizer
         size = f"{weights / 1e6:.2f} M weights, {total / batch / 1e9:.3f} GFLOP/image"
         times = f"a pass {1e3 * fused:.4g} ms fused, {1e3 * eager:.4g} ms eager; a SAM step {1e3 * step:.4g} ms"

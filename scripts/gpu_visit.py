@@ -3,8 +3,8 @@
     python scripts/gpu_visit.py --wheels wheels --data data --seconds 840 --to out     # on the machine
     python scripts/gpu_visit.py --rehearse --to out                                    # all of it, small, on a CPU
 
-In this order: wheels are installed and archives of data unpacked; the tests that need a GPU; ceilings, kernels of a
-step, steps beside public ones; then the cells of `CELLS`, one after the other. A cell that the time does not allow to
+In this order: wheels are installed and archives of data unpacked; the tests that need a GPU; ceilings, steps beside
+public ones, kernels of a step; then the cells of `CELLS`, one after the other. A cell that the time does not allow to
 end is told to save, and the same command goes on with it. Records, tables and what was said are packed into files of
 at most 15 MiB, whatever failed; `cat visit.tar.gz.* | tar xz` unpacks them.
 """
@@ -38,9 +38,23 @@ CELLS = (
     "luong2024/resnet18|sgd",
 )
 """Tables and names of their cells, the most wanted first."""
+COMPILED = (
+    "ResNet-18 256",
+    "ResNet-20 128",
+    "ResNet-18 128",
+    "WRN-28-10 128",
+    "ViT-S/16 128",
+    "ResNet-18 128 in parts",
+)
+"""Cases of bench_step that the compiler is given early."""
 SMALL = ("digits/label_noise|rho 0",)
 SHORT = ("epochs=1", "max_steps=4", "sharpness=none", "threads=1")
-GPU_TESTS = ("tests/test_devices.py", "tests/training/test_graphs_on_a_tape.py", "tests/run/test_provenance.py")
+GPU_TESTS = (
+    "tests/test_devices.py",
+    "tests/training/test_graphs_on_a_tape.py",
+    "tests/run/test_provenance.py",
+    "tests/dataset/test_folder.py",
+)
 TRAIN = [sys.executable, "-m", "sam_repro.train", "-m", "wandb=disabled", "progress=lines"]
 
 
@@ -71,20 +85,26 @@ class Visit:
         """Seconds until packing must begin."""
         return self.end - time.monotonic()
 
-    def run(self, part: Part) -> int | None:
-        """Run a part in the repository; its exit code, or None where no time was left.
+    def run(self, *parts: Part) -> list[Part]:
+        """Run parts in the repository, beside each other; those that failed, or for which no time was left.
 
         A part that takes too long gets SIGINT, on which a run saves, and is killed 20 seconds later.
         """
         if self.left <= 0:
-            print(f"{part.name}: no time left")
-            return None
+            print(f"{', '.join(part.name for part in parts)}: no time left")
+            return list(parts)
         began = time.monotonic()
+        running = [(part, self._start(part)) for part in parts]
+        failed = []
+        for part, process in running:
+            code = _waited(process, began + min(part.seconds, self.left) - time.monotonic())
+            print(f"{part.name}: exit code {code} after {time.monotonic() - began:.0f} s", flush=True)
+            failed += [part] if code else []
+        return failed
+
+    def _start(self, part: Part) -> subprocess.Popen[bytes]:
         with (self.said / f"{part.name}.txt").open("w") as file:
-            process = subprocess.Popen(part.command, cwd=ROOT, env=here(), stdout=file, stderr=subprocess.STDOUT)
-            code = _waited(process, min(part.seconds, self.left))
-        print(f"{part.name}: exit code {code} after {time.monotonic() - began:.0f} s", flush=True)
-        return code
+            return subprocess.Popen(part.command, cwd=ROOT, env=here(), stdout=file, stderr=subprocess.STDOUT)
 
 
 def here() -> dict[str, str]:
@@ -94,7 +114,7 @@ def here() -> dict[str, str]:
 
 def _waited(process: subprocess.Popen[bytes], seconds: float) -> int:
     try:
-        return process.wait(seconds)
+        return process.wait(max(seconds, 0))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
     try:
@@ -104,15 +124,26 @@ def _waited(process: subprocess.Popen[bytes], seconds: float) -> int:
         return process.wait()
 
 
-def checks(rehearse: bool) -> Iterator[Part]:
-    """Tests and benchmarks, with the seconds that each may take."""
+def checks(rehearse: bool) -> Iterator[list[Part]]:
+    """Tests and benchmarks, with the seconds that each may take; those of a list run beside each other.
+
+    Beside the tests each case of the steps runs once, untimed: that leaves its kernels in the compiler's cache.
+    """
     python, where = sys.executable, ["--quick"] if rehearse else ["--gpu"]
-    tests = ["-k", "host_does_nothing or each_seeding"] if rehearse else ["-m", "gpu"]
+    tests = ["-n0", "-k", "host_does_nothing or each_seeding"] if rehearse else ["-n4", "-m", "gpu"]
     files = GPU_TESTS[1:2] if rehearse else GPU_TESTS
-    yield Part("tests", [python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *tests, *files], 240)
-    for name, seconds in (("roofline", 40), ("kernels", 60), ("step", 240)):
+    first = [Part("tests", [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, *files], 150)]
+    for case in [] if rehearse else COMPILED:
+        words = ["--gpu", "--rounds", "1", "--only", case, "--out", "outputs/visit/warm-up"]
+        first.append(Part(f"warm-up-{_plain(case)}", [python, "scripts/bench_step.py", *words], 150))
+    yield first
+    for name, seconds in (("roofline", 40), ("step", 200), ("kernels", 60)):
         rounds = ["--rounds", "1" if rehearse else "3"]
-        yield Part(name, [python, f"scripts/bench_{name}.py", *where, *rounds], seconds)
+        yield [Part(name, [python, f"scripts/bench_{name}.py", *where, *rounds], seconds)]
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def trained(cell: str, data: Path | None, settings: Sequence[str]) -> Part:
@@ -121,8 +152,7 @@ def trained(cell: str, data: Path | None, settings: Sequence[str]) -> Part:
     words = [f"table={table}", f"cell='{name}'", "seed=0", *settings]
     if data is not None:
         words += [f"data_dir={data.absolute()}", "download=false"]
-    plain = "".join(letter if letter.isalnum() else "-" for letter in cell)
-    return Part(plain, [*TRAIN, *words], float("inf"))
+    return Part(_plain(cell), [*TRAIN, *words], float("inf"))
 
 
 def pack(folders: Sequence[Path], to: Path, largest: int = LARGEST, weights: bool = False) -> list[Path]:
@@ -166,20 +196,22 @@ def prepare(wheels: Path | None, data: Path | None) -> None:
 def visit(arguments: argparse.Namespace) -> int:
     """All parts, and the packing; the exit code."""
     now = Visit(arguments.to, arguments.seconds)
-    failed: list[str] = []
+    failed: list[Part] = []
     try:
         prepare(arguments.wheels, arguments.data)
         parts = list(checks(arguments.rehearse)) if not arguments.cells_only else []
-        cells, settings = (SMALL, SHORT) if arguments.rehearse else (arguments.cells or CELLS, ())
-        parts += [trained(cell, arguments.data, settings) for cell in cells]
+        asked = CELLS if arguments.cells is None else arguments.cells
+        cells, settings = (SMALL, SHORT) if arguments.rehearse else (asked, ())
+        parts += [[trained(cell, arguments.data, settings)] for cell in cells]
         for table in dict.fromkeys(cell.partition("|")[0] for cell in cells):
-            parts.append(Part(f"table-{table.replace('/', '-')}", [sys.executable, "-m", "sam_repro.table", table], 60))
-        failed = [part.name for part in parts if now.run(part) not in (0, None)]
+            parts.append([Part(f"table-{_plain(table)}", [sys.executable, "-m", "sam_repro.table", table], 60)])
+        for beside in parts:
+            failed += now.run(*beside)
     finally:
         outputs = ROOT / "outputs"
         files = pack([outputs / "visit", outputs / "bench", outputs / "runs"], now.to, weights=arguments.weights)
         print(f"packed: {', '.join(f'{file} ({file.stat().st_size:,} bytes)' for file in files)}")
-    print(f"failed, or stopped by the time: {', '.join(failed) or 'nothing'}")
+    print(f"failed, or stopped by the time: {', '.join(part.name for part in failed) or 'nothing'}")
     return 1 if failed else 0
 
 
@@ -191,7 +223,9 @@ def main() -> None:
     parser.add_argument(
         "--to", type=Path, default=os.environ.get("OUT"), help="folder for the packed files, default $OUT"
     )
-    parser.add_argument("--cells", nargs="*", help="'table|name of a cell', the most wanted first; default CELLS")
+    parser.add_argument(
+        "--cells", nargs="*", help="'table|name of a cell', the most wanted first; default CELLS; none: no cells"
+    )
     parser.add_argument("--cells-only", action="store_true", help="no tests and no benchmarks, as on a second visit")
     parser.add_argument("--weights", action="store_true", help="pack weights and checkpoints too")
     parser.add_argument("--rehearse", action="store_true", help="all of it on a CPU, small")

@@ -56,20 +56,35 @@ def test_a_part_that_takes_too_long_is_told_to_save_and_the_rest_gets_no_time(
 ) -> None:
     monkeypatch.setattr(gpu_visit, "RESERVE", 0)
     visit = gpu_visit.Visit(tmp_path, 1)
-    assert visit.run(gpu_visit.Part("short", ["echo", "done"], 60)) == 0
+    assert visit.run(gpu_visit.Part("short", ["echo", "done"], 60)) == []
     assert (visit.said / "short.txt").read_text() == "done\n"
     saving = "trap 'echo saved; exit 7' INT; while :; do sleep 0.05; done"
-    assert visit.run(gpu_visit.Part("long", ["bash", "-c", saving], float("inf"))) == 7
+    long = gpu_visit.Part("long", ["bash", "-c", saving], float("inf"))
+    assert visit.run(long) == [long]
     assert (visit.said / "long.txt").read_text() == "saved\n"
-    assert visit.run(gpu_visit.Part("late", ["touch", str(tmp_path / "late")], 60)) is None
+    late = gpu_visit.Part("late", ["touch", str(tmp_path / "late")], 60)
+    assert visit.run(late) == [late]
     assert not (tmp_path / "late").exists()
+
+
+def test_parts_of_a_list_run_beside_each_other(gpu_visit: ModuleType, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    waiting = gpu_visit.Part("waiting", ["bash", "-c", f"until [ -e {there} ]; do sleep 0.02; done; exit 4"], 30)
+    making = gpu_visit.Part("making", ["touch", str(there)], 30)
+    assert gpu_visit.Visit(tmp_path, 60).run(waiting, making) == [waiting]
+
+
+def test_what_the_compiler_is_given_early_are_cases_of_the_steps(gpu_visit: ModuleType) -> None:
+    import bench_step
+
+    assert set(gpu_visit.COMPILED) <= set(bench_step.CASES)
 
 
 def test_what_was_done_is_packed_even_if_a_part_fails(
     gpu_visit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = [gpu_visit.Part("bad", ["bash", "-c", "echo why; exit 3"], 9), gpu_visit.Part("good", ["echo", "fine"], 9)]
-    monkeypatch.setattr(gpu_visit, "checks", lambda rehearse: iter(parts))
+    monkeypatch.setattr(gpu_visit, "checks", lambda rehearse: iter([[part] for part in parts]))
     monkeypatch.setattr(gpu_visit, "SMALL", ())
     monkeypatch.setattr(sys, "argv", ["gpu_visit", "--rehearse", "--to", str(tmp_path / "to")])
     with pytest.raises(SystemExit) as end:

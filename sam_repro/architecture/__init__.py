@@ -2,12 +2,7 @@
 
 from sam_repro.architecture.digits import digits_cnn
 from sam_repro.architecture.from_timm import timm_network
-from sam_repro.architecture.pyramid import (
-    pyramidnet110,
-    pyramidnet110_shakedrop,
-    pyramidnet272,
-    pyramidnet272_shakedrop,
-)
+from sam_repro.architecture.pyramid import pyramidnet
 from sam_repro.architecture.resnet import (
     resnet8,
     resnet18,
@@ -19,15 +14,12 @@ from sam_repro.architecture.resnet import (
     resnet101,
     resnet152,
 )
-from sam_repro.architecture.shake_shake import shake_shake_26_2x96d
+from sam_repro.architecture.shake_shake import shake_shake_network
 from sam_repro.architecture.wide_resnet import resnet32_mentornet, wrn16_4, wrn16_8, wrn28_10, wrn40_2, wrn40_10
 
 __all__ = [
     "digits_cnn",
-    "pyramidnet110",
-    "pyramidnet110_shakedrop",
-    "pyramidnet272",
-    "pyramidnet272_shakedrop",
+    "pyramidnet",
     "resnet8",
     "resnet18",
     "resnet20",
@@ -38,7 +30,7 @@ __all__ = [
     "resnet56",
     "resnet101",
     "resnet152",
-    "shake_shake_26_2x96d",
+    "shake_shake_network",
     "timm_network",
     "wrn16_4",
     "wrn16_8",

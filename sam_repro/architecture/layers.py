@@ -22,6 +22,23 @@ def check_task(num_classes: int, in_channels: int, image_size: int, initialisati
     limits.integer("image_size", image_size, low=1)
 
 
+def blocks_of(depth: int, layers: int) -> int:
+    """Blocks a stage of a network with a stem, three stages and a classifier.
+
+    Args:
+        depth: layers of the network.
+        layers: of the blocks that are at the same place in the three stages, together.
+
+    Raises:
+        ValueError: no number of whole blocks has so many layers.
+    """
+    limits.integer("depth", depth, low=layers + 2, high=2000)
+    blocks, rest = divmod(depth - 2, layers)
+    if rest:
+        raise ValueError(f"depth = {depth}: this network has {layers}n + 2 layers, such as {depth - rest}")
+    return blocks
+
+
 class NetworkWarning(UserWarning):
     """What a user should hear about a network that is built all the same."""
 

@@ -1,14 +1,8 @@
 """PyramidNets of Han et al. 2017: each block is a little wider than the one before it; optionally with ShakeDrop.
 
-`pyramidnetD` has D layers in three stages: D = 110 of basic blocks, widened by α = 270, D = 272 of bottlenecks, by
-α = 200. Block l of L has the width 16 + αl/L, which is no integer: `widths` says whether it is `rounded` (default;
-Foret et al. 2021, JAX code) or `truncated` (Han et al.). A bottleneck has four times as many channels. Where the name
-ends with `_shakedrop` block l passes unchanged with probability 1 − l/2L (Yamada et al. 2018; `shake.py` has the
-gates, and says what `backward` is).
-
-All take `num_classes` (≥ 2), `in_channels`, `image_size` (pixels a side; any size works) and an `initialisation` (see
-`initialisation.py`), return a model from images [B, in_channels, H, W] to logits [B, num_classes], and raise ValueError
-where an argument is outside its limits.
+Block l of L has the width 16 + αl/L, which is no integer: `widths` says whether it is `rounded` (Foret et al. 2021, JAX
+code) or `truncated` (Han et al.). A bottleneck has four times as many channels. With ShakeDrop block l passes unchanged
+with probability 1 − l/2L (Yamada et al. 2018); `shake.py` has the gates.
 """
 
 from collections.abc import Sequence
@@ -19,7 +13,7 @@ from torch import Tensor, nn
 
 from sam_repro import limits
 from sam_repro.architecture.initialisation import initialise
-from sam_repro.architecture.layers import PooledShortcut, check_task, convolution
+from sam_repro.architecture.layers import PooledShortcut, blocks_of, check_task, convolution
 from sam_repro.architecture.shake import ShakeDrop
 
 
@@ -62,12 +56,12 @@ class Pyramid:
 
     Attributes:
         blocks: residual blocks a stage.
-        alpha: by how much the last block is wider than the stem of 16 channels.
+        alpha: by how much the last block is wider than the stem of 16 channels, ≥ 0.
         bottleneck: 1x1, 3x3, 1x1 convolutions with four times as many channels at the end, else two of 3x3.
         widths: `rounded` or `truncated`.
 
     Raises:
-        ValueError: another `widths`.
+        ValueError: `alpha` < 0 or no integer, or another `widths`.
     """
 
     blocks: int
@@ -76,6 +70,7 @@ class Pyramid:
     widths: str = "rounded"
 
     def __post_init__(self) -> None:
+        limits.integer("alpha", self.alpha, low=0, high=10_000)
         limits.choice("widths", self.widths, ("rounded", "truncated"))
 
     @property
@@ -128,55 +123,39 @@ class PyramidNet(nn.Module):
         return self.classifier(F.relu(self.norm(self.stages(self.stem(images)))).mean((2, 3)))
 
 
-def pyramidnet110(
+def pyramidnet(
     *,
     num_classes: int,
     in_channels: int,
     image_size: int,
+    depth: int = 110,
+    alpha: int = 270,
+    bottleneck: bool = False,
     widths: str = "rounded",
+    shakedrop: str | None = None,
     initialisation: str = "he_fan_out",
 ) -> nn.Module:
-    """PyramidNet-110, two 3x3 convolutions a block."""
+    """PyramidNet, default PyramidNet-110 of two 3x3 convolutions a block; PyramidNet-272 has bottlenecks, α = 200.
+
+    Args:
+        num_classes: number of logits, ≥ 2.
+        in_channels: channels of the images.
+        image_size: pixels a side; any size works.
+        depth: layers, 6n + 2 of basic blocks, 9n + 2 of bottlenecks.
+        alpha: by how much the last block is wider than the stem of 16 channels, ≥ 0.
+        bottleneck: whether a block is a bottleneck.
+        widths: `rounded` (default) or `truncated`.
+        shakedrop: null (default), or the gates of ShakeDrop's backward, `drawn` or the `same` as in the forward.
+        initialisation: see `initialisation.py`.
+
+    Returns:
+        A model from images [B, in_channels, H, W] to logits [B, num_classes].
+
+    Raises:
+        ValueError: an argument is outside its limits.
+    """
     check_task(num_classes, in_channels, image_size, initialisation)
-    return initialise(PyramidNet(Pyramid(18, 270, False, widths), in_channels, num_classes), initialisation)
-
-
-def pyramidnet110_shakedrop(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    widths: str = "rounded",
-    backward: str = "drawn",
-    initialisation: str = "he_fan_out",
-) -> nn.Module:
-    """PyramidNet-110 with ShakeDrop."""
-    check_task(num_classes, in_channels, image_size, initialisation)
-    return initialise(PyramidNet(Pyramid(18, 270, False, widths), in_channels, num_classes, backward), initialisation)
-
-
-def pyramidnet272(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    widths: str = "rounded",
-    initialisation: str = "he_fan_out",
-) -> nn.Module:
-    """PyramidNet-272, bottlenecks."""
-    check_task(num_classes, in_channels, image_size, initialisation)
-    return initialise(PyramidNet(Pyramid(30, 200, True, widths), in_channels, num_classes), initialisation)
-
-
-def pyramidnet272_shakedrop(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    widths: str = "rounded",
-    backward: str = "drawn",
-    initialisation: str = "he_fan_out",
-) -> nn.Module:
-    """PyramidNet-272 with ShakeDrop."""
-    check_task(num_classes, in_channels, image_size, initialisation)
-    return initialise(PyramidNet(Pyramid(30, 200, True, widths), in_channels, num_classes, backward), initialisation)
+    limits.choice("shakedrop", shakedrop, (None, "drawn", "same"))
+    limits.boolean("bottleneck", bottleneck)
+    pyramid = Pyramid(blocks_of(depth, 9 if bottleneck else 6), alpha, bottleneck, widths)
+    return initialise(PyramidNet(pyramid, in_channels, num_classes, shakedrop), initialisation)

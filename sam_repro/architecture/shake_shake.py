@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_repro import limits
 from sam_repro.architecture.initialisation import initialise
-from sam_repro.architecture.layers import check_task, convolution
+from sam_repro.architecture.layers import blocks_of, check_task, convolution
 from sam_repro.architecture.shake import ShakeShake
 
 
@@ -81,20 +82,24 @@ class ShakeShakeNet(nn.Module):
         return self.classifier(F.relu(self.stages(self.stem(images))).mean((2, 3)))
 
 
-def shake_shake_26_2x96d(
+def shake_shake_network(
     *,
     num_classes: int,
     in_channels: int,
     image_size: int,
+    depth: int = 26,
+    width: int = 96,
     backward: str = "drawn",
     initialisation: str = "he_fan_out",
 ) -> nn.Module:
-    """Shake-Shake-Image, 26 layers, two branches of 96, 192, 384 channels.
+    """Shake-Shake-Image of two branches, default 26 2x96d: branches of 96, 192, 384 channels.
 
     Args:
         num_classes: number of logits, ≥ 2.
         in_channels: channels of the images.
         image_size: pixels a side; any size works.
+        depth: layers, 6n + 2.
+        width: channels of the first stage, ≥ 2; the others have 2 and 4 times as many.
         backward: the gates of the backward, `drawn` (default) or the `same` as in the forward.
         initialisation: see `initialisation.py`.
 
@@ -105,7 +110,9 @@ def shake_shake_26_2x96d(
         ValueError: an argument is outside its limits.
     """
     check_task(num_classes, in_channels, image_size, initialisation)
-    return initialise(ShakeShakeNet(4, 96, backward, in_channels, num_classes), initialisation)
+    limits.integer("width", width, low=2, high=10_000)
+    blocks = blocks_of(depth, 6)
+    return initialise(ShakeShakeNet(blocks, width, backward, in_channels, num_classes), initialisation)
 
 
 def _branch(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:

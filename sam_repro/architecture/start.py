@@ -18,18 +18,27 @@ from sam_repro.architecture.layers import NetworkWarning
 from sam_repro.errors import first_line
 
 
-def load_weights(model: nn.Module, file: str, num_classes: int) -> None:
-    """Load a network's weights from a file; a head for other classes stays as initialised, which a warning says.
+def load_weights(model: nn.Module, file: str | None, num_classes: int, new_head: str = "zero") -> None:
+    """Load a network's weights from a file; a head for other classes starts anew, which a warning says.
 
     Args:
         model: the network, changed in place.
         file: a state dict, as .safetensors or as what `torch.save` writes (alone, or below `state_dict` or `model`).
-            Nothing else than tensors is read from it: no code of the file runs.
+            Nothing else than tensors is read from it: no code of the file runs. None leaves the network alone.
         num_classes: number of logits of the network.
+        new_head: "zero" (default): a head for other classes starts at 0, so that the first loss is log K and its first
+            gradient leaves the rest alone; "network": it stays as the network has initialised it, which some do with
+            so large numbers that training diverges.
 
     Raises:
-        ValueError: there is no such file, it cannot be read, or it is of another network.
+        ValueError: there is no such file, it cannot be read, it is of another network, or new_head is none of the two.
+
+    Reference:
+        Kolesnikov et al. 2020 (BiT) and Dosovitskiy et al. 2021 (ViT) start a new head at zero.
     """
+    limits.choice("new_head", new_head, ("zero", "network"))
+    if file is None:
+        return
     theirs, ours = _read(file), model.state_dict()
     counters = {name for name in ours if name.endswith("num_batches_tracked")}  # files before torch 0.4.1 lack them
     lacking, strange = ours.keys() - theirs.keys() - counters, theirs.keys() - ours.keys()
@@ -44,7 +53,10 @@ def load_weights(model: nn.Module, file: str, num_classes: int) -> None:
         raise ValueError(f"weights = {limits.shown(file)}: is of another network; {'; '.join(reasons)}")
     model.load_state_dict({name: value for name, value in theirs.items() if name not in head}, strict=False)
     if head:
-        said = f"{', '.join(head)}: start anew, because the file has them for {len(theirs[head[0]])} classes"
+        if new_head == "zero":
+            torch._foreach_zero_([ours[name] for name in head])
+        how = "start at zero" if new_head == "zero" else "stay as initialised"
+        said = f"{', '.join(head)}: {how}, because the file has them for {len(theirs[head[0]])} classes"
         warnings.warn(said, NetworkWarning, stacklevel=2)
 
 

@@ -80,7 +80,7 @@ def answer(
     return Answer(sets, assumed, {part: told for part, told in origin.items() if told})
 
 
-def told(config: Plain) -> list[str]:
+def describe(config: Plain) -> list[str]:
     """The first lines of a run on its recipe's cases: those that held, and the keys for which none did."""
     leaves = flat({key: value for key, value in config.items() if key != "origin"})
     parts: dict[str, dict[str, list[str]]] = {"cases": {}, "no_case": {}}

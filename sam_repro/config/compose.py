@@ -24,10 +24,10 @@ from yaml import YAMLError
 
 from sam_repro.config import checks, schema
 from sam_repro.config.identity import is_ours
-from sam_repro.config.named_files import named_files
+from sam_repro.config.named_files import hash_named_files
 from sam_repro.config.options import config_dir, groups_of, nearest, option_files
 from sam_repro.config.schema import Resolved, flat
-from sam_repro.config.table_file import quoted
+from sam_repro.config.table_file import quote
 from sam_repro.errors import UserError
 from sam_repro.limits import LONGEST, shown
 
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 SPELLING = "settings are written key=value, such as rho=0.1"
+SIGNS = frozenset("=,:()[]{}&'\"")
 NOT_THERE = re.compile(r"Could not override '([^']+)'")
 TOP = OmegaConf.structured(schema.Config)
 """The top-level keys with their types, and those of a recipe, two of which no Python field can be called."""
@@ -86,7 +87,7 @@ class Unresolved:
     def resolved(self) -> Resolved:
         """The configuration of a run."""
         config = {"choices": self.choices} | self.plain() | {"assumed": self.assumed, "origin": self.origin}
-        files = named_files(config)
+        files = hash_named_files(config)
         return config | ({"files": files} if files else {})
 
     def shown(self, resolve: bool) -> str:
@@ -144,7 +145,7 @@ def _open_own_nodes(base: Unresolved) -> None:
 def _base(chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]) -> Unresolved:
     """The configuration of some options; `files` are there for the cache, which must see that one of them changed."""
     path = f"file://{Path(extra_dir).absolute()}" if extra_dir else ""
-    search = [f"hydra.searchpath=[{quoted(path)}]"] if extra_dir else []
+    search = [f"hydra.searchpath=[{quote(path)}]"] if extra_dir else []
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = hydra.compose("config", [*chosen, *search], return_hydra_config=True)
     nodes = schema.Config.__dataclass_fields__
@@ -171,13 +172,15 @@ def _drop_lacking(config: DictConfig, chosen: tuple[str, ...], extra_dir: str | 
 
 
 def parse_word(written: str) -> Override:
-    """A word of a line as Hydra reads it.
+    """A word of a line as Hydra reads it; a path needs no quotes for the = in it, which the home of each run has.
 
     Raises:
         UserError: if it cannot be read.
     """
+    key, _, value = written.partition("=")
+    path = "/" in value and SIGNS.intersection(value) == {"="} and not value.endswith("\\")
     try:
-        return OverridesParser.create().parse_override(written)
+        return OverridesParser.create().parse_override(f"{key}='{value}'" if path else written)
     except (HydraException, ValueError):  # Python reads no integer of more than 4300 digits
         raise UserError(f"{written[:200]}: cannot be read; {SPELLING}{_remedy(written)}") from None
 
@@ -187,7 +190,7 @@ def _remedy(written: str) -> str:
     key, equals, value = written.partition("=")
     if not equals:
         return ", without spaces"
-    word = f"{key}={quoted(value)}"
+    word = f"{key}={quote(value)}"
     try:
         OverridesParser.create().parse_override(word)
     except (HydraException, ValueError):

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sam_repro.config.schema import APART, BOOKKEEPING, IDLE, NEUTRAL, NUMERICS, flat
+from sam_repro.config.schema import APART, FACTS, NONE, facts_of, flat
 
 RUNS = Path("outputs/runs")
 ORDER = "augmentation.order"
@@ -36,7 +36,7 @@ def of(config: dict[str, Any]) -> dict[str, Any]:
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes a cell what it is: the keys that can change a number, with their values.
 
-    Left out are seed, bookkeeping and numerics; keys at their neutral value; keys without effect here (`IDLE`). A
+    Left out are seed, bookkeeping and numerics; keys at their neutral value; keys without effect here. A
     `_target_` of this package is its last component, so that modules may move; one from elsewhere stands in full. A
     file that a key names stands by its contents.
     """
@@ -45,7 +45,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _canonical(_named(key, files.get(key, value)))
         for key, value in leaves.items()
-        if key not in ("seed", *BOOKKEEPING, *NUMERICS)
+        if facts_of(key).role == "definition"
         and not key.endswith("._partial_")
         and not _neutral(key, value)
         and not _idle(key, leaves)
@@ -55,11 +55,13 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 def numerics(config: dict[str, Any]) -> dict[str, Any]:
     """How a cell was computed: tables never pool two of these in one mean."""
     leaves = flat(config)
-    return {key: leaves[key] for key in NUMERICS if key in leaves and not _neutral(key, leaves[key])}
+    keys = [key for key, facts in FACTS.items() if facts.role == "numerics" and key in leaves]
+    return {key: leaves[key] for key in keys if not _neutral(key, leaves[key])}
 
 
 def _neutral(key: str, value: Any) -> bool:
-    return key in NEUTRAL and _canonical(_named(key, value)) == _canonical(_named(key, NEUTRAL[key]))
+    neutral = facts_of(key).neutral
+    return neutral is not NONE and _canonical(_named(key, value)) == _canonical(_named(key, neutral))
 
 
 def _idle(key: str, leaves: dict[str, Any]) -> bool:
@@ -70,9 +72,8 @@ def _idle(key: str, leaves: dict[str, Any]) -> bool:
         return False
     if node == "augmentation" and "." in inner and isinstance(order, list) and inner.partition(".")[0] not in order:
         return True
-    return any(
-        key.startswith(keys) and (switch is None or leaves.get(switch, off) == off) for keys, switch, off in IDLE
-    )
+    levels = (facts_of(key[:end]) for end in range(len(key) + 1) if key[end : end + 1] in (".", ""))
+    return any(of.idle or (of.switch is not None and leaves.get(of.switch, of.off) == of.off) for of in levels)
 
 
 def _without_idle_names(leaves: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from sam_repro.config.compose import Unresolved, compose, explain, parse_word, r
 from sam_repro.config.identity import home
 from sam_repro.config.options import groups_of, require_option, roots_of
 from sam_repro.config.schema import Resolved
-from sam_repro.config.table_reader import parsed
+from sam_repro.config.table_reader import parse_table
 from sam_repro.errors import UserError
 
 
@@ -72,14 +73,14 @@ def compose_unresolved(words: Sequence[str], extra_dir: str | None = None) -> tu
     if not given:
         with explain(own, extra_dir):
             return own, _with_cases(own, extra_dir)
-    table, cell = _chosen_cell(given, extra_dir)
+    table, cell = _choose_cell(given, extra_dir)
     return cell_overrides(table, cell, own), _compose_cell(table, cell, own, extra_dir)
 
 
 def cell_overrides(table: table_file.Table, cell: table_file.Cell, own: Sequence[str] = ()) -> list[str]:
     """The line that a table's cell stands for, with `own` overrides in the place of its own."""
     taken = {override.partition("=")[0] for override in own}
-    return [*table_file.written({k: v for k, v in table.overrides(cell).items() if k not in taken}), *own]
+    return [*table_file.spell_words({k: v for k, v in table.overrides(cell).items() if k not in taken}), *own]
 
 
 def read_table(name: str, extra_dir: str | None = None) -> table_file.Table:
@@ -90,8 +91,14 @@ def read_table(name: str, extra_dir: str | None = None) -> table_file.Table:
     """
     require_option("table", name, extra_dir)
     file = next(file for root in roots_of(extra_dir) if (file := root / f"table/{name}.yaml").exists())
+    return _read_table(name, file, file.stat().st_mtime_ns)
+
+
+@lru_cache
+def _read_table(name: str, file: Path, changed: int) -> table_file.Table:
+    """A sweep names its table on every line; `changed` is there for the cache."""
     try:
-        return parsed(name, read_yaml(file))
+        return parse_table(name, read_yaml(file))
     except table_file.TableError as error:
         raise UserError(f"{file}: {error}") from None
 
@@ -147,7 +154,7 @@ def _compose_cell(
     return composed
 
 
-def _chosen_cell(given: dict[str, str], extra_dir: str | None) -> tuple[table_file.Table, table_file.Cell]:
+def _choose_cell(given: dict[str, str], extra_dir: str | None) -> tuple[table_file.Table, table_file.Cell]:
     values = {key: parse_word(word).value() for key, word in given.items()}
     if values.get("table") is None:
         raise UserError(f"cell = {values['cell']}: of which table? Write table=name cell={values['cell']}")
@@ -181,7 +188,7 @@ def _ask_recipe(composed: Unresolved, words: Sequence[str], extra_dir: str | Non
     own = extra_dir is not None and (Path(extra_dir) / f"dataset/{composed.choices['dataset']}.yaml").exists()
     try:
         said_of_itself = composed.recipe | {"assumed": composed.assumed}
-        spoken = recipe.parsed(composed.choices["experiment"], plain | said_of_itself, groups)
+        spoken = recipe.parse_recipe(composed.choices["experiment"], plain | said_of_itself, groups)
         return cases.answer(spoken, composed.choices, plain, given, brings_constants=own)
     except recipe.RecipeError as error:
         raise UserError(str(error)) from None

@@ -11,7 +11,7 @@ from sam_repro.config.schema import Resolved, flat
 BUILT = ("architecture", "augmentation", "base_optimizer", "dataset", "optimizer", "rho_schedule", "schedule")
 
 
-def named_files(config: Resolved) -> dict[str, str]:
+def hash_named_files(config: Resolved) -> dict[str, str]:
     """SHA-256 of each file that a key of an option names, by the key.
 
     A value names a file if it has a separator or an ending, such as weights.pt, and there is a file of that name.

@@ -56,7 +56,7 @@ class Recipe:
     assumed: dict[str, str]
 
 
-def parsed(name: str, config: Plain, options: Mapping[str, Collection[str]]) -> Recipe:
+def parse_recipe(name: str, config: Plain, options: Mapping[str, Collection[str]]) -> Recipe:
     """The recipe in a plain configuration that still has the keys of `RECIPE`.
 
     Args:
@@ -70,7 +70,7 @@ def parsed(name: str, config: Plain, options: Mapping[str, Collection[str]]) -> 
     where, leaves = f"experiment = {name}", flat({key: value for key, value in config.items() if key not in RECIPE})
     if not isinstance(config["cases"], list):
         raise RecipeError(f"{where}: cases = {limits.shown(config['cases'])}: must be a list of when, set, from")
-    speaks_for = {key: listed(value) for key, value in _mapping(config["for"], f"{where}: for", SPEAKS_FOR).items()}
+    speaks_for = {key: as_list(value) for key, value in _mapping(config["for"], f"{where}: for", SPEAKS_FOR).items()}
     cases = tuple(_case(fields, f"{where}: case {n}") for n, fields in enumerate(config["cases"], start=1))
     touched = {key for case in cases for key in case.set}
     for key, wanted in (*speaks_for.items(), *(pair for case in cases for pair in case.when.items())):
@@ -78,12 +78,12 @@ def parsed(name: str, config: Plain, options: Mapping[str, Collection[str]]) -> 
             raise RecipeError(f"{where}: when looks at {key}, which a case sets; look at keys that no case sets")
         if key.partition(".")[0] not in options:
             _refuse_unknown(f"{where}: when looks at {key}: no such key", key, leaves)
-        for option in listed(wanted) if key in options else ():
+        for option in as_list(wanted) if key in options else ():
             _refuse_unknown(f"{where}: {key} = {limits.shown(option)}: no such option", option, options[key])
     return Recipe(name, speaks_for, cases, _texts(config["from"], f"{where}: from"), dict(config["assumed"]))
 
 
-def listed(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """A list as it is, any other value as the only one of a list."""
     return value if isinstance(value, list) else [value]
 
@@ -122,4 +122,4 @@ def _mapping(value: Any, where: str, known: Collection[str] | None = None) -> Pl
 
 def _is_any_of(value: Any, wanted: Any) -> bool:
     """Numbers compare as numbers, and true is no number."""
-    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in listed(wanted))
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in as_list(wanted))

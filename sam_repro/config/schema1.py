@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sam_repro.config.schema import NEUTRAL
+from sam_repro.config.schema import neutral_values
 
 SWAPPED = {"SAMDirection": "SAMMagnitude", "SAMMagnitude": "SAMDirection"}
 GONE = {"trust_clip": False, "always_adapt": False}  # of LAMB: at these values, timm's own, they changed nothing
@@ -24,7 +24,7 @@ def modern(config: dict[str, Any]) -> dict[str, Any]:
     Args:
         config: the resolved configuration of a record, of any schema.
     """
-    younger = {key: value for key, value in NEUTRAL.items() if "." not in key} | {"graph": False}
+    younger = {key: value for key, value in neutral_values().items() if "." not in key} | {"graph": False}
     base = {key: value for key, value in config["base_optimizer"].items() if key not in GONE or value != GONE[key]}
     moved = {"augmentation": _by_name(config["augmentation"]), "dataset": _with_flip_rate(config["dataset"])}
     config = younger | config | {"base_optimizer": base} | moved
@@ -56,7 +56,7 @@ def _without_names(config: dict[str, Any]) -> dict[str, Any]:
     if names is None:
         return config
     name = rule["_target_"].rpartition(".")[2]
-    return _renamed(config, rule, SWAPPED[name] if names == "code" else name, CHOICES)
+    return _rename(config, rule, SWAPPED[name] if names == "code" else name, CHOICES)
 
 
 def _with_variants(config: dict[str, Any]) -> dict[str, Any]:
@@ -66,11 +66,11 @@ def _with_variants(config: dict[str, Any]) -> dict[str, Any]:
         return config
     told = {key: rule.pop(key, plain) for key, plain in OF_SAM.items()}
     if told["ascent"] == "random":
-        return _renamed(config, rule, "SAMRandom", VARIANTS)
+        return _rename(config, rule, "SAMRandom", VARIANTS)
     if told["second_order"]:
-        return _renamed(config, rule, "SAMSecondOrder", VARIANTS)
+        return _rename(config, rule, "SAMSecondOrder", VARIANTS)
     if (told["p"], told["ascent_steps"]) != (2, 1):
-        return _renamed(config, rule | {key: told[key] for key in ("p", "ascent_steps")}, "SAMBall", VARIANTS)
+        return _rename(config, rule | {key: told[key] for key in ("p", "ascent_steps")}, "SAMBall", VARIANTS)
     return config | {"optimizer": rule}
 
 
@@ -84,7 +84,7 @@ def _with_rho_schedule(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"rho_schedule": node, "choices": config["choices"] | {"rho_schedule": choice}}
 
 
-def _renamed(config: dict[str, Any], rule: dict[str, Any], name: str, options: dict[str, str]) -> dict[str, Any]:
+def _rename(config: dict[str, Any], rule: dict[str, Any], name: str, options: dict[str, str]) -> dict[str, Any]:
     """The configuration with a rule of this class, and the option that chooses it."""
     module, _, before = rule["_target_"].rpartition(".")
     choices = config["choices"] if before == name else config["choices"] | {"optimizer": options[name]}

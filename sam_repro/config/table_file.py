@@ -133,6 +133,13 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Surfaces:
+    """What the picture shows: the loss surface of each cell, as the measure `surfaces` found it."""
+
+    surfaces: str
+
+
+@dataclass(frozen=True)
 class Table:
     """A table file.
 
@@ -163,7 +170,7 @@ class Table:
     claims: tuple[Claim, ...]
     effects: tuple[Effect, ...]
     search: Search | None
-    plot: Plot | None
+    plot: Plot | Surfaces | None
     notes: tuple[str, ...]
 
     def cell(self, which: int | str) -> Cell:
@@ -185,27 +192,27 @@ class Table:
         return recipe | self.shared | cell.overrides
 
 
-def written(overrides: Mapping[str, Any]) -> list[str]:
+def spell_words(overrides: Mapping[str, Any]) -> list[str]:
     """The overrides as a command line has them."""
-    return [f"{key}={_spelled(value)}" for key, value in overrides.items()]
+    return [f"{key}={_spell(value)}" for key, value in overrides.items()]
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """A text in the quotes of Hydra's grammar, where a backslash counts only before a quote or at the end."""
     escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", text)
     return "'" + re.sub(r"\\+$", lambda found: found[0] * 2, escaped) + "'"
 
 
-def _spelled(value: Any) -> str:
+def _spell(value: Any) -> str:
     """A value as Hydra's grammar reads it back: a text stays one, whatever is in it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(map(_spelled, value))}]"
+        return f"[{','.join(map(_spell, value))}]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_spelled(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_spell(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str) and (not _PLAIN.fullmatch(value) or value.lower() in _WORDS):
-        return quoted(value)
+        return quote(value)
     return str(value)

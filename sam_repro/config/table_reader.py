@@ -8,21 +8,21 @@ from typing import Any
 from sam_repro import limits
 from sam_repro.config import formula
 from sam_repro.config.schema import Plain
-from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Plot, Search, Table, TableError
+from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Plot, Search, Surfaces, Table, TableError
 
 _PLACE = re.compile(r"\{([\w.]+)\}")
 METRICS = ("test", "validation", "train", "label_noise", "sharpness", "epoch", "cost")
 SPREADS = ("ci95", "ci68", "sd")
 
 
-def parsed(name: str, content: Any) -> Table:
+def parse_table(name: str, content: Any) -> Table:
     """The table of a file with this content.
 
     Raises:
         TableError: if it is no table; the message says where.
     """
     try:
-        return _table(name, _known(content, "the table", "title", optional=_TABLE))
+        return _table(name, _check_fields(content, "the table", "title", optional=_TABLE))
     except ValueError as error:
         raise TableError(str(error)) from None
 
@@ -51,8 +51,8 @@ def _table(name: str, content: Plain) -> Table:
     cells = _cells(content.get("cells", []))
     names = {cell.name for cell in cells}
     metrics = tuple(_metric(metric) for metric in _distinct(content.get("metrics", ["test/error_pct"]), "metrics"))
-    claims = tuple(_claim(fields, names, metrics[0]) for fields in _filled(content.get("claims", []), _CLAIM))
-    effects = tuple(_effect(fields, names, metrics[0]) for fields in _filled(content.get("effects", []), _EFFECT))
+    claims = tuple(_claim(fields, names, metrics[0]) for fields in _expand(content.get("claims", []), _CLAIM))
+    effects = tuple(_effect(fields, names, metrics[0]) for fields in _expand(content.get("effects", []), _EFFECT))
     seeds = _distinct(content.get("seeds", [0, 1, 2]), "seeds")
     for seed in seeds:
         limits.integer("seeds", seed, low=0)
@@ -76,7 +76,7 @@ def _table(name: str, content: Plain) -> Table:
 def _cells(groups: Any) -> tuple[Cell, ...]:
     cells: list[Cell] = []
     for group in _list(groups, "cells"):
-        _known(group, "cells", "name", optional=("set", "grid", "waiting"))
+        _check_fields(group, "cells", "name", optional=("set", "grid", "waiting"))
         series, fixed = _text(group["name"], "cells: name"), _overrides(group.get("set", {}), "cells: set")
         grid = _overrides(group.get("grid", {}), "cells: grid")
         for values in itertools.product(*(_list(values, f"grid: {key}") for key, values in grid.items())):
@@ -90,7 +90,7 @@ def _cells(groups: Any) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _filled(groups: Any, known: Sequence[str]) -> list[Plain]:
+def _expand(groups: Any, known: Sequence[str]) -> list[Plain]:
     """Claims and effects, written one by one or as a group: fields with {places} and, under `of`, what goes there."""
     filled = []
     for group in _list(groups, "claims and effects"):
@@ -103,7 +103,7 @@ def _filled(groups: Any, known: Sequence[str]) -> list[Plain]:
 
 def _claim(fields: Plain, names: set[str], metric: str) -> Claim:
     row = str(fields.get("row", "a claim"))
-    _known(fields, row, "row", optional=[field for field in _CLAIM if field != "row"])
+    _check_fields(fields, row, "row", optional=[field for field in _CLAIM if field != "row"])
     printed = {key: fields[key] for key in _PRINTED if key in fields}
     limits.number(f"{row}: value", printed.get("value"), optional=True)
     limits.number(f"{row}: plus_minus", printed.get("plus_minus"), low=0, optional=True)
@@ -150,7 +150,7 @@ def _pick(written: Any, fields: Plain, metric: str, names: set[str], row: str) -
 
 
 def _effect(fields: Plain, names: set[str], metric: str) -> Effect:
-    _known(fields, "effects", "name", "cell", "twin", "equal", optional=("metric",))
+    _check_fields(fields, "effects", "name", "cell", "twin", "equal", optional=("metric",))
     where = f"effects: {fields['name']}"
     for end in ("cell", "twin"):
         if fields[end] not in names:
@@ -162,7 +162,7 @@ def _effect(fields: Plain, names: set[str], metric: str) -> Effect:
 
 
 def _search(fields: Any, cells: Sequence[Cell]) -> Search:
-    _known(fields, "search", "over", "metric", "series", optional=("per", "retrain", "printed"))
+    _check_fields(fields, "search", "over", "metric", "series", optional=("per", "retrain", "printed"))
     search = Search(**fields)
     if not search.metric.startswith("validation/"):
         raise TableError(f"search.metric = {search.metric}: the validation split chooses; write validation/…")
@@ -176,8 +176,10 @@ def _search(fields: Any, cells: Sequence[Cell]) -> Search:
     return search
 
 
-def _plot(fields: Any, metrics: Sequence[str], cells: Sequence[Cell]) -> Plot:
-    plot = Plot(**_known(fields, "plot", "x", "y"))
+def _plot(fields: Any, metrics: Sequence[str], cells: Sequence[Cell]) -> Plot | Surfaces:
+    if "surfaces" in _mapping(fields, "plot"):
+        return Surfaces(_text(_check_fields(fields, "plot", "surfaces")["surfaces"], "plot: surfaces"))
+    plot = Plot(**_check_fields(fields, "plot", "x", "y"))
     limits.choice("plot: y", plot.y, metrics)
     if not any(plot.x in cell.overrides for cell in cells):
         raise TableError(f"plot: x = {plot.x}: no cell sets it")
@@ -220,7 +222,7 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _known(fields: Any, where: str, *needed: str, optional: Sequence[str] = ()) -> Plain:
+def _check_fields(fields: Any, where: str, *needed: str, optional: Sequence[str] = ()) -> Plain:
     if unknown := [key for key in _mapping(fields, where) if key not in (*needed, *optional)]:
         raise TableError(
             f"{where}: {', '.join(map(str, unknown))}: no such field; there are {', '.join((*needed, *optional))}"

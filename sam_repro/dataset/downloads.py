@@ -129,11 +129,11 @@ class Archive:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-                self._unpack(self._fetched(temporary) if flaw else packed, Path(temporary), folder)
+                self._unpack(self._fetch(temporary) if flaw else packed, Path(temporary), folder)
         except (OSError, RuntimeError, HTTPException) as error:
             raise self._error(f"{flaws[0]}, and fetching it failed: {error}", folder) from error
 
-    def _fetched(self, folder: str) -> Path:
+    def _fetch(self, folder: str) -> Path:
         from torchvision.datasets.utils import download_url
 
         download_url(self.url, folder, md5=self.md5)

@@ -155,18 +155,18 @@ def _parts(root: Path) -> tuple[Found, Found | None]:
     if not root.is_dir():
         raise DataError(f"data_dir = {root}: is {'no folder' if root.exists() else 'missing'}; {WANTED}")
     if not (root / "train").is_dir():
-        return _found(root, root), None
-    train = _found(root / "train", root)
+        return _find(root, root), None
+    train = _find(root / "train", root)
     tests = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if tests is None:
         return train, None
-    test = _found(tests, root)
+    test = _find(tests, root)
     if unknown := sorted(test.keys() - train.keys()):
         raise DataError(f"{tests / unknown[0]}: is a class that {root / 'train'} does not have")
     return train, test
 
 
-def _found(folder: Path, root: Path) -> Found:
+def _find(folder: Path, root: Path) -> Found:
     """The classes of a folder, and their images, in alphabetical order."""
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if len(classes) < 2:

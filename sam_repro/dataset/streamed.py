@@ -50,17 +50,17 @@ class Decoder:
         """
         path = self.root / file
         try:
-            square = view(self._decoded(path), self.size, generator)
+            square = view(self._decode(path), self.size, generator)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{path}: cannot be decoded ({reason}); mend it or take it away") from None
         pixels = torch.from_numpy(np.array(square))
         return pixels.view(self.size, self.size, self.channels).permute(2, 0, 1)
 
-    def _decoded(self, path: Path) -> Image.Image:
+    def _decode(self, path: Path) -> Image.Image:
         """The whole image, decoded now or by whoever kept it: a file that changed since is another one."""
         if self.cache is None:
-            return self._opened(path)
+            return self._open(path)
         state = path.stat()
         facts = (str(path.absolute()), state.st_size, state.st_mtime_ns, self.channels)
         name = hashlib.sha256(repr(facts).encode()).hexdigest()
@@ -68,10 +68,10 @@ class Decoder:
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             with replacing(kept) as file:
-                np.save(file, np.asarray(self._opened(path)))
+                np.save(file, np.asarray(self._open(path)))
         return Image.fromarray(np.load(kept))
 
-    def _opened(self, path: Path) -> Image.Image:
+    def _open(self, path: Path) -> Image.Image:
         with Image.open(path) as image:
             if image.mode.startswith(DEEP):
                 raise ValueError(f"its pixels have more than 8 bits, mode {image.mode}")
@@ -161,13 +161,13 @@ class Streamed(Split):
                 on_device = Raw(*(x.to(self.device, non_blocking=True) for x in _sound(batch) if x is not None))
                 arrived = copies.record_event()
             if ahead is not None:
-                yield _taken(*ahead)
+                yield _take(*ahead)
             ahead = on_device, arrived
         if ahead is not None:
-            yield _taken(*ahead)
+            yield _take(*ahead)
 
 
-def _taken(raw: Raw, arrived: torch.cuda.Event) -> Raw:
+def _take(raw: Raw, arrived: torch.cuda.Event) -> Raw:
     """A batch that this stream may use once it has arrived; its memory is kept until the stream has done so."""
     stream = torch.cuda.current_stream(raw.rows.device)
     stream.wait_event(arrived)

@@ -51,7 +51,7 @@ def torchvision_set(data_dir: str, download: bool, name: str, size: int | None =
     make = partial(getattr(datasets, name), root=Path(data_dir).expanduser() / "torchvision")
     if name != "FER2013":  # its files are Kaggle's, and the class cannot fetch them
         make = partial(make, download=download)
-    train, test = (_found(name, make, part) for part in parts)
+    train, test = (_find(name, make, part) for part in parts)
     (train_images, train_labels), (test_images, test_labels) = (_read(name, found, size) for found in (train, test))
     count = max(int(labels.max()) for labels in (train_labels, test_labels)) + 1
     classes = [str(known) for known in getattr(train, "classes", ())]
@@ -59,7 +59,7 @@ def torchvision_set(data_dir: str, download: bool, name: str, size: int | None =
     return Images(train_images, train_labels, test_images, test_labels, num_classes=count, classes=named)
 
 
-def _found(name: str, make: Any, part: dict[str, Any]) -> Any:
+def _find(name: str, make: Any, part: dict[str, Any]) -> Any:
     """A part as torchvision's class has it."""
     try:
         return make(**part)

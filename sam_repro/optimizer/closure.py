@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_repro.optimizer.rule import Rule
-from sam_repro.oracle import Mean, Objective, Oracle, Term, drawn_noise, reseed, take_gradients
+from sam_repro.oracle import Mean, Objective, Oracle, Term, draw_noise, reseed, take_gradients
 
 Closure = Callable[[], Tensor]
 
@@ -64,7 +64,7 @@ class ByClosure(Optimizer):
             TypeError: if the closure returns no tensor.
             ValueError: if what it called `backward` on is not the loss that it returns, or has no gradient here.
         """
-        oracle = _ClosureOracle(self._objective, closure, drawn_noise())
+        oracle = _ClosureOracle(self._objective, closure, draw_noise())
         return self.rule.step(cast(Oracle, oracle))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -135,7 +135,7 @@ def _backwards() -> Iterator[list[Tensor]]:
     running: list[bool] = []
     original, scale = torch.autograd.backward, torch.amp.GradScaler.scale
 
-    def noted(tensors: Any, grad_tensors: Any = None, *arguments: Any, **options: Any) -> None:
+    def note(tensors: Any, grad_tensors: Any = None, *arguments: Any, **options: Any) -> None:
         if not running:  # a checkpointed block calls backward within backward
             roots.extend(_weighted(tensors, grad_tensors))
         running.append(True)
@@ -144,12 +144,12 @@ def _backwards() -> Iterator[list[Tensor]]:
         finally:
             running.pop()
 
-    def refused(scaler: torch.amp.GradScaler, outputs: Any) -> Any:
+    def refuse(scaler: torch.amp.GradScaler, outputs: Any) -> Any:
         if scaler.is_enabled():
             raise ValueError("closure: a GradScaler scales the loss, and with it the update; use bfloat16 without one")
         return scale(scaler, outputs)
 
-    torch.autograd.backward, torch.amp.GradScaler.scale = noted, refused  # type: ignore[assignment, method-assign]
+    torch.autograd.backward, torch.amp.GradScaler.scale = note, refuse  # type: ignore[assignment, method-assign]
     try:
         yield roots
     finally:

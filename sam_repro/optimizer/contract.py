@@ -27,7 +27,7 @@ from sam_repro.optimizer.trial import (
     addresses_of,
     base_of,
     copied,
-    counted,
+    count_cost,
     equal,
     network,
     oracle_of,
@@ -207,7 +207,7 @@ def its_cost_is_declared(make: Make) -> None:
     for m in (None, 3):
         rule, model = warm(make)
         for step in range(WARM, STEPS):
-            with counted(model) as cost:
+            with count_cost(model) as cost:
                 train(rule, model, range(step, step + 1), m)
             told = rule.cost(step)
             forwards = cost["passes"] - (told.passes + told.forwards)

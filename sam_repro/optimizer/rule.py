@@ -230,7 +230,7 @@ class Rule(ABC):
             p.grad = _laid_out_as(p, u) if g else None
         self._left_in = self.steps
 
-    def _taken(self, *_: Any) -> None:
+    def _forget_gradient(self, *_: Any) -> None:
         """A step of the base has taken the gradient."""
         self._left_in = None
 
@@ -240,7 +240,7 @@ class Rule(ABC):
         self._layout = layout(self._params)
         self._watch = None
         self._left_in = None
-        self.base.register_step_post_hook(self._taken)
+        self.base.register_step_post_hook(self._forget_gradient)
 
     def _follow(self) -> None:
         """Make memory and room those of the parameters of now, which may have been frozen, added or moved."""

@@ -1,4 +1,4 @@
-"""A small training on which a rule is tried: network, batches, steps, and what is counted of them."""
+"""A small training on which a rule is tried: network, batches, steps, and what is count_cost of them."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -93,7 +93,7 @@ def addresses_of(rule: Rule, model: nn.Module) -> list[int]:
 
 
 @contextmanager
-def counted(model: nn.Module) -> Iterator[dict[str, float]]:
+def count_cost(model: nn.Module) -> Iterator[dict[str, float]]:
     """Inside the block: examples that go forward through the model, and products, in batches."""
     cost = {"passes": 0.0, "products": 0.0}
     seen: list[FrameType] = []

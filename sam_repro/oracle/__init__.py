@@ -2,7 +2,7 @@
 
 from sam_repro.oracle.buffers import Buffers, Mean
 from sam_repro.oracle.joint import Joint
-from sam_repro.oracle.oracle import Criterion, Objective, Oracle, Reseed, Term, drawn_noise, reseed, take_gradients
+from sam_repro.oracle.oracle import Criterion, Objective, Oracle, Reseed, Term, draw_noise, reseed, take_gradients
 
 __all__ = [
     "Buffers",
@@ -13,7 +13,7 @@ __all__ = [
     "Oracle",
     "Reseed",
     "Term",
-    "drawn_noise",
+    "draw_noise",
     "reseed",
     "take_gradients",
 ]

@@ -10,7 +10,7 @@ import torch
 
 from sam_repro import limits
 from sam_repro.config import cases
-from sam_repro.config.schema import NEUTRAL, Resolved, flat
+from sam_repro.config.schema import Resolved, flat, neutral_values
 from sam_repro.run.metrics import read_metrics
 from sam_repro.run.request import Request
 from sam_repro.training.trainer import Trainer
@@ -51,11 +51,12 @@ def announce(config: Resolved, folder: Path, trainer: Trainer, done: int) -> Non
         origin = config["origin"]
         cell = f", cell {origin['cell']} of {origin['table']}" if "cell" in origin else ""
         assumed = f"; assumed: {', '.join(config['assumed'])}" if config["assumed"] else ""
-        print("\n".join([f"recipe     {recipe}{cell}{assumed}", *map(_cut, cases.told(config))]))
+        print("\n".join([f"recipe     {recipe}{cell}{assumed}", *map(_cut, cases.describe(config))]))
         print(f"sources    python -m sam_repro.table recipe {recipe} shows each definition, and where it is from")
     told = {"optimizer", "compile"}  # by the lines of the rule and the numerics
     leaves = {key: value for key, value in flat(config).items() if key.partition(".")[0] not in told}
-    unusual = {key: value for key, value in leaves.items() if key in NEUTRAL and value != NEUTRAL[key]}
+    neutral = neutral_values()
+    unusual = {key: value for key, value in leaves.items() if key in neutral and value != neutral[key]}
     if unusual:
         print(f"unusual    {', '.join(f'{key}={limits.shown(value)}' for key, value in unusual.items())}")
     print("\n".join(_numerics(config, trainer)))

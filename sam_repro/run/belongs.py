@@ -36,7 +36,7 @@ def refuse_other(file: Path, then: Mapping[str, Any], now: Mapping[str, Any]) ->
     """
     keys = [key for key in {**now, **then} if then.get(key) != now.get(key)]
     if keys:
-        told = ", ".join(f"{key} {_said(then.get(key))} and not {_said(now.get(key))}" for key in keys[:3])
+        told = ", ".join(f"{key} {_show(then.get(key))} and not {_show(now.get(key))}" for key in keys[:3])
         more = f" and {len(keys) - 3} keys more" if len(keys) > 3 else ""
         raise UserError(f"{file}: is of another run: {told}{more}; {REMEDY}")
 
@@ -55,5 +55,5 @@ def _facts(config: Resolved) -> dict[str, Any]:
     return identity(config) | numerics(config) | {"seed": config["seed"]}
 
 
-def _said(value: Any) -> str:
+def _show(value: Any) -> str:
     return shown(value[:12] if isinstance(value, str) and len(value) == 64 else value)

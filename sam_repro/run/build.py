@@ -44,7 +44,7 @@ class Shape:
     image_size: int
 
 
-PREPARED = ("batch_norm", "weights", "freeze")
+PREPARED = ("batch_norm", "weights", "new_head", "freeze")
 """Keys of the network that no constructor takes: what any network is told when it has been made."""
 
 
@@ -57,15 +57,15 @@ def make_data(config: Resolved, recorded: Mapping[str, Any] | None = None) -> Da
     """
     node = config["dataset"]
     validation, noise = make_validation(config), make_noise(config)
-    with refused(config, "dataset"):
-        source = _made(node["source"])
-    with refused(config, "dataset.source"):
+    with refuse_by_key(config, "dataset"):
+        source = _make(node["source"])
+    with refuse_by_key(config, "dataset.source"):
         examples: Examples = source(data_dir=config["data_dir"], download=config["download"])
     augmentation = make_augmentation(config, _normalisation(config, examples, recorded or {}))
-    with refused(config, "dataset", "augmentation"):
+    with refuse_by_key(config, "dataset", "augmentation"):
         data = prepare(examples, validation, noise, augmentation)
     _refuse_shape(config, data)
-    with refused(config, "augmentation", "dataset"):
+    with refuse_by_key(config, "augmentation", "dataset"):
         augmentation.check(torch.empty(1, *data.train.shape, dtype=torch.uint8, device="meta"))
     if config["batch_size"] > len(data.train):
         raise UserError(
@@ -77,8 +77,8 @@ def make_data(config: Resolved, recorded: Mapping[str, Any] | None = None) -> Da
 
 def check_source(config: Resolved) -> None:
     """Refuse a source that is not there, or does not take what it would be given; nothing is loaded."""
-    with refused(config, "dataset.source"):
-        source = _made(config["dataset"]["source"])
+    with refuse_by_key(config, "dataset.source"):
+        source = _make(config["dataset"]["source"])
         inspect.signature(source.func).bind(*source.args, **source.keywords, data_dir="", download=False)
 
 
@@ -110,13 +110,13 @@ def _refuse_shape(config: Resolved, data: Data) -> None:
 
 def make_validation(config: Resolved) -> Validation:
     """Which training images are held out."""
-    with refused(config, "dataset.validation"):
+    with refuse_by_key(config, "dataset.validation"):
         return Validation(**config["dataset"].get("validation", {}))
 
 
 def make_noise(config: Resolved) -> LabelNoise:
     """Which training labels are replaced."""
-    with refused(config, "label_noise"):
+    with refuse_by_key(config, "label_noise"):
         return LabelNoise(**config["label_noise"])
 
 
@@ -140,20 +140,19 @@ def make_network(config: Resolved, shape: Shape) -> nn.Module:
     """The network, with weights from torch's own generator, on torch's default device."""
     node = {key: value for key, value in config["architecture"].items() if key not in PREPARED}
     told = {key: config["architecture"].get(key) for key in PREPARED}  # older records have none of them
-    with refused(config, "architecture"):
+    with refuse_by_key(config, "architecture"):
         batch_norm = BatchNorm(**(told["batch_norm"] or {}))
-        network: nn.Module = _made(node)(**vars(shape))
+        network: nn.Module = _make(node)(**vars(shape))
         batch_norm.set(network)
-        if told["weights"] is not None:
-            load_weights(network, told["weights"], shape.num_classes)
+        load_weights(network, told["weights"], shape.num_classes, config["architecture"].get("new_head", "network"))
         freeze(network, told["freeze"])
         return network
 
 
 def make_augmentation(config: Resolved, normalisation: Mapping[str, Any]) -> Augmentation:
     """The augmentation, with the data set's normalisation: `mean` and `std`."""
-    with refused(config, "augmentation", "dataset"):
-        made: Augmentation = _made(config["augmentation"])(mean=normalisation["mean"], std=normalisation["std"])
+    with refuse_by_key(config, "augmentation", "dataset"):
+        made: Augmentation = _make(config["augmentation"])(mean=normalisation["mean"], std=normalisation["std"])
         return made
 
 
@@ -174,6 +173,8 @@ def make_objective(config: Resolved, model: nn.Module) -> Objective:
         batch_norm_statistics=config["batch_norm_statistics"],
         same_noise=config["same_noise"],
         compile=config["compile"],
+        # an epoch's last, smaller batch is not worth the seconds that its own kernels take to build
+        compiled_examples=config["m"] or config["micro_batch"] or config["batch_size"],
     )
 
 
@@ -181,12 +182,12 @@ def make_rule(config: Resolved, model: nn.Module) -> Rule:
     """The rule on its base optimizer."""
     in_base = config["weight_decay"] if config["weight_decay_in"] == "base" else 0.0
     groups = make_groups(config, model, in_base)
-    with refused(config, "base_optimizer"):
+    with refuse_by_key(config, "base_optimizer"):
         if config["base_optimizer"]["_target_"].partition(".")[0] in ("torch", "timm"):
             check_base(config["base_optimizer"])
-        base = _made(config["base_optimizer"])(groups, lr=config["lr"])
-    with refused(config, "optimizer"):
-        rule: Rule = _made(config["optimizer"])(base)
+        base = _make(config["base_optimizer"])(groups, lr=config["lr"])
+    with refuse_by_key(config, "optimizer"):
+        rule: Rule = _make(config["optimizer"])(base)
     if config["weight_decay_in"] == "loss" and not rule.allows_decay_in_loss:
         name = config["choices"]["optimizer"]
         raise UserError(f"weight_decay_in = loss: {name} takes gradients without it; choose weight_decay_in=base")
@@ -195,33 +196,33 @@ def make_rule(config: Resolved, model: nn.Module) -> Rule:
 
 def make_groups(config: Resolved, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The parameters, by decay and learning rate."""
-    with refused(config):
+    with refuse_by_key(config):
         return parameter_groups(model, weight_decay, config["weight_decay_on"], config["lr_factors"])
 
 
 def make_rule_factory(config: Resolved) -> Callable[..., Rule]:
     """The rule of a configuration as a function of a base, whose further arguments are stronger than the settings."""
-    with refused(config, "optimizer"):
-        return _made(config["optimizer"])
+    with refuse_by_key(config, "optimizer"):
+        return _make(config["optimizer"])
 
 
 def make_schedule(config: Resolved) -> Schedule:
     """The schedule of the learning rate."""
-    with refused(config, "schedule"):
-        return _made(config["schedule"])
+    with refuse_by_key(config, "schedule"):
+        return _make(config["schedule"])
 
 
 def make_rho_schedule(config: Resolved) -> RhoSchedule:
     """The schedule of the radius."""
-    with refused(config, "rho_schedule"):
-        return _made(config["rho_schedule"])
+    with refuse_by_key(config, "rho_schedule"):
+        return _make(config["rho_schedule"])
 
 
 def make_plan(config: Resolved) -> Plan:
     """The numbers of the loop."""
     graph = None if config["graph"] == "auto" else config["graph"]
     keys = {**config, "graph": graph, "shuffle_buffer": config["dataset"].get("shuffle_buffer")}
-    with refused(config, "dataset"):
+    with refuse_by_key(config, "dataset"):
         return Plan(**{key: keys[key] for key in Plan.__dataclass_fields__})
 
 
@@ -248,20 +249,20 @@ def make_diagnostics(config: Resolved) -> Diagnostics:
 
 def make_measure(node: Resolved, model: nn.Module | None = None) -> Measure | None:
     """The measure of sharpness that a node describes, of this network; None where nothing is measured."""
-    with refused({"sharpness": node}, "sharpness"):
-        measure: Measure | None = _made(node)
+    with refuse_by_key({"sharpness": node}, "sharpness"):
+        measure: Measure | None = _make(node)
         if measure is not None and model is not None:
             measure.refuse(model)
         return measure
 
 
-def _made(node: Resolved) -> Any:
+def _make(node: Resolved) -> Any:
     made: Callable[..., Any] = instantiate(node, _convert_="all")
     return made
 
 
 @contextmanager
-def refused(config: Resolved, *nodes: str) -> Iterator[None]:
+def refuse_by_key(config: Resolved, *nodes: str) -> Iterator[None]:
     """What a constructor refuses is the user's to change, who knows it by the key in the configuration.
 
     Args:

@@ -23,8 +23,9 @@ from sam_repro.training import graphs
 def findings(configs: Sequence[Resolved]) -> list[str]:
     """What constructors refuse of checked configurations, one line each; nothing is loaded, nothing is written.
 
-    Configurations that differ in their seed alone are one cell, which is built once. Where every seed of a cell is
-    done and measured it has been built before: its rule and its network, which take time, are left out.
+    Configurations that differ in their seed alone are one cell, which is built once, and so is a network that several
+    cells train. Where every seed of a cell is done and measured it has been built before: its rule and its network,
+    which take time, are left out.
 
     Args:
         configs: of the lines of a command.
@@ -35,8 +36,12 @@ def findings(configs: Sequence[Resolved]) -> list[str]:
     cells: dict[str, list[Resolved]] = {}
     for config in configs:
         cells.setdefault(str(config | {"seed": None}), []).append(config)
+    networks: set[str] = set()
     for seeds in cells.values():
-        parts = LIGHT if all(map(_is_done, seeds)) else (*LIGHT, *HEAVY)
+        parts = LIGHT if all(map(_is_done, seeds)) else (*LIGHT, _rule)
+        if parts is not LIGHT and (network := _around_network(seeds[0])) not in networks:
+            networks.add(network)
+            parts = (*parts, _network)
         if heard := dict.fromkeys(line for part in parts for line in _refusals(part, seeds[0])):
             return list(heard)
     return []
@@ -54,14 +59,14 @@ def _augmentation(config: Resolved) -> None:
     told = {key: half if node.get(key) is None else node[key] for key in ("mean", "std")}
     augmentation = build.make_augmentation(config, told)
     if shape is not None:
-        with build.refused(config, "augmentation", "dataset"):
+        with build.refuse_by_key(config, "augmentation", "dataset"):
             augmentation.check(_blank(shape))
 
 
 def _rule(config: Resolved) -> None:
     rule = build.make_smallest_rule(config)
     if config["graph"] is True:
-        with build.refused(config):
+        with build.refuse_by_key(config):
             graphs.refuse(rule, config["diagnostics"])
 
 
@@ -88,6 +93,11 @@ def _network(config: Resolved) -> None:
         return
     if images >= config["batch_size"]:  # else the data say so, once they are there
         refuse_sizes(network, shape, build.make_plan(config), images)
+
+
+def _around_network(config: Resolved) -> str:
+    """All that `_network` may look at, as a text to compare."""
+    return str({key: value for key, value in config.items() if key not in (*NOT_OF_NETWORK, "seed")})
 
 
 def _measure(config: Resolved, network: nn.Module | None = None) -> None:
@@ -122,7 +132,11 @@ LIGHT: tuple[Part, ...] = (
     *(build.make_validation, build.make_noise, build.check_source),
     *(_augmentation, build.make_schedule, build.make_rho_schedule, _measure),
 )
-HEAVY: tuple[Part, ...] = (_rule, _network)
+NOT_OF_NETWORK = (
+    *("optimizer", "base_optimizer", "rho", "rho_schedule", "lr", "weight_decay", "schedule"),
+    *("augmentation", "choices", "origin", "assumed"),
+)
+"""Nodes and keys by which cells of a table differ, and at which no network looks."""
 KEY = re.compile(r"([\w.]+)(?:\[\d+\])? = ")
 """How a refusal begins that is about one key."""
 

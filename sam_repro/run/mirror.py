@@ -138,8 +138,8 @@ def open_mirror(
     limits.wandb("wandb", mode)
     if mode == "disabled":
         return Mirror()
-    asked = _hear_environment(say)
-    if (mode := asked if mode == "auto" else mode) == "disabled":
+    heard = _hear_environment(say)
+    if (mode := heard if mode == "auto" else mode) == "disabled":
         return Mirror()
     _name_unheard(say)
     upload = f"wandb sync --include-online {shlex.quote(str(directory / 'wandb'))}"

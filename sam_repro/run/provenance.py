@@ -89,7 +89,7 @@ def git() -> dict[str, Any]:
     Returns:
         `commit` and `dirty`, both None where the package lies in no checkout (installed, not tracked) or git is absent.
     """
-    commit = _git("rev-parse", "HEAD") if _tracked() else None
+    commit = _git("rev-parse", "HEAD") if _is_tracked() else None
     status = _git("status", "--porcelain", "--untracked-files=no") if commit else None
     return {"commit": commit and commit.decode().strip(), "dirty": None if status is None else bool(status)}
 
@@ -100,7 +100,7 @@ def git_diff() -> str | None:
     Returns:
         The text, or None where nothing is changed or there is no checkout.
     """
-    diff = _git("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv") if _tracked() else None
+    diff = _git("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv") if _is_tracked() else None
     if not diff:
         return None
     text = diff[:DIFF_LIMIT].decode(errors="replace")
@@ -143,7 +143,7 @@ def _text(path: str) -> str | None:
         return None
 
 
-def _tracked() -> bool:
+def _is_tracked() -> bool:
     """Whether git knows this package: an installed copy may lie inside somebody else's checkout."""
     return _git("ls-files", "--error-unmatch", "__init__.py") is not None
 

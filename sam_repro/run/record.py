@@ -64,7 +64,7 @@ def read_result(home: Path) -> Record:
     if (schema := result.get("schema")) not in range(1, SCHEMA + 1):
         raise ValueError(f"result.json is of schema {shown(schema)}, this version reads 1 to {SCHEMA}")
     _check("", result, RESULT)
-    config = _checked_config(result)
+    config = _check_config(result)
     if result["seed"] != config["seed"]:
         raise ValueError(f"seed = {result['seed']}, and its configuration says {config['seed']}")
     if result["metrics"]["test"].get(config["report"]) is None:
@@ -81,7 +81,7 @@ def read_run(home: Path) -> Record:
     """
     run = read_record(home / "run.json")
     _check("", run, RUN)
-    _checked_config(run)
+    _check_config(run)
     return run
 
 
@@ -115,7 +115,7 @@ def home_of(path: str | Path) -> Path:
     return path.parent if path.name == "result.json" else path
 
 
-def _checked_config(record: Record) -> Record:
+def _check_config(record: Record) -> Record:
     """The configuration of a record in today's keys, those of the top level within their limits.
 
     A node's keys are its option's, which may have moved since: a constructor checks them when the node is built.

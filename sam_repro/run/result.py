@@ -39,12 +39,12 @@ class Loaded(NamedTuple):
         return self.result.get("classes")
 
 
-def find_finished(folder: Path, asked: Resolved) -> Result | None:
+def find_finished(folder: Path, config: Resolved) -> Result | None:
     """The result in a home; None if the run is not finished. Nothing that the files name is imported.
 
     Args:
         folder: the home.
-        asked: the configuration, with its numerics resolved.
+        config: the configuration, with its numerics resolved.
 
     Raises:
         UserError: if a file is damaged or of another run.
@@ -54,17 +54,17 @@ def find_finished(folder: Path, asked: Resolved) -> Result | None:
     if not (folder / "run.json").exists():
         raise UserError(f"{folder}: result.json without its run.json, which a run writes when it starts; {REMEDY}")
     with refuse_damaged(folder / "run.json") as path:
-        refuse_other_config(path, read_run(folder)["config"], asked)
+        refuse_other_config(path, read_run(folder)["config"], config)
     with refuse_damaged(folder / "result.json") as path:
         result: Result = read_result(folder)
-        refuse_other_config(path, result["config"], asked)
+        refuse_other_config(path, result["config"], config)
     return result
 
 
-def announce_finished(folder: Path, asked: Resolved, result: Result) -> None:
+def announce_finished(folder: Path, config: Resolved, result: Result) -> None:
     """Say that a run is done, and which sources changed since; clear what a kill after the result left."""
     with refuse_damaged(folder / "run.json"):
-        changed = provenance.changed(read_run(folder)["sources"], provenance.sources(targets_of(asked)))
+        changed = provenance.changed(read_run(folder)["sources"], provenance.sources(targets_of(config)))
     with suppress(OSError):  # a disk that is read-only takes nothing from a finished run
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     print(f"done       {folder}")

@@ -188,7 +188,7 @@ def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
     )
     code = 1
     try:
-        with _told(folder, trainer):
+        with _tell(folder, trainer):
             trainer.run(watch)
             beside = watch.saving()
             if sharpness.measure is not None:
@@ -291,7 +291,7 @@ def _writable(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(folder: Path, trainer: Trainer) -> Iterator[None]:
+def _tell(folder: Path, trainer: Trainer) -> Iterator[None]:
     """Says where a run broke off and what is left, and leaves `failed.json` for the tables."""
     try:
         yield
@@ -300,29 +300,29 @@ def _told(folder: Path, trainer: Trainer) -> Iterator[None]:
             stop.signal, f"saved after {counted(stop.steps, 'step')} at signal {stop.signal}; the same command goes on"
         ) from None
     except NonFinite as error:
-        _failed(folder, str(error), error.step)
-        raise Failure(f"{error}; try a smaller lr or rho, or clip_norm=1.0. {_kept(trainer)}") from None
+        _write_failure(folder, str(error), error.step)
+        raise Failure(f"{error}; try a smaller lr or rho, or clip_norm=1.0. {_describe_checkpoint(trainer)}") from None
     except BrokenPipeError:
         raise
     except OSError as error:
-        _failed(folder, str(error), trainer.step)
-        raise Failure(f"{folder}: writing failed ({error}). {_kept(trainer)}") from None
+        _write_failure(folder, str(error), trainer.step)
+        raise Failure(f"{folder}: writing failed ({error}). {_describe_checkpoint(trainer)}") from None
     except Exception as error:
-        _failed(folder, repr(error), trainer.step)
+        _write_failure(folder, repr(error), trainer.step)
         if not is_out_of_memory(error):
             raise
         half = max(1, trainer.plan.batch_size // 2)
         remedy = f"try micro_batch={half}, which takes a batch in pieces, or a smaller batch_size"
-        raise Failure(f"out of memory in step {trainer.step}; {remedy}. {_kept(trainer)}") from None
+        raise Failure(f"out of memory in step {trainer.step}; {remedy}. {_describe_checkpoint(trainer)}") from None
 
 
-def _kept(trainer: Trainer) -> str:
+def _describe_checkpoint(trainer: Trainer) -> str:
     if not trainer.path.exists():
         return "No checkpoint had been written"
     steps = checkpoint.read(trainer.path)["rule"]["steps"]
     return f"The checkpoint after {counted(steps, 'step')} is kept: {trainer.path}"
 
 
-def _failed(folder: Path, error: str, step: int) -> None:
+def _write_failure(folder: Path, error: str, step: int) -> None:
     with suppress(OSError):  # a full disk must not hide why the run failed
         write_json(folder / "failed.json", {"error": error, "step": step})

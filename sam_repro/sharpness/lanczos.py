@@ -99,7 +99,7 @@ def top(
     while not searched and used < max_products:
         bar = float(key(found[-1].value)) if len(found) == count else None
         krylov = Krylov(product, start, [pair.vector for pair in found])
-        pairs = _climbed(krylov, count - len(found) or 1, key, tolerance, max_products - used, bar)
+        pairs = _climb(krylov, count - len(found) or 1, key, tolerance, max_products - used, bar)
         used += krylov.steps
         known = [pair.value for pair in [*found, *pairs]]
         slack = 0.0 if bar is None else tolerance * abs(bar) + ROUNDING * krylov.eps * float(np.max(np.abs(known)))
@@ -205,7 +205,7 @@ class Krylov:
         return w
 
 
-def _climbed(krylov: Krylov, wanted: int, key: Any, tolerance: float, budget: int, bar: float | None) -> list[_Pair]:
+def _climb(krylov: Krylov, wanted: int, key: Any, tolerance: float, budget: int, bar: float | None) -> list[_Pair]:
     """Step until the wanted pairs have converged, or surely lie below the bar, or nothing more comes of it."""
     while True:
         for _ in range(min(LOOK_EVERY, budget - krylov.steps)):

@@ -71,8 +71,8 @@ class Measurement:
     @property
     def digest(self) -> str:
         """8 hex digits of the protocol, without its outcome: the same for the same measurement done again."""
-        asked = {key: value for key, value in self.protocol.items() if key != "outcome"}
-        return hashlib.sha256(json.dumps(asked, sort_keys=True, allow_nan=False).encode()).hexdigest()[:8]
+        settled = {key: value for key, value in self.protocol.items() if key != "outcome"}
+        return hashlib.sha256(json.dumps(settled, sort_keys=True, allow_nan=False).encode()).hexdigest()[:8]
 
     @property
     def stem(self) -> str:

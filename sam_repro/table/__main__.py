@@ -7,6 +7,7 @@ if __name__ == "__main__":  # Ctrl-C while the rest is imported ends the command
 
 import argparse
 import dataclasses
+import difflib
 import shlex
 import shutil
 import sys
@@ -17,9 +18,9 @@ from typing import Any, NoReturn
 from sam_repro.config.identity import identity
 from sam_repro.config.launch import guard
 from sam_repro.config.lines import compose_cell, compose_line, read_table
-from sam_repro.config.options import nearest, require_option, table_names
-from sam_repro.config.schema import Resolved
-from sam_repro.config.table_file import Cell, Search, Table, written
+from sam_repro.config.options import require_option, table_names
+from sam_repro.config.schema import Resolved, flat
+from sam_repro.config.table_file import Cell, Search, Table, spell_words
 from sam_repro.errors import UserError, first_line
 from sam_repro.files import replacing, write_json
 from sam_repro.limits import shown
@@ -77,9 +78,8 @@ def _main(argv: Sequence[str]) -> int:
             _recipe(name, line, options)
         case [verb] if verb in VERBS:
             raise UserError(f"{verb}: of what? It is one of\n{USAGE}")
-        case [name] if name not in (known := table_names(options.config_dir)):
-            raise UserError(f"{shown(name)}: no such table or verb{nearest(name, [*VERBS, *known])}")
         case [name]:
+            _require_table(name, options)
             _show(_report(name, options), options)
         case words:
             raise UserError(f"{' '.join(words)}: cannot be read; it is one of\n{USAGE}")
@@ -111,9 +111,20 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def _require_table(name: str, options: argparse.Namespace) -> None:
+    known = table_names(options.config_dir)
+    if name not in known:
+        near = difflib.get_close_matches(name, [*known, *VERBS], n=1)
+        there = f"without a word the tables are listed, and the verbs are {', '.join(VERBS)}"
+        raise UserError(f"{name}: no such table or verb; {f'did you mean {near[0]}?' if near else there}")
+
+
 def _list(options: argparse.Namespace) -> None:
-    for table in _tables(table_names(options.config_dir), options):
-        print(f"{table.name:24} {render.in_a_line(table.title)} ({len(table.cells)} cells, {len(table.claims)} claims)")
+    names = table_names(options.config_dir)
+    width = max(map(len, names))
+    for table in _tables(names, options):
+        size = f"{len(table.cells)} cells, {len(table.claims)} claims"
+        print(f"{table.name:{width}}  {render.in_a_line(table.title)} ({size})")
 
 
 def _tables(names: Iterable[str], options: argparse.Namespace) -> Iterator[Table]:
@@ -206,25 +217,25 @@ def _search(report: Report, options: argparse.Namespace) -> None:
         curve = ", ".join(f"{value}: {render.shown(line.estimates[0])}" for value, line in choice.curve)
         print(f"{where}{search.metric} by {search.over}: {curve}")
         entry: dict[str, Any] = {"per": choice.per, "curve": _curve(choice.curve), "printed": choice.printed}
-        choices.append(entry | _queued(report, search, choice, options))
+        choices.append(entry | _queue(report, search, choice, options))
     folder = Path(options.to) / table.name
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "search.json", {"over": search.over, "metric": search.metric, "choices": choices})
     print(f"written    {folder / 'search.json'}")
 
 
-def _queued(report: Report, search: Search, choice: Choice, options: argparse.Namespace) -> dict[str, Any]:
+def _queue(report: Report, search: Search, choice: Choice, options: argparse.Namespace) -> dict[str, Any]:
     """Print what was chosen, the command that retrains it on all data, and what that has given so far."""
     if choice.chosen is None:
         print(f"  no choice: {choice.missing} runs of the grid are missing, or they are of different numerics")
         return {"chosen": None, "retrain": None}
     value = choice.chosen.overrides[search.over]
-    line = written(report.table.overrides(choice.chosen) | search.retrain)
+    line = spell_words(report.table.overrides(choice.chosen) | search.retrain)
     seeds = ",".join(map(str, report.table.seeds))
     printed = "" if choice.printed is None else f" (the paper chose {choice.printed})"
     print(f"  chosen: {search.over}={value}{printed}; retrain on all data:")
     print(f"  python -m sam_repro.train{_extra(options.config_dir)} -m {shlex.join(line)} seed={seeds}")
-    print(f"  {_retrained(report, line, options)}")
+    print(f"  {_describe_retraining(report, line, options)}")
     return {"chosen": value, "retrain": line}
 
 
@@ -235,7 +246,7 @@ def _curve(curve: Sequence[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _retrained(report: Report, line: list[str], options: argparse.Namespace) -> str:
+def _describe_retraining(report: Report, line: list[str], options: argparse.Namespace) -> str:
     """What the retraining gave, as far as it is done."""
     cell = Cell(0, "retrained", "retrained", {})
     table = dataclasses.replace(report.table, cells=(cell,), metrics=("test/error_pct",), claims=(), effects=())
@@ -283,7 +294,7 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
     least = min((_apart(table, cell, run) for table, cell in cells), default=0)
     differences = {
         f"{table.name}, cell {cell.index} ({cell.name})": difference(
-            identity(run.config), identity(compose_cell(table, cell, extra_dir=options.config_dir))
+            run.identity, identity(compose_cell(table, cell, extra_dir=options.config_dir))
         )
         for table, cell in cells
         if _apart(table, cell, run) == least
@@ -297,9 +308,11 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
 
 
 def _apart(table: Table, cell: Cell, run: runs.Run) -> int:
-    """In how many of the options that it names a cell differs from a run: to compose all cells takes a minute."""
-    named, chosen = table.overrides(cell), run.config["choices"]
-    return sum(named.get(group, chosen[group]) != chosen[group] for group in ("dataset", "architecture", "optimizer"))
+    """In how much of what it names a cell differs from a run: to compose all cells takes a minute."""
+    chosen, files = run.config["choices"], run.config.get("files", {})  # a file counts by its content
+    known = {key: value for key, value in flat(run.config).items() if key in run.identity and key not in files}
+    known |= {group: chosen[group] for group in ("dataset", "architecture", "optimizer")}
+    return sum(known.get(key, value) != value for key, value in flat(table.overrides(cell)).items())
 
 
 def _compare(one: runs.Run, other: runs.Run) -> None:
@@ -342,12 +355,12 @@ def _recipe(name: str, line: Sequence[str], options: argparse.Namespace) -> None
     if options.markdown:
         print(
             "\n".join(
-                [f"# {' '.join((name, *line))}", "", *(f"* {' '.join(told.split())}" for told in found.told()), ""]
+                [f"# {' '.join((name, *line))}", "", *(f"* {' '.join(told.split())}" for told in found.describe()), ""]
             )
         )
         print("\n".join(render.rows(render.Section(name, HEADER, rows))))
         return
-    print("\n".join([f"recipe     {' '.join((name, *line))}", *found.told(), ""]))
+    print("\n".join([f"recipe     {' '.join((name, *line))}", *found.describe(), ""]))
     _print_columns([HEADER, *rows])
 
 

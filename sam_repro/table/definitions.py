@@ -10,7 +10,7 @@ from sam_repro.config.compose import parse_word
 from sam_repro.config.identity import identity
 from sam_repro.config.lines import check_config, compose_line, compose_lines, read_table
 from sam_repro.config.options import groups_of, require_option
-from sam_repro.config.schema import APART, BOOKKEEPING, NUMERICS, Resolved, flat
+from sam_repro.config.schema import APART, Resolved, facts_of, flat, keys_of
 from sam_repro.errors import UserError
 from sam_repro.limits import shown
 
@@ -25,12 +25,10 @@ PARTS: dict[str, tuple[str, ...]] = {
     "schedule": ("schedule",),
     "loop": ("epochs", "batch_size", "drop_last", "max_steps", "label_smoothing", "seed"),
     "measure": ("report", "sharpness"),
-    "numerics": tuple(key for key in NUMERICS if "." not in key),
-    "bookkeeping": tuple(key for key in BOOKKEEPING if "." not in key),
+    "numerics": keys_of("numerics"),
+    "bookkeeping": keys_of("bookkeeping"),
 }
 """Part of the table → the top-level keys and groups in it, in order."""
-QUIET = frozenset((*BOOKKEEPING, *NUMERICS, "seed"))
-"""Keys that define nothing: they have a row where the line or the recipe speaks of them."""
 PART_OF = {node: part for part, nodes in PARTS.items() for node in nodes}
 
 
@@ -74,21 +72,21 @@ class Definitions:
         rows = [row for row in self._all_rows() if row.kind != DEFAULT or everything or row.key in defining]
         return sorted(rows, key=lambda row: list(PART_OF).index(_node(row.key)))
 
-    def told(self) -> list[str]:
+    def describe(self) -> list[str]:
         """The recipe's cases that held, and the keys for which none did."""
-        return cases.told(self.config)
+        return cases.describe(self.config)
 
     def _all_rows(self) -> Iterator[Row]:
         values, defaults = ({**config["choices"], **_leaves(config)} for config in (self.config, self.bare))
         for key, value in values.items():
             kind, where = self._source(key, value == defaults.get(key))
-            if _node(key) in PART_OF and (kind != DEFAULT or key not in QUIET):
+            if _node(key) in PART_OF and (kind != DEFAULT or _defines(key)):
                 yield Row(PART_OF[_node(key)], key, value, defaults.get(key), kind, where)
 
     def _source(self, key: str, is_default: bool) -> tuple[str, str]:
         """What kind of source a value has, and where it says so."""
         assumed, origin = self.config["assumed"], self.config["origin"]
-        nodes = [key] + [key[:dot] for dot in range(len(key) - 1, 0, -1) if key[dot] == "." and key not in QUIET]
+        nodes = [key] + [key[:dot] for dot in range(len(key) - 1, 0, -1) if key[dot] == "." and _defines(key)]
         if key in assumed and key in self.groups:
             return ASSUMED, assumed[key]  # what an option of this name stands for
         for node in nodes:
@@ -146,6 +144,11 @@ def _leaves(config: Resolved) -> dict[str, Any]:
     leaves = flat({node: value for node, value in config.items() if node not in apart})
     rho = "optimizer.rho" if "optimizer.rho" in leaves else "rho"
     return {k: v for k, v in leaves.items() if not k.endswith(("._target_", "._partial_")) and k != rho}
+
+
+def _defines(key: str) -> bool:
+    """Whether it can change a number; another key has a row where the line or the recipe speaks of it."""
+    return facts_of(key).role == "definition"
 
 
 def _node(key: str) -> str:

@@ -1,33 +1,55 @@
 """The picture of a table: a metric against a key of its cells, with the printed points beside ours."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from sam_repro.config.table_file import Cell, Plot
+from sam_repro.config.table_file import Cell, Plot, Surfaces
+from sam_repro.table import surfaces
 from sam_repro.table.report import Line, Report
 from sam_repro.table.statistic import Estimate
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Point = tuple[float, float, float]  # x, y, half of the interval
+Series = dict[tuple[str, str], list[Point]]
+Levels = list[tuple[str, float]]
 APART = 0.06  # of the distance between two x: the bars of two series do not hide each other
 
 
 def picture(report: Report) -> bytes | None:
-    """The picture as PNG; None for a table that has none, or nothing to show in it.
+    """The picture as PNG; None for a table that has none, or nothing to show in it."""
+    plot = report.table.plot
+    if plot is None:
+        return None
+    draw = surfaces.drawing(report, plot) if isinstance(plot, Surfaces) else _drawing(report, plot)
+    if draw is None:
+        return None
+    from matplotlib.figure import Figure  # a second to import
+
+    figure = Figure(layout="constrained")
+    draw(figure)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _drawing(report: Report, plot: Plot) -> "Callable[[Figure], None] | None":
+    """Draws a metric against a key; None where there is nothing to show.
 
     Ours are means with 95 % t-intervals, a line for each series of cells; printed numbers are crosses of its colour. A
     cell without the key, such as SGD beside radii, is a level.
     """
-    plot = report.table.plot
-    if plot is None:
-        return None
     ours, printed = _ours(report, plot), _printed(report, plot)
-    if not ours and not printed:
-        return None
-    from matplotlib.figure import Figure  # a second to import
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
     levels = _levels(report, plot) if ours else []
+    return partial(_draw, report.table.title, plot, ours, printed, levels) if ours or printed else None
+
+
+def _draw(title: str, plot: Plot, ours: Series, printed: Series, levels: Levels, figure: "Figure") -> None:
+    figure.set_size_inches(7, 4.5)
+    axes = figure.subplots()
     xs = sorted({x for points in [*ours.values(), *printed.values()] for x, _, _ in points})
     place = {
         x: i for i, x in enumerate(xs)
@@ -45,18 +67,15 @@ def picture(report: Report) -> bytes | None:
         name = f"printed: {series}" + (f" ({reading})" if reading else "")
         axes.plot([place[v] for v in x], y, "x:", color=colours[series], label=name)
     axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
-    axes.set(xlabel=plot.x, ylabel=f"{plot.y}, mean ± half of the 95 % t-interval", title=report.table.title)
+    axes.set(xlabel=plot.x, ylabel=f"{plot.y}, mean ± half of the 95 % t-interval", title=title)
     axes.title.set_fontsize(9)
     axes.legend(fontsize=6)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-    return file.getvalue()
 
 
-def _ours(report: Report, plot: Plot) -> dict[tuple[str, str], list[Point]]:
+def _ours(report: Report, plot: Plot) -> Series:
     """Points of each series and numerics."""
     cells = _with(report.table.cells, plot.x)
-    series: dict[tuple[str, str], list[Point]] = {}
+    series: Series = {}
     for line, ours in _whole(report, plot):
         if line.row in cells:
             points = series.setdefault((_series(cells[line.row], plot.x), line.numerics), [])
@@ -64,7 +83,7 @@ def _ours(report: Report, plot: Plot) -> dict[tuple[str, str], list[Point]]:
     return series
 
 
-def _levels(report: Report, plot: Plot) -> list[tuple[str, float]]:
+def _levels(report: Report, plot: Plot) -> Levels:
     """Means of the cells that do not have the key, by name."""
     cells = _with(report.table.cells, plot.x)
     return [
@@ -81,10 +100,10 @@ def _whole(report: Report, plot: Plot) -> Iterator[tuple[Line, Estimate]]:
             yield line, ours
 
 
-def _printed(report: Report, plot: Plot) -> dict[tuple[str, str], list[Point]]:
+def _printed(report: Report, plot: Plot) -> Series:
     """The printed points of the metric, by series; of a claim with several readings, in that of the first."""
     cells = _with(report.table.cells, plot.x)
-    series: dict[tuple[str, str], list[Point]] = {}
+    series: Series = {}
     for claim in (claim for claim in report.table.claims if not claim.literature):
         reading, pick = next(iter(claim.readings.items()))
         if claim.metric == plot.y and claim.value is not None and pick.cells[0] in cells:

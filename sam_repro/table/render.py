@@ -100,7 +100,11 @@ def notes(report: Report) -> list[str]:
     measured = {
         m for m in (*report.table.metrics, *(c.metric for c in report.table.claims)) if m.startswith("sharpness/")
     }
-    said += [f"{metric} with {_settings(asked)}." for metric in sorted(measured) if (asked := report.asked(metric))]
+    said += [
+        f"{metric} with {_settings(settings)}."
+        for metric in sorted(measured)
+        if (settings := report.settings_of(metric))
+    ]
     said += [f"suspect, {claim.row}: {claim.suspect}." for claim in report.table.claims if claim.suspect]
     said += [f"assumed: {key}: {why}." for key, why in report.assumed.items()]
     return said
@@ -118,9 +122,9 @@ def shown(estimate: Estimate | None) -> str:
     return f"{estimate.mean:.2f}" if estimate.half is None else f"{estimate.mean:.2f} ± {estimate.half:.2f}"
 
 
-def _settings(asked: str) -> str:
+def _settings(settings: str) -> str:
     """How a sharpness was measured, in words."""
-    given = {key: value for key, value in json.loads(asked).items() if value is not None and key != "_target_"}
+    given = {key: value for key, value in json.loads(settings).items() if value is not None and key != "_target_"}
     return ", ".join(f"{key} {value}" for key, value in given.items()) or "no settings"
 
 

@@ -13,7 +13,7 @@ from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Search, Table
 from sam_repro.limits import counted
 from sam_repro.table import statistic
-from sam_repro.table.runs import Found, Run, label
+from sam_repro.table.runs import Found, Run, asked_settings, label
 from sam_repro.table.statistic import Estimate
 
 Numerics = tuple[tuple[str, Any], ...]
@@ -273,24 +273,31 @@ class Report:
         if not metric.startswith("sharpness/") or epoch is not None:
             found = {run.seed: run.value(metric, epoch) for run in runs}
             return {seed: value for seed, value in found.items() if value is not None}
-        asked = self.asked(metric)
+        settings = self.settings_of(metric)
         measured = {
-            run.seed: {protocol.done: v for protocol, v in run.by_protocol(metric).items() if protocol.asked == asked}
+            run.seed: {
+                protocol.done: v for protocol, v in run.by_protocol(metric).items() if protocol.settings == settings
+            }
             for run in runs
         }
         done = _most_common(protocol for values in measured.values() for protocol in values)
         return {seed: values[done] for seed, values in measured.items() if done in values}
 
-    def asked(self, metric: str) -> str:
-        """The settings of a sharpness that most of the table's runs were measured with; empty where none was."""
-        if metric not in self._asked:
+    def settings_of(self, metric: str) -> str:
+        """The settings of a sharpness in this table; empty where no run has it.
+
+        They are those that the table's cells ask for, if a run was measured so; else those of most runs.
+        """
+        if metric not in self._settings:
             runs = [run for name in self.configs for run in [*self._runs(name), *self.found.cut(self.configs[name])]]
-            first = (next(iter(run.by_protocol(metric)), None) for run in runs)  # in training, or else the first later
-            self._asked[metric] = _most_common(protocol.asked for protocol in first if protocol is not None)
-        return self._asked[metric]
+            measured = [[protocol.settings for protocol in run.by_protocol(metric)] for run in runs]
+            asked = _most_common(map(asked_settings, self.configs.values()))
+            most = _most_common(settings[0] for settings in measured if settings)  # in training, or the first later
+            self._settings[metric] = asked if any(asked in settings for settings in measured) else most
+        return self._settings[metric]
 
     @cached_property
-    def _asked(self) -> dict[str, str]:
+    def _settings(self) -> dict[str, str]:
         return {}
 
     def _lacking(self, runs: Sequence[Run], metrics: Sequence[str], epoch: float | None = None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sam_repro.config.identity import cell_hash, identity, numerics, of
-from sam_repro.config.schema import flat
+from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.schema1 import modern
 from sam_repro.files import regular
 from sam_repro.limits import counted
@@ -26,11 +26,11 @@ class Protocol(NamedTuple):
     """How a sharpness was measured, as texts to compare.
 
     Args:
-        asked: settings and checkpoint; equal for all runs of a table.
+        settings: settings and checkpoint; equal for all runs of a table.
         done: the protocol without weights hash and outcome; equal for all runs of a cell.
     """
 
-    asked: str
+    settings: str
     done: str
 
 
@@ -67,6 +67,11 @@ class Run:
     def inputs(self) -> str | None:
         """Digest of the data that it was trained on; None in a record from before inputs were recorded."""
         return self.result.get("inputs")
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What its cell is, key by key."""
+        return identity(self.config)
 
     @cached_property
     def cell_hash(self) -> str:
@@ -112,9 +117,15 @@ class Run:
                 found.setdefault(_protocol(measurement["protocol"]), number)
         return found
 
+    def arrays(self, measure: str, settings: str) -> dict[str, Any] | None:
+        """The arrays, such as a grid of losses, of a measure with these settings; None where it has none."""
+        found = (one for one in self.measurements if one["measure"] == measure and one.get("arrays"))
+        return next((one["arrays"] for one in found if _protocol(one["protocol"]).settings == settings), None)
+
     def text(self, part: str, rest: str) -> str | None:
         """A text in a part of the result, by the rest of its path."""
-        value = flat(self._part(part)).get(rest.replace("/", "."))
+        inside = self._part(part)
+        value = flat(inside).get(rest.replace("/", ".")) if isinstance(inside, dict) else None
         return value if isinstance(value, str) else None
 
     def leaves(self, part: str) -> list[str]:
@@ -169,14 +180,14 @@ class Found:
 
         Not those of less than an epoch, such as to time a pass.
         """
-        wanted = _without_budget(config)
+        wanted = _without_budget(identity(config))
         return sorted(
             (
                 run
                 for run in self.runs
                 if _is_smaller(run.config, config)
                 and run.result["metrics"]["test"]["last"]["epoch"] >= 1
-                and _without_budget(run.config) == wanted
+                and _without_budget(run.identity) == wanted
             ),
             key=lambda run: run.seed,
         )
@@ -194,10 +205,10 @@ def find(roots: Iterable[Path]) -> Found:
     for folder in (folder for root in roots for folder in _homes(root, found.problems)):
         try:
             if (folder / "result.json").exists():
-                run = _finished(folder)
+                run = _read_finished(folder)
                 seen.setdefault((run.cell_hash, run.seed, run.numerics, run.inputs), []).append(run)
             else:
-                found.unfinished.append(_unfinished(folder))
+                found.unfinished.append(_read_unfinished(folder))
         except (ValueError, OSError) as error:
             found.problems.append(f"{folder}: damaged, not counted ({error})")
     for first, *others in seen.values():
@@ -220,7 +231,7 @@ def read(folder: Path) -> Run:
     if not (folder / "result.json").exists():
         raise ValueError(f"{folder}: no finished run; result.json is missing")
     try:
-        return _finished(folder)
+        return _read_finished(folder)
     except (ValueError, OSError) as error:
         raise ValueError(f"{folder}: damaged ({error})") from None
 
@@ -261,7 +272,7 @@ def label(numerics: Sequence[tuple[str, Any]]) -> str:
     return ", ".join(word for word in words if word)
 
 
-def _finished(folder: Path) -> Run:
+def _read_finished(folder: Path) -> Run:
     run = Run(folder, read_result(folder))
     _refuse_other(run)
     return run
@@ -278,7 +289,7 @@ def _refuse_other(run: Run) -> None:
             raise ValueError(f"result.json and run.json differ in {', '.join(parts)}: one of them is of another run")
 
 
-def _unfinished(folder: Path) -> Unfinished:
+def _read_unfinished(folder: Path) -> Unfinished:
     config = modern(read_run(folder)["config"])
     state = "broken off"
     if is_locked(folder):
@@ -324,10 +335,19 @@ def _measurement(file: Path) -> dict[str, Any] | None:
         return None
 
 
+def asked_settings(config: Resolved) -> str:
+    """The settings with which a configuration asks for its sharpness, as a `Protocol` tells them."""
+    return _text({key: value for key, value in config["sharpness"].items() if key != "every"})
+
+
 def _protocol(protocol: dict[str, Any]) -> Protocol:
-    asked = {"checkpoint": protocol.get("checkpoint"), **protocol.get("settings", {})}
+    settings = {"checkpoint": protocol.get("checkpoint"), **protocol.get("settings", {})}
     done = {key: value for key, value in protocol.items() if key not in ("weights_sha256", "outcome")}
-    return Protocol(*(json.dumps(part, sort_keys=True) for part in (asked, done)))
+    return Protocol(_text(settings), _text(done))
+
+
+def _text(part: dict[str, Any]) -> str:
+    return json.dumps(part, sort_keys=True)
 
 
 def _is_smaller(config: dict[str, Any], whole: dict[str, Any]) -> bool:
@@ -336,8 +356,8 @@ def _is_smaller(config: dict[str, Any], whole: dict[str, Any]) -> bool:
     return shorter or (config["epochs"] == whole["epochs"] and config["max_steps"] not in (None, whole["max_steps"]))
 
 
-def _without_budget(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in identity(config).items() if key not in BUDGET}
+def _without_budget(cell: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cell.items() if key not in BUDGET}
 
 
 def _at(value: Any, path: Sequence[str]) -> float | None:

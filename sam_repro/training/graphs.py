@@ -171,24 +171,24 @@ class Replayed:
         shapes = tuple(None if x is None else x.shape for x in given)
         kind = self._kinds.setdefault((self.kind(step), shapes), _Kind(None))
         if kind.runs < WARM_UP:
-            return self._warmed_up(kind, step, given)
+            return self._warm_up(kind, step, given)
         kind.place = _put(kind.place, given)
         if kind.graph is None:
-            kind.graph = self._captured(kind, step)
+            kind.graph = self._capture(kind, step)
         start = self.noise(step)
         return kind.graph.replay([seeds.of_noise(start + noise) for noise in kind.noises])
 
-    def _warmed_up(self, kind: _Kind, step: int, given: Given) -> Numbers:
+    def _warm_up(self, kind: _Kind, step: int, given: Given) -> Numbers:
         kind.runs += 1
         kind.noises = []
-        note = seeding(self.objective, by=partial(_noted, kind.noises, self.noise(step), self.objective.reseed))
+        note = seeding(self.objective, by=partial(_note, kind.noises, self.noise(step), self.objective.reseed))
         with waits(self.device) as waited, note:
             numbers = self.update(step, given)
         if waited and kind.runs == WARM_UP:  # what is made once, such as a table of constants, is made by now
             self._refuse(f"a step waits for the device at {waited[0]}, which a graph cannot hold")
         return numbers
 
-    def _captured(self, kind: _Kind, step: int) -> Graph:
+    def _capture(self, kind: _Kind, step: int) -> Graph:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         update = partial(self.update, step, kind.place)
         return Graph(update, self.objective, len(kind.noises), self._pool, self.device, self.generators)
@@ -242,6 +242,6 @@ def _put(place: Given | None, given: Given) -> Given:
     return place
 
 
-def _noted(noises: list[int], start: int, reseed: Reseed, noise: int, device: torch.device) -> None:
+def _note(noises: list[int], start: int, reseed: Reseed, noise: int, device: torch.device) -> None:
     noises.append(noise - start)
     reseed(noise, device)

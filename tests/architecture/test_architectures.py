@@ -22,12 +22,13 @@ from sam_repro.architecture.shake_shake import ShakeShakeNet
 from sam_repro.architecture.wide_resnet import Form, WideResNet
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "architecture"
-ALL = [name for name in architecture.__all__ if name != "timm_network"]
+OPTIONS = {path.stem: instantiate(OmegaConf.load(path)) for path in sorted(CONFIGS.glob("*.yaml"))}
+ALL = [name for name, build in OPTIONS.items() if build.func is not architecture.timm_network]
 
 
 def on_meta(name: str, **options: object) -> nn.Module:
     with torch.device("meta"):
-        return getattr(architecture, name)(**{"num_classes": 10, "in_channels": 3, "image_size": 32} | options)
+        return OPTIONS[name](**{"num_classes": 10, "in_channels": 3, "image_size": 32} | options)
 
 
 def count(model: nn.Module) -> int:
@@ -238,30 +239,25 @@ def test_images_are_left_alone(small: nn.Module) -> None:
     ],
 )
 def test_names_on_disk(name: str, first_block: str, others: str, tmp_path: Path) -> None:
-    model = getattr(architecture, name)(num_classes=10, in_channels=3, image_size=32)
+    model = OPTIONS[name](num_classes=10, in_channels=3, image_size=32)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
     kept = safetensors.torch.load_file(tmp_path / "model.safetensors")
     assert {first_block, others, "classifier.weight", "classifier.bias"} <= set(kept)
     assert all(torch.equal(kept[key], value) for key, value in model.state_dict().items())
 
 
-OPTIONS = {path.stem: instantiate(OmegaConf.load(path)) for path in sorted(CONFIGS.glob("*.yaml"))}
-
-
 def test_every_architecture_has_a_configuration() -> None:
     assert {build.func.__name__ for build in OPTIONS.values()} == set(architecture.__all__)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_configuration_spells_out_the_defaults(option: str) -> None:
-    build = OPTIONS[option]
-    function = getattr(architecture, build.func.__name__)
+@pytest.mark.parametrize("name", architecture.__all__)
+def test_configurations_spell_out_all_that_a_network_takes_one_of_them_as_its_defaults(name: str) -> None:
+    function = getattr(architecture, name)
     defaults = {
         key: parameter.default
         for key, parameter in inspect.signature(function).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    assert build.func is function
-    assert build.keywords.keys() == defaults.keys()
-    if option in architecture.__all__:
-        assert build.keywords == defaults
+    found = [build.keywords for build in OPTIONS.values() if build.func is function]
+    assert defaults in found
+    assert all(keywords.keys() == defaults.keys() for keywords in found)

@@ -4,10 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from plain import normalised, pooled
-from torch import Tensor
+from torch import Tensor, nn
 
-from sam_repro import architecture
-from sam_repro.architecture.pyramid import Pyramid, PyramidNet
+from sam_repro.architecture.pyramid import Pyramid, PyramidNet, pyramidnet
 
 
 def reference(weights: dict[str, Tensor], widths: list[list[int]], shakedrop: bool, x: Tensor) -> Tensor:
@@ -65,23 +64,39 @@ def test_equals_the_reference(pyramid: Pyramid, widths: list[list[int]], shakedr
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize(("name", "layers", "widest"), [("pyramidnet110", 110, 286), ("pyramidnet272", 272, 864)])
-def test_depth_and_width_are_those_of_the_name(name: str, layers: int, widest: int) -> None:
-    with torch.device("meta"):
-        model = getattr(architecture, name)(num_classes=10, in_channels=3, image_size=32)
+@pytest.mark.parametrize(
+    ("given", "layers", "widest"), [({}, 110, 286), ({"depth": 272, "alpha": 200, "bottleneck": True}, 272, 864)]
+)
+def test_depth_and_width_are_those_of_the_name(given: dict[str, object], layers: int, widest: int) -> None:
+    model = on_meta(**given)
     assert len([weight for weight in model.parameters() if weight.ndim > 1]) == layers
     assert model.classifier.in_features == widest
 
 
 def test_probabilities_fall_in_a_line_to_a_half() -> None:
-    with torch.device("meta"):
-        model = architecture.pyramidnet110_shakedrop(num_classes=10, in_channels=3, image_size=32)
-    p = [block.gate.p for stage in model.stages for block in stage]
+    p = [block.gate.p for stage in on_meta(shakedrop="drawn").stages for block in stage]
     assert p == pytest.approx([1 - block / 108 for block in range(1, 55)])
 
 
-def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^widths = narrow: must be one of rounded, truncated$"):
-        architecture.pyramidnet110(num_classes=10, in_channels=3, image_size=32, widths="narrow")
-    with pytest.raises(ValueError, match=r"^backward = own: must be one of drawn, same$"):
-        architecture.pyramidnet110_shakedrop(num_classes=10, in_channels=3, image_size=32, backward="own")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"widths": "narrow"}, "widths = narrow: must be one of rounded, truncated"),
+        ({"shakedrop": "own"}, "shakedrop = own: must be one of null, drawn, same"),
+        ({"alpha": -1}, "alpha = -1: must be an integer >= 0 and <= 10000"),
+        ({"depth": 109}, r"depth = 109: this network has 6n \+ 2 layers, such as 104"),
+        (
+            {"depth": 111, "bottleneck": True},
+            r"depth = 111: this network has 9n \+ 2 layers, such as 110",
+        ),
+        ({"bottleneck": "yes"}, "bottleneck = yes: must be true or false"),
+    ],
+)
+def test_wrong_arguments_are_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        on_meta(**given)
+
+
+def on_meta(**given: object) -> nn.Module:
+    with torch.device("meta"):
+        return pyramidnet(num_classes=10, in_channels=3, image_size=32, **given)

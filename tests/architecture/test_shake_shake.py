@@ -1,11 +1,12 @@
 """Shake-Shake against a plain loop that is written from the paper."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from plain import normalised
 from torch import Tensor
 
-from sam_repro.architecture.shake_shake import ShakeShakeNet, ShiftedShortcut
+from sam_repro.architecture.shake_shake import ShakeShakeNet, ShiftedShortcut, shake_shake_network
 
 
 def reference(weights: dict[str, Tensor], blocks: int, x: Tensor, training: bool) -> Tensor:
@@ -69,3 +70,16 @@ def test_shortcut_of_an_odd_image_sees_zeros_behind_the_border() -> None:
     image = torch.arange(9.0).reshape(1, 1, 3, 3)
     expected = torch.tensor([[[[0.0, 2.0], [6.0, 8.0]], [[4.0, 0.0], [0.0, 0.0]]]])
     assert torch.equal(shortcut(image), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"depth": 27}, r"depth = 27: this network has 6n \+ 2 layers, such as 26"),
+        ({"width": 1}, "width = 1: must be an integer >= 2 and <= 10000"),
+        ({"backward": "own"}, "backward = own: must be one of drawn, same"),
+    ],
+)
+def test_wrong_arguments_are_refused(given: dict[str, object], message: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=f"^{message}$"):
+        shake_shake_network(num_classes=10, in_channels=3, image_size=32, **given)

@@ -37,13 +37,25 @@ def test_weights_and_buffers_are_the_files(form: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
 
 
-def test_a_head_for_other_classes_starts_anew_and_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("new_head", "told"), [("zero", "start at zero"), ("network", "stay as initialised")])
+def test_a_head_for_other_classes_starts_anew_and_is_told(new_head: str, told: str, tmp_path: Path) -> None:
     theirs, ours = network(100, seed=1), network(10, seed=2)
-    head = ours.classifier.weight.detach().clone()
-    with pytest.warns(NetworkWarning, match=r"^classifier.bias, classifier.weight: start anew, .* for 100 classes$"):
-        load_weights(ours, saved(tmp_path, theirs, "safetensors"), num_classes=10)
-    assert torch.equal(ours.classifier.weight, head)
+    made = ours.classifier.weight.detach().clone()
+    with pytest.warns(NetworkWarning, match=rf"^classifier.bias, classifier.weight: {told}, .* for 100 classes$"):
+        load_weights(ours, saved(tmp_path, theirs, "safetensors"), num_classes=10, new_head=new_head)
+    assert torch.equal(ours.classifier.weight, torch.zeros_like(made) if new_head == "zero" else made)
     assert torch.equal(ours.stem.conv.weight, theirs.stem.conv.weight)
+
+
+def test_the_first_loss_of_a_head_at_zero_is_log_k_and_its_gradient_leaves_the_rest_alone(tmp_path: Path) -> None:
+    ours = network(10).double()
+    with pytest.warns(NetworkWarning):
+        load_weights(ours, saved(tmp_path, network(100, seed=1), "plain"), num_classes=10)
+    loss = nn.functional.cross_entropy(ours(torch.randn(6, 1, 8, 8).double()), torch.arange(6))
+    loss.backward()
+    torch.testing.assert_close(loss, torch.tensor(10.0).double().log())
+    moved = {name for name, p in ours.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"classifier.weight", "classifier.bias"}
 
 
 def test_of_another_network_is_one_line(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sam_repro.config.cases import Line, answer, told
+from sam_repro.config.cases import Line, answer, describe
 from sam_repro.config.identity import cell_hash
 from sam_repro.config.lines import compose_cell, compose_line, read_table
 from sam_repro.config.options import config_dir
-from sam_repro.config.recipe import RecipeError, parsed
+from sam_repro.config.recipe import RecipeError, parse_recipe
 from sam_repro.config.schema import APART, RECIPE, flat
 from sam_repro.errors import UserError
 
@@ -36,7 +36,7 @@ CONFIG = {
 
 def recipe(*cases, assumed=None, **spoken):
     said = {"for": spoken.pop("speaks_for", {}), "cases": list(cases), "from": spoken.pop("sources", {})}
-    return parsed("paper/runs", CONFIG | said | {"assumed": assumed or {}}, OPTIONS)
+    return parse_recipe("paper/runs", CONFIG | said | {"assumed": assumed or {}}, OPTIONS)
 
 
 def case(when, sets=None, source="Table 6", **more):
@@ -146,11 +146,11 @@ def test_the_first_lines_name_what_held_and_what_did_not():
         case({"architecture": "large"}, {"architecture.initialisation": "he"}),
     )
     config = CONFIG | found.sets | {"origin": found.origin}
-    assert told(config) == [
+    assert describe(config) == [
         "cases      lr 0.3, weight_decay 0.1 (Table 6); rho 0.1 (section 3.3)",
         "no case    architecture.initialisation: none for architecture small",
     ]
-    assert told(CONFIG | {"origin": {}}) == []
+    assert describe(CONFIG | {"origin": {}}) == []
 
 
 @pytest.mark.parametrize(
@@ -375,15 +375,15 @@ def test_a_papers_recipe_refuses_a_data_set_without_constants(line):
 
 def test_a_length_of_which_table_6_does_not_speak_is_said():
     config = compose_line(["experiment=foret2021/cifar", "epochs=800"])
-    assert told(config)[-1] == "no case    lr, weight_decay: none for epochs 800"
+    assert describe(config)[-1] == "no case    lr, weight_decay: none for epochs 800"
     assert {"lr", "weight_decay"} <= config["assumed"].keys()
-    assert not [line for line in told(compose_line(["experiment=foret2021/cifar"])) if line.startswith("no case")]
+    assert not [line for line in describe(compose_line(["experiment=foret2021/cifar"])) if line.startswith("no case")]
 
 
 def test_a_rule_of_which_the_paper_does_not_speak_has_its_own_defaults_and_that_is_said():
     config = compose_line(["experiment=foret2021/cifar", "optimizer=asam"])
     assert (config["rho"], config["origin"]["rho"]) == (0.5, "the default of asam")
-    assert told(config)[-1] == "no case    rho: none for optimizer asam"
+    assert describe(config)[-1] == "no case    rho: none for optimizer asam"
 
 
 def test_a_network_of_which_the_paper_does_not_speak_runs_and_that_is_said():

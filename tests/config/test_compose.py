@@ -43,6 +43,14 @@ def test_the_command_line_is_stronger_than_the_data_set_and_that_than_the_file()
     assert mine["lr"] == large["lr"]
 
 
+def test_the_home_of_a_run_needs_no_quotes():
+    home = "outputs/runs/main/digits-rho=0.05-1/seed=0/model.safetensors"
+    plain, quoted = (
+        compose_line([word]) for word in (f"architecture.weights={home}", f"architecture.weights='{home}'")
+    )
+    assert plain["architecture"]["weights"] == quoted["architecture"]["weights"] == home
+
+
 def test_rho_is_the_rules_own_unless_the_command_line_gives_one():
     assert [compose_line([f"optimizer={name}"])["rho"] for name in ("sam", "asam", "sgd")] == [0.05, 0.5, None]
     given = compose_line(["rho=0.2", "optimizer=asam"])

@@ -13,7 +13,7 @@ from sam_repro.config.checks import finding
 from sam_repro.config.identity import cell_hash, home
 from sam_repro.config.lines import compose_line
 from sam_repro.config.schema import APART as NODES
-from sam_repro.config.schema import BOOKKEEPING, NEUTRAL, NUMERICS, flat
+from sam_repro.config.schema import facts_of, flat, neutral_values
 from sam_repro.config.schema1 import modern
 
 ROOT = Path(__file__).parents[2]
@@ -21,12 +21,12 @@ DEFAULT = compose_line([])
 LIVELY = compose_line(
     [
         *("label_noise.rate=0.2", "dataset.validation.count=200", "optimizer=sam"),
-        *("augmentation=cutout", "augmentation.flip.probability=0.5"),
+        *("augmentation=cutout", "augmentation.flip.probability=0.5", "architecture.weights=start.pt"),
     ]
 )
 """A configuration in which nothing is idle."""
 LEAVES = flat(LIVELY)
-APART = {"seed", *BOOKKEEPING, *NUMERICS}
+NEUTRAL = neutral_values()
 
 
 def identity(*overrides):
@@ -36,7 +36,7 @@ def identity(*overrides):
 @pytest.mark.parametrize("key", LEAVES)
 def test_every_key_is_in_the_identity_but_those_that_change_no_number(key):
     other = cell_hash(with_leaf(LIVELY, key, "another value"))
-    stays = key in APART or key.partition(".")[0] in NODES or key.endswith("._partial_")
+    stays = facts_of(key).role != "definition" or key.partition(".")[0] in NODES or key.endswith("._partial_")
     assert (other == cell_hash(LIVELY)) == (stays or key.startswith("dataset.augmentation."))
 
 
@@ -46,6 +46,7 @@ IDLE = [
     ("dataset.validation.seed=7", ""),
     ("dataset.validation.augmented=true", ""),
     ("dataset.augmentation.cutout=2", ""),
+    ("architecture.new_head=network", ""),
     ("augmentation.flip.probability=0.0", "augmentation=basic"),
     ("augmentation.crop.padding_mode=reflect", "augmentation=basic augmentation.crop.pad=0"),
     ("augmentation.cutout.per=batch", "augmentation=cutout augmentation.order=[flip,crop,normalise]"),
@@ -64,6 +65,7 @@ def test_a_key_without_effect_makes_no_other_cell(override, line):
     [
         ("label_noise.rate=0.2", "label_noise.seed=1"),
         ("dataset.validation.count=200", "dataset.validation.seed=7"),
+        ("architecture.weights=start.pt", "architecture.new_head=network"),
         ("augmentation=cutout", "augmentation.cutout.per=batch"),
         ("augmentation=basic", "augmentation.crop.padding_mode=reflect"),
         ("augmentation=cutout", "augmentation.order=[cutout,crop,normalise]"),
@@ -102,8 +104,8 @@ def test_a_neutral_value_is_as_if_the_key_were_not_there(key):
     assert cell_hash(older) == cell_hash(config)
     assert home(older) == home(config)
     other = with_leaf(config, key, "another value")
-    assert (cell_hash(other) == cell_hash(config)) == (key in (*NUMERICS, *BOOKKEEPING))
-    assert (home(other) == home(config)) == (key in BOOKKEEPING)
+    assert (cell_hash(other) == cell_hash(config)) == (facts_of(key).role != "definition")
+    assert (home(other) == home(config)) == (facts_of(key).role == "bookkeeping")
 
 
 def test_the_same_number_is_the_same_cell_however_it_is_written():

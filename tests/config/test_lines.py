@@ -116,12 +116,14 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_of_a_table_is_that_text_in_a_run(text: str) -> None:
-    (word,) = table_file.written({"data_dir": text})
+    (word,) = table_file.spell_words({"data_dir": text})
     assert compose_line([word])["data_dir"] == text
 
 
 def test_lists_and_nodes_of_a_table_are_those_of_a_run() -> None:
-    written = table_file.written({"dataset.mean": [0.5], "label_noise": {"rate": 0.2, "kind": "uniform"}, "m": None})
+    written = table_file.spell_words(
+        {"dataset.mean": [0.5], "label_noise": {"rate": 0.2, "kind": "uniform"}, "m": None}
+    )
     config = compose_line(written)
     assert (config["dataset"]["mean"], config["label_noise"]["rate"], config["m"]) == ([0.5], 0.2, None)
 

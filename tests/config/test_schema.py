@@ -10,7 +10,7 @@ from sam_repro.config import schema
 from sam_repro.config.checks import BUILT, LIMITS, check, finding
 from sam_repro.config.lines import compose_line
 from sam_repro.config.options import config_dir
-from sam_repro.config.schema import BOOKKEEPING, NEUTRAL, NUMERICS, LabelNoise, flat
+from sam_repro.config.schema import FACTS, LabelNoise, flat, neutral_values
 
 OPTIONS = sorted(
     f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in compose_line([])
@@ -76,8 +76,9 @@ def test_every_option_may_run(options, option):
 def test_every_limit_is_of_a_key_of_some_option(options):
     known = {"cell"} | {key for config in options.values() for key in flat(config)}  # the door takes the cell out
     assert set(LIMITS) - known == set()
-    assert {*NUMERICS, *BOOKKEEPING} - known == set()
-    assert set(NEUTRAL) - known == set()
+    nodes = {key[:dot] for key in known for dot in range(len(key)) if key[dot] == "."}
+    assert set(FACTS) - known - nodes == set()
+    assert {facts.switch for facts in FACTS.values()} - known == {None}
 
 
 def test_every_group_is_built():
@@ -96,10 +97,10 @@ def test_every_top_level_key_has_limits_and_a_default_within():
 
 
 def test_neutral_values_are_allowed_and_the_top_level_keys_stand_at_them():
-    assert [line for key, value in NEUTRAL.items() if (line := finding(key, value))] == []
-    top = {key: value for key, value in NEUTRAL.items() if "." not in key}
+    assert [line for key, value in neutral_values().items() if (line := finding(key, value))] == []
+    top = {key: value for key, value in neutral_values().items() if "." not in key}
     assert {key: LEAVES[key] for key in top} == top | {"compile": "auto"}  # which is the neutral one on a CPU
-    assert not set(NEUTRAL) & {*BOOKKEEPING, "seed"}
+    assert {FACTS[key].role for key in neutral_values()} == {"definition", "numerics"}
 
 
 def accepts(key, value):

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from sam_repro.config.table_file import Pick, TableError, written
-from sam_repro.config.table_reader import parsed
+from sam_repro.config.table_file import Pick, TableError, spell_words
+from sam_repro.config.table_reader import parse_table
 
 CELLS = """
 title: t
@@ -18,7 +18,7 @@ cells:
 
 
 def table(more="", cells=CELLS):
-    return parsed("mine", yaml.safe_load(cells + more))
+    return parse_table("mine", yaml.safe_load(cells + more))
 
 
 def test_cells_of_a_grid():
@@ -33,7 +33,7 @@ def test_cells_of_a_grid():
 
 def test_a_cell_as_a_command_line():
     mine = table("recipe: r\nset: {lr: 0.2, base_optimizer.nesterov: true, m: null}\n")
-    assert written(mine.overrides(mine.cell(0))) == [
+    assert spell_words(mine.overrides(mine.cell(0))) == [
         "experiment=r",
         "lr=0.2",
         "base_optimizer.nesterov=true",
@@ -108,6 +108,9 @@ def test_a_number_of_the_literature_is_of_no_cell_and_of_any_metric():
         ("search: {over: rho, metric: test/error_pct, series: 'sam {rho}'}", "the validation split chooses"),
         ("search: {over: rho, metric: validation/error_pct, series: sgd}", "no cells of the series sgd that set rho"),
         ("plot: {x: rho}", "plot: y is missing"),
+        ("plot: {surfaces: landscape, x: rho}", "plot: x: no such field; there are surfaces"),
+        ("plot: {surfaces: [landscape]}", "plot: surfaces = [landscape]: must be a text"),
+        ("plot: rho", "plot: must be a mapping"),
         ("metrics: []", "metrics: must be a list of different ones, at least one"),
         ("metrics: [test/loss, test/loss]", "metrics: must be a list of different ones"),
         ("seeds: [0, 0]", "seeds: must be a list of different ones"),

@@ -255,6 +255,7 @@ REFUSED_BY_DRY_BUILD = {
     "architecture=timm architecture.name=vit_smal": "architecture.name = vit_smal: must be a network of timm; did you",
     "architecture=vit_s16": "architecture: image_size = 8: does not fit vit_small_patch16_224, whose patches have 16",
     "architecture.weights=no.pth": "architecture.weights = 'no.pth': there is no such file; give one, or null",
+    "architecture.new_head=one": "architecture.new_head = one: must be one of zero, network",
     "architecture.freeze=head": "architecture.freeze = head: has the name of no parameter; there are 14, such as",
     "architecture.freeze=.": "architecture.freeze = '.': has the name of every parameter; there are 14, such as",
     "architecture.batch_norm.momentum=2": f"architecture.batch_norm.momentum = 2: {NUMBER} > 0 and <= 1, or null",

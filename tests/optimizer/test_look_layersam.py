@@ -1,11 +1,11 @@
 """Look-LayerSAM: each formula against a reference with flat vectors that shares no code with the package."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from dense import batch, flat, gradient, toy
 from torch import Tensor, nn
 
 from sam_repro.config.lines import compose_line
@@ -17,6 +17,13 @@ pytestmark = pytest.mark.usefixtures("float64")
 RHO, ALPHA, PERIOD, LR, MOMENTUM, STEPS = 0.05, 0.3, 3, 0.05, 0.9, 20
 SLICES = [slice(0, 48), slice(48, 56), slice(56, 80), slice(80, 83)]  # of the toy's tensors in its vector of weights
 Formula = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def fresh() -> nn.Module:
+    """The toy with its first biases at 0."""
+    model = toy()
+    nn.init.zeros_(model[0].bias)
+    return model
 
 
 def layer_wg(w: Tensor, g: Tensor, whole: Tensor) -> Tensor:
@@ -33,33 +40,6 @@ def layer_unit(w: Tensor, g: Tensor, whole: Tensor) -> Tensor:
 
 FORMULAS: list[Formula] = [layer_wg, layer_wg_globalnorm, layer_unit]
 each_formula = pytest.mark.parametrize("formula", FORMULAS, ids=lambda formula: formula.__name__)
-
-
-def toy() -> nn.Module:
-    """83 weights, the first biases fresh; `loss` is the same function of them as one vector."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-    nn.init.zeros_(model[0].bias)
-    return model
-
-
-def loss(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    hidden = torch.tanh(x @ w[:48].view(8, 6).T + w[48:56])
-    return F.cross_entropy(hidden @ w[56:80].view(3, 8).T + w[80:], y)
-
-
-def gradient(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    w = w.detach().requires_grad_()
-    return torch.autograd.grad(loss(w, x, y), w)[0]
-
-
-def batch(step: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(100 + step)
-    return torch.randn(12, 6, generator=generator), torch.randint(3, (12,), generator=generator)
-
-
-def flat(tensors: Any) -> Tensor:
-    return torch.cat([t.detach().flatten() for t in tensors])
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:
@@ -79,7 +59,7 @@ def ascent_of(formula: Formula, w: list[Tensor], g: list[Tensor]) -> list[Tensor
 
 @each_formula
 def test_equals_the_rule_by_hand(formula: Formula) -> None:
-    w = flat(toy().parameters())
+    w = flat(fresh().parameters())
     velocity, g_v = torch.zeros_like(w), torch.zeros_like(w)
     for step in range(STEPS):
         g = gradient(w, *batch(step))
@@ -91,7 +71,7 @@ def test_equals_the_rule_by_hand(formula: Formula) -> None:
             u = g + ALPHA * g.norm() / g_v.norm() * g_v
         velocity = MOMENTUM * velocity + u
         w = w - LR * velocity
-    model = toy()
+    model = fresh()
     ours = trained(LookLayerSAM(sgd(model), RHO, PERIOD, ALPHA, formula.__name__), model)
     assert (ours - w).norm() < 1e-10 * w.norm()
 
@@ -150,7 +130,7 @@ def test_vanishing_gradients_give_no_nan(formula: Formula, dtype: torch.dtype) -
 
 @each_formula
 def test_rho_zero_is_bitwise_sgd(formula: Formula) -> None:
-    models = toy(), toy()
+    models = fresh(), fresh()
     ours = trained(LookLayerSAM(sgd(models[0]), 0.0, PERIOD, ALPHA, formula.__name__), models[0])
     assert torch.equal(ours, trained(SGD(sgd(models[1])), models[1]))
 
@@ -174,10 +154,10 @@ def test_only_the_perturbation_differs_from_looksam() -> None:
 def test_bad_arguments_are_refused() -> None:
     message = "formula = layer_norm: must be one of layer_wg, layer_wg_globalnorm, layer_unit"
     with pytest.raises(ValueError, match=message):
-        LookLayerSAM(sgd(toy()), RHO, formula="layer_norm")
+        LookLayerSAM(sgd(fresh()), RHO, formula="layer_norm")
     config = compose_line(["optimizer=look_layersam"])
     config["optimizer"]["formula"] = "layer_norm"
     assert findings([config]) == [f"optimizer.{message}"]
     for options in ({"period": 0}, {"alpha": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} = "):
-            LookLayerSAM(sgd(toy()), RHO, **options)
+            LookLayerSAM(sgd(fresh()), RHO, **options)

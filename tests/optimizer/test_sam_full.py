@@ -16,6 +16,7 @@ import optax
 import pytest
 import torch
 import torch.nn.functional as F
+from dense import batch, flat, gradient, loss, toy
 from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -60,35 +61,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 OPTIONS = {SAM: "sam", SAMBall: "sam_ball", SAMRandom: "sam_random", SAMSecondOrder: "sam_second_order"}
 
 
-def toy() -> nn.Module:
-    """83 weights; `loss` is the same function of them as one vector."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def loss(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    hidden = torch.tanh(x @ w[:48].view(8, 6).T + w[48:56])
-    return F.cross_entropy(hidden @ w[56:80].view(3, 8).T + w[80:], y)
-
-
-def gradient(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    w = w.detach().requires_grad_()
-    return torch.autograd.grad(loss(w, x, y), w)[0]
-
-
-def batch(size: int = 12, seed: int = 1) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(size, 6, generator=generator), torch.randint(3, (size,), generator=generator)
-
-
 def normed(dropout: float = 0.3) -> nn.Module:
     """A network with a normalisation and with noise."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 3))
-
-
-def flat(tensors: Any) -> Tensor:
-    return torch.cat([t.detach().flatten() for t in tensors])
 
 
 def sam(model: nn.Module, rho: float = RHO, rule: type[TwoPass] = SAM, **options: Any) -> Any:
@@ -480,7 +456,7 @@ def test_channels_last_with_a_fused_base_equals_contiguous(options: dict[str, An
         images = torch.randn(6, 3, 6, 6, generator=torch.Generator().manual_seed(1)).to(memory_format=layout)
         for step in range(2):
             torch.manual_seed(step)
-            rule.step(Objective(model, F.cross_entropy)(images, batch(6)[1]), m=3 if step else None)
+            rule.step(Objective(model, F.cross_entropy)(images, batch(size=6)[1]), m=3 if step else None)
         assert all(p.grad.stride() == p.stride() for p in model.parameters())
         ends.append(flat(model.parameters()))
     torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-12)

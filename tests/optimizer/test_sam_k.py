@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from dense import batch, flat, gradient, toy
+from torch import Tensor
 
 from sam_repro.config.lines import compose_line
 from sam_repro.optimizer import SAM, SAMK, SGD, Rule
@@ -14,31 +15,6 @@ from sam_repro.run.dry_build import findings
 
 pytestmark = pytest.mark.usefixtures("float64")
 RHO, LR, MOMENTUM, STEPS = 0.1, 0.1, 0.9, 11
-
-
-def toy() -> nn.Module:
-    """83 weights; `loss` is the same function of them as one vector."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def loss(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    hidden = torch.tanh(x @ w[:48].view(8, 6).T + w[48:56])
-    return F.cross_entropy(hidden @ w[56:80].view(3, 8).T + w[80:], y)
-
-
-def gradient(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    w = w.detach().requires_grad_()
-    return torch.autograd.grad(loss(w, x, y), w)[0]
-
-
-def batch(step: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(100 + step)
-    return torch.randn(12, 6, generator=generator), torch.randint(3, (12,), generator=generator)
-
-
-def flat(tensors: Any) -> Tensor:
-    return torch.cat([t.detach().flatten() for t in tensors])
 
 
 def trained(make: Any, steps: int = STEPS, **options: Any) -> Tensor:

@@ -1,11 +1,9 @@
 """SGDHESS against dense Hessians and Gauss–Newton matrices, signs enumerated or recorded, and finite differences."""
 
-import copy
 import gc
 import io
 import itertools
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from dense import Criterion, Dense, flat, smoothed, squared
 from torch import Tensor, nn
 
 from sam_repro.config.lines import compose_line
@@ -23,17 +22,11 @@ from sam_repro.run.dry_build import findings
 from sam_repro.vectors import Vector, rademacher
 
 pytestmark = pytest.mark.usefixtures("float64")
-Criterion = Callable[[Tensor, Tensor], Tensor]
 BATCH, RHO = 8, 0.7
 PRODUCTS, DIAGONALS = ("gauss_newton", "hessian"), ("gauss_newton_diagonal", "hutchinson_abs")
 every_curvature = pytest.mark.parametrize("curvature", PRODUCTS + DIAGONALS)
 every_diagonal = pytest.mark.parametrize("curvature", DIAGONALS)
-smoothed = partial(F.cross_entropy, label_smoothing=0.1)
 weighted = partial(F.cross_entropy, weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
-
-
-def squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs - F.one_hot(targets, 3)).square().sum(1).mean()
 
 
 def network(dropout: float = 0.0) -> nn.Sequential:
@@ -67,10 +60,6 @@ def assert_bitwise(ours: Any, theirs: Any) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-def flat(vector: Any) -> Tensor:
-    return torch.cat([tensor.detach().flatten() for tensor in vector])
-
-
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Vector]:
     """The sign vectors that are drawn, in their order."""
@@ -88,39 +77,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Vector]:
 # Against dense matrices
 
 
-class Dense:
-    """The derivatives of one part of a batch, as matrices over all weights in one row."""
-
-    def __init__(self, model: nn.Module, criterion: Criterion, inputs: Tensor, targets: Tensor) -> None:
-        self.model, self.criterion, self.inputs, self.targets = copy.deepcopy(model), criterion, inputs, targets
-        self.weights = dict(model.named_parameters())
-        self.w = flat(self.weights.values())
-
-    def outputs(self, w: Tensor) -> Tensor:
-        pieces = w.split([p.numel() for p in self.weights.values()])
-        named = {name: piece.view_as(p) for (name, p), piece in zip(self.weights.items(), pieces, strict=True)}
-        return torch.func.functional_call(self.model, named, (self.inputs,))
-
-    def loss(self, w: Tensor) -> Tensor:
-        return self.criterion(self.outputs(w), self.targets)
-
-    def gradient(self) -> Tensor:
-        return torch.autograd.functional.jacobian(self.loss, self.w)
-
-    def hessian(self) -> Tensor:
-        return torch.autograd.functional.hessian(self.loss, self.w)
-
-    def jacobian(self) -> Tensor:
-        """[B, C, parameters]."""
-        size = len(self.targets)
-        return torch.autograd.functional.jacobian(self.outputs, self.w).reshape(size, -1, len(self.w))
-
-    def gauss_newton(self) -> Tensor:
-        """JᵀLJ with L over the outputs of all examples."""
-        jacobian = self.jacobian().flatten(0, 1)
-        outputs = self.outputs(self.w).detach()
-        curvature = torch.autograd.functional.hessian(lambda z: self.criterion(z, self.targets), outputs)
-        return jacobian.T @ curvature.reshape(len(jacobian), -1) @ jacobian
+class Softmax(Dense):
+    """Where the loss is a cross-entropy."""
 
     def softmax_curvature(self) -> Tensor:
         """diag(p) − ppᵀ of each example: the Hessian of a cross-entropy, whatever its targets."""
@@ -160,7 +118,7 @@ def test_gradient_equals_the_dense_one(
     model = network()
     model(data(20)[0])
     model.train(training)
-    parts = [Dense(model, criterion, x, y) for x, y in zip(*(t.split(m or BATCH) for t in data()), strict=True)]
+    parts = [Softmax(model, criterion, x, y) for x, y in zip(*(t.split(m or BATCH) for t in data()), strict=True)]
     rule = SGDHess(sgd(model), rho=RHO, curvature=curvature)
     rule.backward(Objective(model, criterion)(*data()), m=m)
 
@@ -357,7 +315,7 @@ def test_transformer_against_a_dense_jacobian(drawn: list[Vector]) -> None:
     model = Tokens()
     model.block.dropout.p = model.block.dropout1.p = model.block.dropout2.p = model.block.self_attn.dropout = 0.0
     params = list(model.parameters())
-    dense = Dense(model, F.cross_entropy, *data())
+    dense = Softmax(model, F.cross_entropy, *data())
     g = dense.gradient()
     oracle = Objective(model, F.cross_entropy)(*data())
     SGDHess(sgd(model), rho=RHO).backward(oracle)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from dense import Criterion, Dense, flat, smoothed, squared
 from torch import Tensor, nn
 
 from sam_repro.oracle import Buffers, Objective, Oracle
@@ -15,8 +16,6 @@ from sam_repro.oracle.products import ggn_vp, hvp, vjp
 from sam_repro.vectors import Vector
 
 pytestmark = pytest.mark.usefixtures("float64")
-Criterion = Callable[[Tensor, Tensor], Tensor]
-smoothed = partial(F.cross_entropy, label_smoothing=0.1)
 
 
 def network() -> nn.Module:
@@ -32,44 +31,6 @@ def data(size: int = 8) -> tuple[Tensor, Tensor]:
 def random_like(params: list[Tensor]) -> Vector:
     generator = torch.Generator().manual_seed(2)
     return [torch.randn(p.shape, generator=generator) for p in params]
-
-
-def flat(vector: Any) -> Tensor:
-    return torch.cat([tensor.detach().flatten() for tensor in vector])
-
-
-class Dense:
-    """Matrices of a model as functions of all its weights in one row."""
-
-    def __init__(self, model: nn.Module, criterion: Criterion, inputs: Tensor, targets: Tensor) -> None:
-        self.model, self.criterion, self.inputs, self.targets = copy.deepcopy(model), criterion, inputs, targets
-        self.weights = dict(model.named_parameters())
-        self.w = flat(self.weights.values())
-
-    def outputs(self, w: Tensor) -> Tensor:
-        pieces = w.split([p.numel() for p in self.weights.values()])
-        named = {name: piece.view_as(p) for (name, p), piece in zip(self.weights.items(), pieces, strict=True)}
-        return torch.func.functional_call(self.model, named, (self.inputs,))
-
-    def loss(self, w: Tensor) -> Tensor:
-        return self.criterion(self.outputs(w), self.targets)
-
-    def gradient(self) -> Tensor:
-        return torch.autograd.functional.jacobian(self.loss, self.w)
-
-    def hessian(self) -> Tensor:
-        return torch.autograd.functional.hessian(self.loss, self.w)
-
-    def gauss_newton(self) -> Tensor:
-        """JᵀHJ with H of the mean loss over all outputs."""
-        jacobian = torch.autograd.functional.jacobian(self.outputs, self.w).reshape(-1, len(self.w))
-        outputs = self.outputs(self.w).detach()
-        curvature = torch.autograd.functional.hessian(lambda z: self.criterion(z, self.targets), outputs)
-        return jacobian.T @ curvature.reshape(len(jacobian), -1) @ jacobian
-
-
-def squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs - F.one_hot(targets, 3)).square().sum(1).mean()
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
@@ -88,8 +49,7 @@ def test_products_equal_the_dense_matrices(criterion: Criterion, training: bool,
     close(flat(hvp(oracle, params, v)), dense.hessian() @ flat(v) + decay * flat(v))
     close(flat(ggn_vp(oracle, params, v)), dense.gauss_newton() @ flat(v) + decay * flat(v))
     u = torch.linspace(-1, 1, 24).view(8, 3)
-    jacobian = torch.autograd.functional.jacobian(dense.outputs, dense.w)
-    close(flat(vjp(oracle, params, u)), torch.einsum("bc,bcn->n", u, jacobian))
+    close(flat(vjp(oracle, params, u)), torch.einsum("bc,bcn->n", u, dense.jacobian()))
 
 
 def test_products_over_some_parameters_are_blocks() -> None:

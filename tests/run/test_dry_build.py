@@ -186,6 +186,18 @@ def test_a_cell_is_built_once_for_all_its_seeds(monkeypatch: pytest.MonkeyPatch)
     assert [config["rho"] for config in built] == [0.1, 0.2]
 
 
+def test_a_network_that_several_cells_train_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = build.make_network
+    monkeypatch.setattr(build, "make_network", lambda *given: made.append(given) or make(*given))
+    rules = ["optimizer=sam", "optimizer=sgd", "optimizer=sgd lr=0.2", "optimizer=sgd weight_decay=0.1"]
+    assert findings([compose_line(line.split()) for line in rules]) == []
+    assert len(made) == 1
+    others = ["batch_size=32", "drop_last=true", "lr_factors=[[weight,2]]", "m=8", "weight_decay_on=no_norm_no_bias"]
+    assert findings([compose_line(["optimizer=sgd", line]) for line in others]) == []
+    assert len(made) == 1 + len(others)
+
+
 def test_a_done_cell_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = compose_line(["optimizer.perturb=up"])  # as if it had been done

@@ -44,9 +44,9 @@ def test_only_what_is_not_frozen_moves_from_the_files_weights(start: Path, tmp_p
 def test_a_new_head_is_told_once_before_the_data(start: Path, tmp_path: Path) -> None:
     said = command(train.main, tmp_path, *PRECISE, f"architecture.weights={start}")
     assert said.out.startswith(
-        "warning    classifier.bias, classifier.weight: start anew, because the file has them for 12"
+        "warning    classifier.bias, classifier.weight: start at zero, because the file has them for 12"
     )
-    assert said.out.count("start anew") == 1
+    assert said.out.count("start at zero") == 1
 
 
 def test_the_cell_is_that_of_the_files_content(start: Path, tmp_path: Path) -> None:
@@ -56,6 +56,15 @@ def test_the_cell_is_that_of_the_files_content(start: Path, tmp_path: Path) -> N
     for file in (start, copied, other):
         assert command(train.main, tmp_path, *PRECISE, f"architecture.weights={file}").code == 0
     assert len(list((tmp_path / "outputs").rglob("result.json"))) == 2
+
+
+def test_a_run_starts_from_the_weights_of_another_by_its_path(tmp_path: Path) -> None:
+    first = weights_of(tmp_path, "name=first")
+    (file,) = (tmp_path / "outputs").rglob("model.safetensors")
+    assert "=" in str(file)
+    found = weights_of(tmp_path, "name=second", f"architecture.weights={file}", "architecture.freeze='^(?!classifier)'")
+    assert not torch.equal(found["classifier.weight"], first["classifier.weight"])
+    assert torch.equal(found["stage1.0.conv.weight"], first["stage1.0.conv.weight"])
 
 
 def test_a_factor_multiplies_the_learning_rate(tmp_path: Path) -> None:
