@@ -5,6 +5,7 @@ import difflib
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from sam_repro.errors import UserError
@@ -20,6 +21,13 @@ def require_option(group: str, name: str, extra_dir: str | None = None) -> None:
     known = groups_of(extra_dir).get(group, [])
     if name not in known:
         raise UserError(f"{group} = {shown(name)}: no such option{nearest(name, known)}")
+
+
+def comment_of(group: str, name: str, extra_dir: str | None = None) -> str:
+    """What the file of an option says that it is: its first comment, in one line."""
+    file = next(file for root in roots_of(extra_dir) if (file := root / f"{group}/{name}.yaml").exists())
+    lines = (line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("# @"))
+    return " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
 def table_names(extra_dir: str | None = None) -> list[str]:
