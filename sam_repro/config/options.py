@@ -68,7 +68,10 @@ def roots_of(extra_dir: str | None) -> list[Path]:
         raise UserError(f"--config-dir {shlex.quote(extra_dir)}: no such folder")
     if taken := _files(Path(extra_dir)) & _files(config_dir()):
         raise UserError(f"{Path(extra_dir) / min(taken)}: sam_repro has an option of this name; give it another one")
-    if marked := [file for file in sorted(Path(extra_dir).glob("**/*.yaml")) if _has_mark(file)]:
+    own = sorted(Path(extra_dir).glob("**/*.yaml"))
+    if odd := [file for file in own if not file.is_file()]:  # a pipe would hold who reads it
+        raise UserError(f"{odd[0]}: is no plain file; take it away, or give it another ending")
+    if marked := [file for file in own if _has_mark(file)]:
         raise UserError(
             f"{marked[0]}: begins with a byte order mark, behind which Hydra sees no first line; save it without"
         )
