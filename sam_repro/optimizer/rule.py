@@ -39,14 +39,18 @@ class Cost:
         """The cost of so many steps like this one."""
         return Cost(self.passes * steps, self.forwards * steps, self.products * steps)
 
+    def __str__(self) -> str:
+        told = {"passes": self.passes, "forwards": self.forwards, "products": self.products}
+        return ", ".join(f"{number:,} {kind}" for kind, number in told.items() if number or kind == "passes")
+
 
 class Rule(ABC):
     """Turns one batch into the gradient that the base optimizer takes (abstract).
 
     A subclass says what it asks the oracle (`terms`), how the answers become one gradient (`combine`), and what that
     costs (`cost`). What lasts from step to step is made in the constructor as an entry of `memory`, a tensor or one
-    tensor per parameter, and written in `remember`. Scratch lies in `room`, which may be lost at any time. No other
-    attribute may change after the construction: nobody would save it.
+    tensor per parameter, and written in `remember`. Scratch lies in `room`, which lasts from `backward` to `update`. No
+    other attribute may change after the construction: nobody would save it.
 
     Args:
         base: any `torch.optim` optimizer; its parameters that require a gradient are the rule's.

@@ -124,5 +124,4 @@ def _settings(config: Resolved) -> str:
 
 
 def _passes(trainer: Trainer, steps: int) -> str:
-    cost = trainer.rule.total_cost(steps)
-    return f"{cost.passes} passes" + (f" and {cost.products} products" if cost.products else "")
+    return str(trainer.rule.total_cost(steps))
