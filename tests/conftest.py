@@ -38,6 +38,10 @@ def without_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="write the texts in tests/data/golden anew")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Without a GPU what asks for one is skipped, also where it was chosen."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():

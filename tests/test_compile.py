@@ -8,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from sam_repro.config.lines import compose_line
 from sam_repro.errors import UserError
 from sam_repro.optimizer import SAM
 from sam_repro.oracle import Objective
 from sam_repro.run import build
-from sam_repro.run.numerics import with_numerics
+from sam_repro.run.numerics import set_numerics, with_numerics
 from sam_repro.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler for the CPU")
@@ -119,3 +120,34 @@ def test_a_compiled_run_is_taken_up(tmp_path: Path) -> None:
     assert list(whole) == list(parts)
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
+
+
+@pytest.mark.usefixtures("without_inductor")
+def test_the_last_smaller_batch_runs_the_eager_model() -> None:
+    """Graphs are made for the size that is told, in both states of the statistics, and for no other."""
+    model = Net()
+    objective = Objective(model, F.cross_entropy, compile=True, compiled_examples=8)
+    rule = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.1)
+    counters.clear()
+    for examples in (8, 8, 3, 8):
+        rule.step(objective(torch.ones(examples, 1, 4, 4), torch.zeros(examples, dtype=torch.int64)))
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.parametrize(("settings", "examples"), [((), 32), (("micro_batch=16",), 16), (("m=8",), 8)])
+def test_a_run_compiles_the_passes_over_its_usual_size(settings: tuple[str, ...], examples: int) -> None:
+    config = with_numerics(compose_line(["compile=true", "batch_size=32", *settings]))
+    objective = build.make_objective(config, Net())
+    assert objective.forward(examples) is not objective.model
+    assert objective.forward(examples - 1) is objective.model
+
+
+@pytest.mark.usefixtures("without_inductor")
+def test_each_run_of_a_sweep_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler's limit on the forms of one forward is for a run, and not for all runs of a process."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    for seed in range(3):
+        set_numerics(with_numerics(compose_line(["compile=true", "threads=1"])))
+        counters.clear()
+        trained(tmp_path / str(seed), max_steps=2, batch_size=16 + seed)
+        assert counters["stats"]["unique_graphs"] == 2, seed

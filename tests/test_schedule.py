@@ -143,9 +143,16 @@ def test_the_radius_rises_from_0() -> None:
     assert set(warm[STEPS_PER_EPOCH:]) == {0.2}
 
 
+@pytest.mark.parametrize("epochs", [0, 1, 1.5, EPOCHS])
+def test_a_late_radius_is_0_before(epochs: float) -> None:
+    first = round(epochs * STEPS_PER_EPOCH)
+    assert radii(rho_schedule.Late(epochs), Cosine()) == [0.0] * first + [0.2] * (EPOCHS * STEPS_PER_EPOCH - first)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: rho_schedule.Late(-1.0), "epochs = -1.0"),
         (lambda: rho_schedule.Constant(-1.0), "warmup_epochs = -1.0"),
         (lambda: rho_schedule.Between(-0.1), "low = -0.1"),
     ],

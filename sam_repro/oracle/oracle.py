@@ -63,6 +63,8 @@ class Objective:
         same_noise: the same dropout masks in all passes over a batch (default), or fresh ones in each.
         compile: whether the forward of a gradient's pass is compiled (`torch.compile`, one graph per shape of the batch
             and state of the statistics); default false. The model stays the eager one, and all else runs it.
+        compiled_examples: examples of the passes that are compiled; passes over more or fewer run the eager model.
+            Default None: all passes are.
 
     Raises:
         ValueError: if an argument is outside of what is said here.
@@ -90,6 +92,7 @@ class Objective:
         batch_norm_statistics: str = "mean",
         same_noise: bool = True,
         compile: bool = False,
+        compiled_examples: int | None = None,
     ) -> None:
         _refuse_float16(autocast)
         limits.batch_norm_statistics("batch_norm_statistics", batch_norm_statistics)
@@ -98,7 +101,8 @@ class Objective:
         self.autocast = autocast
         self.batch_norm_statistics = batch_norm_statistics
         self.same_noise = same_noise
-        self.forward: Callable[..., Tensor] = torch.compile(model, dynamic=False) if compile else model
+        self._compiled: Callable[..., Tensor] | None = torch.compile(model, dynamic=False) if compile else None
+        self._compiled_examples = compiled_examples
         self.reseed: Reseed = reseed  # seeds the noise of a gradient's pass; a captured step puts another in its place
         self._weight_decay = weight_decay
 
@@ -120,6 +124,12 @@ class Objective:
         tensors(inputs)
         noise = draw_noise() if noise is None else noise
         return Oracle(self, inputs, targets, noise, noise, self.buffers(), rows=rows)
+
+    def forward(self, examples: int) -> Callable[..., Tensor]:
+        """What the pass of a gradient over so many examples runs: the compiled model or the eager one."""
+        if self._compiled is None or self._compiled_examples not in (None, examples):
+            return self.model
+        return self._compiled
 
     def buffers(self) -> Buffers:
         """All buffers that a pass may move, as the model is now."""
@@ -184,7 +194,7 @@ class Oracle:
         if update_statistics or self.objective.same_noise:
             self.objective.reseed(self.noise, self.device)
         with self.buffers.held(statistics=not moves_statistics, others=not (moves and self.is_first)):
-            outputs = self.outputs(self.objective.forward)
+            outputs = self.outputs(self.objective.forward(len(self.targets)))
             loss = self.loss_of(outputs)
             # p.grad, not autograd.grad: that hands out shared or stride-0 storage, which fused kernels misread
             with self.buffers.repeating():

@@ -173,6 +173,8 @@ def make_objective(config: Resolved, model: nn.Module) -> Objective:
         batch_norm_statistics=config["batch_norm_statistics"],
         same_noise=config["same_noise"],
         compile=config["compile"],
+        # an epoch's last, smaller batch is not worth the seconds that its own kernels take to build
+        compiled_examples=config["m"] or config["micro_batch"] or config["batch_size"],
     )
 
 

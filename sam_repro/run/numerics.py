@@ -87,13 +87,15 @@ def _refuse_threads(threads: int | None) -> None:
 
 
 def set_numerics(config: Resolved) -> None:
-    """Set this process to the run's numerics: TF32 or not, deterministic kernels or the fastest, threads.
+    """Set this process to the run's numerics: TF32 or not, deterministic kernels or the fastest, compiler, threads.
 
     Raises:
         UserError: if it asks for so many threads that they would only wait for each other.
     """
     _refuse_threads(config["threads"])
     torch.set_num_threads(config["threads"] or _THREADS)
+    if config["compile"]:
+        torch.compiler.reset()  # it keeps eight forms of a forward for all networks of a sweep, and runs others eagerly
     tf32 = "tf32" if config["precision"] == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = tf32
     torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]

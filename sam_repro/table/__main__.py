@@ -7,6 +7,7 @@ if __name__ == "__main__":  # Ctrl-C while the rest is imported ends the command
 
 import argparse
 import dataclasses
+import difflib
 import shlex
 import shutil
 import sys
@@ -80,6 +81,7 @@ def _main(argv: Sequence[str]) -> int:
         case [verb] if verb in VERBS:
             raise UserError(f"{verb}: of what? It is one of\n{USAGE}")
         case [name]:
+            _require_table(name, options)
             _show(_report(name, options), options)
         case words:
             raise UserError(f"{' '.join(words)}: cannot be read; it is one of\n{USAGE}")
@@ -111,9 +113,20 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def _require_table(name: str, options: argparse.Namespace) -> None:
+    known = table_names(options.config_dir)
+    if name not in known:
+        near = difflib.get_close_matches(name, [*known, *VERBS], n=1)
+        there = f"without a word the tables are listed, and the verbs are {', '.join(VERBS)}"
+        raise UserError(f"{name}: no such table or verb; {f'did you mean {near[0]}?' if near else there}")
+
+
 def _list(options: argparse.Namespace) -> None:
-    for table in _tables(table_names(options.config_dir), options):
-        print(f"{table.name:24} {render.in_a_line(table.title)} ({len(table.cells)} cells, {len(table.claims)} claims)")
+    names = table_names(options.config_dir)
+    width = max(map(len, names))
+    for table in _tables(names, options):
+        size = f"{len(table.cells)} cells, {len(table.claims)} claims"
+        print(f"{table.name:{width}}  {render.in_a_line(table.title)} ({size})")
 
 
 def _tables(names: Iterable[str], options: argparse.Namespace) -> Iterator[Table]:

@@ -12,7 +12,7 @@ from sam_repro.config.identity import cell_hash
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Search, Table
 from sam_repro.table import statistic
-from sam_repro.table.runs import Found, Run, label
+from sam_repro.table.runs import Found, Run, asked_settings, label
 from sam_repro.table.statistic import Estimate
 
 Numerics = tuple[tuple[str, Any], ...]
@@ -283,11 +283,16 @@ class Report:
         return {seed: values[done] for seed, values in measured.items() if done in values}
 
     def settings_of(self, metric: str) -> str:
-        """The settings of a sharpness that most of the table's runs were measured with; empty where none was."""
+        """The settings of a sharpness in this table; empty where no run has it.
+
+        They are those that the table's cells ask for, if a run was measured so; else those of most runs.
+        """
         if metric not in self._settings:
             runs = [run for name in self.configs for run in [*self._runs(name), *self.found.cut(self.configs[name])]]
-            first = (next(iter(run.by_protocol(metric)), None) for run in runs)  # in training, or else the first later
-            self._settings[metric] = _most_common(protocol.settings for protocol in first if protocol is not None)
+            measured = [[protocol.settings for protocol in run.by_protocol(metric)] for run in runs]
+            asked = _most_common(map(asked_settings, self.configs.values()))
+            most = _most_common(settings[0] for settings in measured if settings)  # in training, or the first later
+            self._settings[metric] = asked if any(asked in settings for settings in measured) else most
         return self._settings[metric]
 
     @cached_property

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sam_repro.config.identity import cell_hash, identity, numerics, of
-from sam_repro.config.schema import flat
+from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.schema1 import modern
 from sam_repro.run.lock import is_locked
 from sam_repro.run.metrics import read_metrics, record_flaw
@@ -122,7 +122,8 @@ class Run:
 
     def text(self, part: str, rest: str) -> str | None:
         """A text in a part of the result, by the rest of its path."""
-        value = flat(self._part(part)).get(rest.replace("/", "."))
+        inside = self._part(part)
+        value = flat(inside).get(rest.replace("/", ".")) if isinstance(inside, dict) else None
         return value if isinstance(value, str) else None
 
     def leaves(self, part: str) -> list[str]:
@@ -332,10 +333,19 @@ def _measurement(file: Path) -> dict[str, Any] | None:
         return None
 
 
+def asked_settings(config: Resolved) -> str:
+    """The settings with which a configuration asks for its sharpness, as a `Protocol` tells them."""
+    return _text({key: value for key, value in config["sharpness"].items() if key != "every"})
+
+
 def _protocol(protocol: dict[str, Any]) -> Protocol:
     settings = {"checkpoint": protocol.get("checkpoint"), **protocol.get("settings", {})}
     done = {key: value for key, value in protocol.items() if key not in ("weights_sha256", "outcome")}
-    return Protocol(*(json.dumps(part, sort_keys=True) for part in (settings, done)))
+    return Protocol(_text(settings), _text(done))
+
+
+def _text(part: dict[str, Any]) -> str:
+    return json.dumps(part, sort_keys=True)
 
 
 def _is_smaller(config: dict[str, Any], whole: dict[str, Any]) -> bool:

@@ -336,9 +336,3 @@ def test_bad_input_is_one_line(tmp_path: Path, words: list[str], message: str) -
     assert said.code == 2
     assert message in said.err
     assert len(said.err.splitlines()) == 1
-
-
-def test_help(tmp_path: Path) -> None:
-    said = command(check.main, tmp_path, "--help")
-    assert said.code == 0
-    assert "optimizer=NAME" in said.out

@@ -370,26 +370,6 @@ def test_the_same_command_again_touches_nothing(run: Run) -> None:
     assert files() == before
 
 
-def test_first_and_last_lines(plain: Run, noisy: Run, tmp_path: Path) -> None:
-    for run, steps, passes in ((plain, 48, 48), (noisy, 39, 78)):
-        out, home = run.said.out, run.home.relative_to(run.folder)
-        assert f"home       {home}\n" in out
-        assert f"{steps} steps, {passes} passes" in out
-        assert f"result     {home}/result.json" == out.splitlines()[-2]
-        assert f"next       python -m sam_repro.measure run={home} sharpness=" in out.splitlines()[-1]
-        assert run.said.err == ""
-        assert out.index("home") < out.index("epoch 1/3")
-        error = run.result["metrics"]["test"]["last"]["error_pct"]
-        assert f"test error {error:.2f} % after epoch 3" in out
-    assert "rule       sgd on sgd\n" in plain.said.out
-    assert "rule       sam on sgd, rho 0.1 (from the command line)" in noisy.said.out
-    assert "30% uniform label noise" in noisy.said.out
-    assert "800 training + 200 validation + 797 test images" in noisy.said.out
-    own = finished(tmp_path, "max_steps=1", "progress=silent").said.out
-    assert "rho 0.05 (the default of sam)" in own
-    assert "epoch 1/" not in own
-
-
 def test_one_line_an_epoch_without_a_terminal(run: Run) -> None:
     lines = [line for line in run.said.out.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 3

@@ -67,16 +67,6 @@ def test_the_list(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_from_nothing(tmp_path):
-    said = table(tmp_path, "tiny")
-    assert said.code == 0
-    assert "0  0/2    rho 0: missing  64 passes, not timed here yet" in said.out
-    assert "3         later: waiting: something" in said.out
-    assert f"to run     python -m sam_repro.train --config-dir {CONFIGS} -m table=tiny cell=0,1,2 seed=0,1" in said.out
-    assert "max_steps=3 name=timing" in said.out
-    assert "| of a paper | 40      | —" in said.out
-
-
 def test_a_table_with_its_runs(done):
     said = table(done, "tiny")
     assert said.code == 0
@@ -211,11 +201,7 @@ def test_compare_two_runs(done):
     )
 
 
-def test_diff_of_two_recipes(tmp_path):
-    said = table(tmp_path, "diff", "luong2024/cifar100", "luong2024/cifar100_clean")
-    keys = [line.split()[0] for line in said.out.splitlines() if not line.startswith("assumed in")]
-    assert keys == ["key", "dataset.validation.augmented", "dataset.validation.count", "report"]
-    assert "assumed in luong2024/cifar100_clean: report: our own protocol" in said.out
+def test_a_recipe_differs_in_nothing_from_itself(tmp_path):
     assert "no key differs" in table(tmp_path, "diff", "foret2021/cifar", "foret2021/cifar").out
 
 
@@ -293,7 +279,12 @@ def test_what_is_damaged_is_named_and_the_rest_is_rendered(copy):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["tinny"], "table = tinny: no such option; did you mean tiny?"),
+        (["tinny"], "tinny: no such table or verb; did you mean tiny?"),
+        (["comparre"], "comparre: no such table or verb; did you mean compare?"),
+        (
+            ["export"],
+            "export: no such table or verb; without a word the tables are listed, and the verbs are search, keep",
+        ),
         (["tiny", "more"], "tiny more: cannot be read; it is one of"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["why"], "why: of what?"),

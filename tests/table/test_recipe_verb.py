@@ -161,18 +161,6 @@ def test_the_rows_stand_in_the_order_of_the_parts():
     assert set(Config.__dataclass_fields__) - set(PART_OF) == {"assumed"}
 
 
-def test_what_is_printed(tmp_path):
-    said = command(door.main, tmp_path, "recipe", FORET, "optimizer=asam", "epochs=1800")
-    assert said.code == 0
-    lines = said.out.splitlines()
-    assert lines[0] == "recipe     foret2021/cifar optimizer=asam epochs=1800"
-    assert "lr 0.05, weight_decay 0.001 (Table 6)" in lines[1]
-    assert lines[2:4] == ["no case    rho: none for optimizer asam", ""]
-    assert lines[4].split() == ["part", "key", "value", "default", "from", "where", "or", "why"]
-    assert re.search(r"^base +lr +0\.05 +0\.1 +stated +Table 6$", said.out, flags=re.MULTILINE)
-    assert not list(tmp_path.iterdir())
-
-
 def test_markdown_is_a_table_whose_cells_are_one_line_each(tmp_path):
     (tmp_path / "mine/experiment").mkdir(parents=True)
     mine = '# @package _global_\nepochs: 3\nlr: 0.5\nassumed: {lr: "a |bold|\\n guess"}\n'

@@ -122,7 +122,18 @@ RECIPES = [
         ),
         (
             ["experiment=becker2024/imagenet", "architecture=resnet50", "base_optimizer=sgd"],
-            {"base_optimizer.nesterov": False, "weight_decay": 0.0001, "clip_norm": None, "batch_size": 1024},
+            {
+                **{"base_optimizer.nesterov": False, "weight_decay": 0.0001, "clip_norm": None, "batch_size": 1024},
+                **{"lr": 1.0, "epochs": 100, "schedule.warmup_epochs": 1.0, "rho": 0.2, "rho_schedule.epochs": 0.0},
+            },
+        ),
+        (
+            ["experiment=becker2024/imagenet", "architecture=vit_s16", "optimizer=looksam"],
+            {"lr": 0.001, "epochs": 90, "rho_schedule.epochs": 8.0, "rho": 0.05, "label_smoothing": 0.0},
+        ),
+        (
+            ["experiment=du2022/imagenet", "architecture=resnet101"],
+            {"lr": 1.6, "weight_decay_on": "no_norm_no_bias", "base_optimizer.nesterov": True, "label_smoothing": 0.1},
         ),
         (
             ["experiment=liu2022/imagenet_vit", "base_optimizer=lamb", "optimizer=look_layersam"],

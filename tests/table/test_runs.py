@@ -189,6 +189,23 @@ def test_sharpness_asked_for_in_two_ways_is_not_compared_across_cells(lab):
     assert difference.mean == 2.0
 
 
+def test_sharpness_counts_as_the_cells_ask_for_it(lab):
+    """Two shortened measurements are more, and one as the table has it counts."""
+    lab.table = dataclasses.replace(lab.table, metrics=("sharpness/lambda_max/lambda_max",))
+    asked = {key: value for key, value in lab.config("sgd")["sharpness"].items() if key != "every"}
+    checkpoint = asked.pop("checkpoint")
+
+    def measured(value, **shortened):
+        protocol = {"checkpoint": checkpoint, "settings": asked | shortened}
+        return {"lambda_max": {"values": {"lambda_max": value}, "protocol": protocol}}
+
+    lab.run("sgd", 0, sharpness=measured(1.0, examples=8))
+    lab.run("sgd", 1, sharpness=measured(2.0, examples=8))
+    lab.run("sam 0.1", 0, sharpness=measured(3.0))
+    estimates = {line.row: line.estimates[0] for line in lab.report().cells if line.estimates}
+    assert (estimates["sam 0.1"].mean, estimates["sgd"]) == (3.0, None)
+
+
 def test_measurements_that_are_incomplete_or_damaged_hide_no_run(lab, two):
     (two[0] / "sharpness").mkdir()
     (two[0] / "sharpness/.m-last.partial.json").write_text("{}")
