@@ -13,7 +13,7 @@ import sam_repro
 
 ROOT = Path(sam_repro.__file__).parent
 MODULES = {file.relative_to(ROOT).with_suffix("").as_posix(): file for file in ROOT.rglob("*.py")}
-DOORS = {"__main__", "train", "measure", "check", "table/__main__"}
+DOORS = {"__main__", "start", "train", "measure", "check", "table/__main__"}
 FLOORS = [
     {"errors", "files", "limits", "seeds", "signals", "vectors"},
     {"config", "oracle", "dataset", "augmentation", "architecture", "rho_schedule", "schedule"},

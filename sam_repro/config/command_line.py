@@ -130,12 +130,15 @@ def _refuse_override(override: Override, arguments: Namespace, known: Collection
     written = (override.input_line or key)[:200]
     if override.is_add() or override.is_force_add() or override.is_delete():
         raise UserError(
-            f"{written}: keys can be set, not added or removed; write {key}=value, for a key of the option's file"
+            f"{written}: keys can be set, not added or removed; write {key}=value, if --cfg job shows it; an option "
+            "file of your own can have others, with --config-dir"
         )
     first = _first(override)
     if first == "hydra":
         _refuse_hydras(override, key, written, bool(arguments.multirun))
         return
+    if first in (*schema.RECIPE, "assumed"):
+        raise UserError(f"{written}: is what the file of a recipe says of itself, and not set on a command line")
     if first not in known:
         raise UserError(f"{written}: no such key{nearest(first, known)}")
     if override.is_sweep_override() and not arguments.multirun:

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from sam_repro.config.options import config_dir, groups_of, nearest, option_file
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import quote
 from sam_repro.errors import UserError
-from sam_repro.limits import shown
+from sam_repro.limits import LONGEST, shown
 
 __all__ = [
     "SPELLING",
@@ -176,16 +177,26 @@ def parse_word(written: str) -> Override:
     Raises:
         UserError: if it cannot be read.
     """
-    key, equals, value = written.partition("=")
+    key, _, value = written.partition("=")
     path = "/" in value and SIGNS.intersection(value) == {"="} and not value.endswith("\\")
     try:
         return OverridesParser.create().parse_override(f"{key}='{value}'" if path else written)
     except (HydraException, ValueError):  # Python reads no integer of more than 4300 digits
-        value = value[:200]
-        remedy = f"; a text with such signs needs quotes of its own: \"{key}='{value}'\"" if set(value) & SIGNS else ""
-        raise UserError(
-            f"{written[:200]}: cannot be read; {SPELLING}{remedy if equals else ', without spaces'}"
-        ) from None
+        raise UserError(f"{written[:200]}: cannot be read; {SPELLING}{_remedy(written)}") from None
+
+
+def _remedy(written: str) -> str:
+    """The word in quotes, where it can be read so."""
+    key, equals, value = written.partition("=")
+    if not equals:
+        return ", without spaces"
+    word = f"{key}={quote(value)}"
+    try:
+        OverridesParser.create().parse_override(word)
+    except (HydraException, ValueError):
+        return ""
+    shell = f'"{word}"' if not set(word) & set('"$`\\!') else shlex.quote(word)
+    return f"; a text with such signs needs quotes of its own: {shell}" if len(word) <= LONGEST else ""
 
 
 def hydras_parser() -> Any:

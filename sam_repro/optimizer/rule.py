@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sam_repro import limits
 from sam_repro.errors import UserError
 from sam_repro.optimizer.state import Memory, Watch, followed, layout, shapes_of, tensors_of
 from sam_repro.oracle import Joint, Mean, Oracle, Term
@@ -40,8 +41,8 @@ class Cost:
         return Cost(self.passes * steps, self.forwards * steps, self.products * steps)
 
     def __str__(self) -> str:
-        told = {"passes": self.passes, "forwards": self.forwards, "products": self.products}
-        return ", ".join(f"{number:,} {kind}" for kind, number in told.items() if number or kind == "passes")
+        told = {"pass": self.passes, "forward": self.forwards, "product": self.products}
+        return ", ".join(limits.counted(number, kind) for kind, number in told.items() if number or kind == "pass")
 
 
 class Rule(ABC):

@@ -14,7 +14,8 @@ from sam_repro.config.schema import Resolved
 from sam_repro.errors import UserError
 from sam_repro.run import build
 from sam_repro.run.numerics import with_numerics
-from sam_repro.run.request import WHEN
+from sam_repro.run.record import read_result
+from sam_repro.run.request import WHEN, find_measurement, make_request
 from sam_repro.run.sizes import refuse_sizes
 from sam_repro.training import graphs
 
@@ -23,8 +24,8 @@ def findings(configs: Sequence[Resolved]) -> list[str]:
     """What constructors refuse of checked configurations, one line each; nothing is loaded, nothing is written.
 
     Configurations that differ in their seed alone are one cell, which is built once, and so is a network that several
-    cells train. Where every seed of a cell is done it has been built before: its rule and its network, which take time,
-    are left out.
+    cells train. Where every seed of a cell is done and measured it has been built before: its rule and its network,
+    which take time, are left out.
 
     Args:
         configs: of the lines of a command.
@@ -117,8 +118,12 @@ def _is_done(config: Resolved) -> bool:
     if not config["resume"]:
         return False
     try:
-        return (home(with_numerics(config)) / "result.json").exists()
-    except UserError:  # this machine cannot run it, which the run itself says; another one, of a launcher, may
+        folder = home(with_numerics(config))
+        if not (folder / "result.json").exists():
+            return False
+        request = make_request(config, folder, read_result(folder))
+        return request.is_nothing or find_measurement(request) is not None
+    except (UserError, ValueError, OSError):  # the run itself says it; another machine, of a launcher, may run it
         return False
 
 

@@ -23,7 +23,7 @@ from sam_repro.config.lines import compose_cell, compose_line, read_table
 from sam_repro.config.options import require_option, table_names
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Search, Table, spell_words
-from sam_repro.errors import UserError
+from sam_repro.errors import UserError, first_line
 from sam_repro.files import replacing, write_json
 from sam_repro.limits import shown
 from sam_repro.run.record import home_of
@@ -198,10 +198,13 @@ def _write(report: Report, folder: Path) -> list[Path]:
     contents = {"table.md": render.markdown(report).encode(), "table.csv": render.comma_separated(report).encode()}
     if (picture := plot.picture(report)) is not None:
         contents["plot.png"] = picture
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        with replacing(folder / name) as file:
-            file.write(content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            with replacing(folder / name) as file:
+                file.write(content)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({first_line(error)}); name another folder by --to") from None
     return [folder / name for name in contents]
 
 

@@ -1,5 +1,6 @@
 """What the doors share: streams that are closed or cannot encode, places that cannot be used, settings of launchers."""
 
+import contextlib
 import io
 import os
 import sys
@@ -59,3 +60,38 @@ def test_a_path_that_the_locale_cannot_spell(capsys):
 def test_any_other_error_is_a_crash_with_its_traceback(capsys):
     assert guard(lambda: 1 // 0) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_a_machine_without_memory_is_one_line(capsys, error):
+    def load() -> int:
+        raise error
+
+    assert guard(load) == 1
+    assert capsys.readouterr().err == (
+        "sam_repro: out of memory; choose a smaller network, data set or batch_size, or a larger machine\n"
+    )
+
+
+def test_a_library_that_cannot_be_imported_is_one_line(capsys):
+    def load() -> int:
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object", name="torch._C")
+
+    assert guard(load) == 1
+    assert capsys.readouterr().err.startswith("sam_repro: torch._C: cannot be imported (libtorch_cpu.so: failed to map")
+
+
+def test_our_own_import_that_fails_is_a_crash_with_its_traceback(capsys):
+    def load() -> int:
+        raise ImportError("cannot import name 'x'", name="sam_repro.seeds")
+
+    assert guard(load) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_removed_is_one_line(tmp_path, capsys):
+    (tmp_path / "gone").mkdir()
+    with contextlib.chdir(tmp_path / "gone"):
+        os.rmdir(tmp_path / "gone")
+        assert guard(say) == 2
+    assert capsys.readouterr().err == "sam_repro: the working directory is gone; start in one that is there\n"

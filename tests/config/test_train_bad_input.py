@@ -72,6 +72,10 @@ REFUSED_WITHOUT_TORCH = {
     "optimizer._partial_=false": "optimizer: its file must say what it builds, by _target_: package.module.name and",
     # keys added, removed, moved
     "+foo=1": "+foo=1: keys can be set, not added or removed; write foo=value",
+    "+dataset.source.size=32": (
+        "+dataset.source.size=32: keys can be set, not added or removed; write dataset.source.size=value, if --cfg job "
+        "shows it; an option file of your own can have others, with --config-dir"
+    ),
     "++foo=1": "++foo=1: keys can be set, not added or removed; write foo=value",
     "+optimizer=sam": "+optimizer=sam: keys can be set, not added or removed; write optimizer=value",
     "~lr": "~lr: keys can be set, not added or removed; write lr=value",
@@ -92,6 +96,14 @@ REFUSED_WITHOUT_TORCH = {
     "--resolve": "--resolve: says how --cfg job shows a line; add --cfg job, or leave it out",
     "--config-dir ''": "--config-dir '': no such folder",
     "rho={}": f"rho = {{}}: {NUMBER} >= 0, or null",
+    "'data_dir=~nouser/x'": (
+        f"data_dir=~nouser/x: cannot be read; {SPELLING}; a text with such signs needs quotes of its own: "
+        "\"data_dir='~nouser/x'\""
+    ),
+    "'data_dir=a;b#c'": "needs quotes of its own: \"data_dir='a;b#c'\"",
+    "'data_dir=a$;'": "needs quotes of its own: 'data_dir='\"'\"'a$;'\"'\"''",
+    "assumed=null": "assumed=null: is what the file of a recipe says of itself, and not set on a command line",
+    "cases=[]": "cases=[]: is what the file of a recipe says of itself",
     "'data_dir=\"~nouser/x\"'": "data_dir = '~nouser/x': there is no such user; write the path without ~",
     f"dataset.x={'a' * 9999}": "dataset.x: no such key",
     # not a setting at all

@@ -146,7 +146,8 @@ def test_a_source_may_be_given_what_its_file_does_not_name(outside: Path) -> Non
     assert json.loads((only_home(outside) / "result.json").read_text())["shape"]["num_classes"] == 3
     refused(trained(outside, *DOTS, "data_dir=one", "dataset.source.clases=3"), "dataset.source: got an unexpected")
     refused(
-        trained(outside, *DOTS, "data_dir=nowhere"), "dataset.source: [Errno 2] No such file or directory: 'nowhere/"
+        trained(outside, *DOTS, "data_dir=nowhere"),
+        "dataset.source: nowhere/dots.npz: No such file or directory; name another",
     )
     option.write_text(option.read_text().replace("mine_data.dots", "mine_data.dotz"))
     refused(trained(outside, *DOTS, "data_dir=one"), "dataset.source: ", "'dotz' is importable from module 'mine_data'")

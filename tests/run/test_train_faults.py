@@ -313,9 +313,9 @@ def test_the_table_of_a_sweep_names_a_damaged_home(tmp_path, monkeypatch, name, 
     folder = home_of(with_numerics(cell))
     folder.mkdir(parents=True)
     (folder / name).write_text(content)
-    text, complete = table([cell])
+    text, code = table([cell])
     assert f"seed 0: damaged: {folder}" in text
-    assert not complete
+    assert code == 1
 
 
 def test_two_starts_at_once(door, undisturbed, tmp_path):
@@ -441,5 +441,5 @@ def test_a_source_that_changed_after_the_end(door, undisturbed, tmp_path, change
 def test_a_source_that_changed_before_a_run_goes_on(door, undisturbed, folder, changed_source):
     answer = door.run(folder, RUN)
     assert answer.code == 0
-    assert f"changed    since {AT} steps were done: {changed_source}; add resume=false to begin anew" in answer.out
+    assert f"changed    since step {AT}: {changed_source}; add resume=false to begin anew" in answer.out
     assert outcome(home(folder)) == outcome(undisturbed)

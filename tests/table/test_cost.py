@@ -22,7 +22,7 @@ def test_prices_add_up_and_what_is_unknown_stays_so() -> None:
     assert known.times(3) + known == Price(Cost(8, 4, 4), 240.0)
     assert known + untimed == Price(Cost(3, 1, 1), None)
     assert str(known.times(3)) == "6 passes, 3 forwards, 3 products, about 3.0 min"
-    assert str(untimed) == "1 passes, not timed here yet"
+    assert str(untimed) == "1 pass, not timed here yet"
     assert str(known + Price(None, None)) == "passes unknown: dataset.train_images is not set"
 
 
