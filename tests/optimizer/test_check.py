@@ -107,6 +107,24 @@ class Dear(SAM):
         return Cost(passes=1)
 
 
+class Decoupled(TwoPass):
+    """The base takes g, and beside it the weights move along g_s − g, kept in the room from backward to update."""
+
+    def combine(self, g: Any, g_s: Any) -> Any:
+        return g
+
+    def remember(self, g: Any, g_s: Any) -> None:
+        apart = self.room.setdefault("apart", [torch.empty_like(p, requires_grad=False) for p in self.params])
+        torch._foreach_copy_(apart, g_s)
+        torch._foreach_sub_(apart, g)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        super().update()
+        for group in self.base.param_groups:
+            torch._foreach_add_(self.params, self.room["apart"], alpha=-0.9 * group["lr"])
+
+
 class Average(TwoPass):
     """An average of g, in memory."""
 
@@ -259,6 +277,10 @@ def test_a_trait_takes_a_promise_back(trait: str) -> None:
 
 def test_a_rule_whose_memory_enters_the_ascent_keeps_every_clause() -> None:
     assert [clause.__name__ for clause in CLAUSES if broken(clause, made(CountsWhatMoves))] == []
+
+
+def test_a_rule_that_moves_the_weights_beside_the_base_keeps_every_clause() -> None:
+    assert [clause.__name__ for clause in CLAUSES if broken(clause, made(Decoupled))] == []
 
 
 def test_a_rule_with_memory_keeps_every_clause_but_that_of_rho() -> None:
