@@ -312,11 +312,11 @@ def test_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     option(tmp_path, "bad", "rules_of_check.Bad", rho=False)
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    said = command(check.main, folder, "optimizer=good", "--config-dir", str(tmp_path))
-    assert (said.code, said.err) == (0, "")
-    assert [line.split()[0] for line in said.out.splitlines()] == ["ok"] * len(CLAUSES)
-    said = command(check.main, folder, "optimizer=bad", "--config-dir", str(tmp_path))
-    assert said.code == 1
+    said = command(check.main, folder, "-m", "optimizer=good,bad", "--config-dir", str(tmp_path))
+    assert (said.code, said.err) == (1, "")
+    good, bad = said.out.removeprefix("rule    optimizer=good\n").split("rule    optimizer=bad\n")
+    assert [line.split()[0] for line in good.splitlines()] == ["ok"] * len(CLAUSES)
+    assert [line.split()[0] for line in bad.splitlines() if not line.startswith(" ")].count("broken") >= 1
     assert "broken  Nothing but `memory`" in said.out
     assert "Bad.m: changes during training" in said.out
     assert list(folder.iterdir()) == []
@@ -328,6 +328,8 @@ def test_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ([], "optimizer: is missing; say which rule, such as optimizer=sam"),
         (["optimizer=same"], "no such option; did you mean sam?"),
         (["optimizer=sam", "seed=1"], "seed"),
+        (["optimizer=sam,sgd"], "several values are a sweep; add -m"),
+        (["--cfg", "job", "optimizer=sam"], "--cfg: is not for this command"),
         (["optimizer=sam", "optimizer.perturb=some"], "perturb = some: must be one of all, no_norm, only_norm"),
     ],
 )
