@@ -115,9 +115,9 @@ wandb = partial(choice, allowed=("auto", "online", "offline", "disabled"))
 
 
 def counted(number: float, noun: str) -> str:
-    """The number with its noun: 1 step, 2 steps, 2 passes."""
+    """The number with its noun: 1 step, 2 steps, 1,280 passes."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number} {noun}{ending}"
+    return f"{number:,} {noun}{ending}"
 
 
 def shown(value: Any) -> str:

@@ -60,6 +60,8 @@ codecs.register_error("spelling", spell)
 def guard(action: Callable[[], int]) -> int:
     """Exit code of an action: 0 done, 1 crash, 2 user error, 3 busy, 128 + n stopped by signal n; one message each."""
     _prepare_streams()
+    # read when torch is imported: threads that wait for each other would spin, and slow a shared core down tenfold
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with handle_signals(raise_stopped):
             _refuse_deleted_folder()

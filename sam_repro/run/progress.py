@@ -40,7 +40,7 @@ class Progress:
             after = f"from the first {counted(done - self.first, 'step')}, evaluation not included"
             print(f"estimated  {self._left(done)} {after}", flush=True)
         if self.lines and done % self.steps_per_epoch == 0 and time.monotonic() - self.evaluated > LONG:
-            print(f"evaluating after {done} of {counted(self.total, 'step')}", flush=True)
+            print(f"evaluating after {done:,} of {counted(self.total, 'step')}", flush=True)
 
     def epoch(self, row: dict[str, Any], done: int) -> None:
         """An epoch is done and evaluated."""

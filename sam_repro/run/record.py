@@ -227,6 +227,7 @@ RESULT = {
     "label_noise?": partial(_mapping, optional=True),
     "cost": {
         "passes": partial(limits.number, low=0),
+        "forwards?": partial(limits.number, low=0),
         "products": partial(limits.number, low=0),
         "steps": limits.positive,
         "seconds": partial(limits.number, low=0),

@@ -166,6 +166,7 @@ def _cost(trainer: Trainer) -> dict[str, Any]:
     seconds, cost = trainer.clock.seconds, trainer.rule.total_cost(steps)
     return {
         "passes": cost.passes,
+        "forwards": cost.forwards,
         "products": cost.products,
         "steps": steps,
         "seconds": seconds,

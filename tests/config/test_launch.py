@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import subprocess
 import sys
 
 import pytest
@@ -35,6 +36,23 @@ def test_a_closed_stream_swallows_what_is_said(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert guard(say) == 0
     sys.stdout.close(), sys.stderr.close()
+
+
+@pytest.mark.parametrize("given", ["ACTIVE", None])
+def test_threads_of_torch_sleep_while_they_wait_unless_the_user_says_otherwise(given):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    doors = (
+        "import os, sys, sam_repro.measure, sam_repro.train, sam_repro.check; from sam_repro.config.launch import guard"
+    )
+    tell = "guard(lambda: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules) or 0)"
+    told = subprocess.run(
+        [sys.executable, "-c", f"{doors}; {tell}"],
+        env=environment | ({"OMP_WAIT_POLICY": given} if given else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == f"{given or 'PASSIVE'} False\n"  # torch reads it when it is imported
 
 
 def test_a_place_that_cannot_be_used_is_one_line(tmp_path, capsys):

@@ -113,6 +113,7 @@ RESULT = {
     "label_noise": (dict, type(None)),
     "cost": {
         "passes": int,
+        "forwards": int,
         "products": int,
         "steps": int,
         "seconds": float,
