@@ -39,6 +39,7 @@ SETTINGS = [
     "augmentation=basic",
     "record_every=3",  # windows reach over checkpoints
     "checkpoint_every=0",
+    *("sharpness.examples=20", "sharpness.batch_size=20"),
 ]
 LONG = ["epochs=6", "batch_size=20"]
 
@@ -46,12 +47,12 @@ LONG = ["epochs=6", "batch_size=20"]
 class Server:
     """The other end of `serve`: starts the command in a folder and waits for its end."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, __file__],
             env=os.environ
             | {
-                "OMP_NUM_THREADS": str(threads),
+                "OMP_NUM_THREADS": "1",
                 "OMP_WAIT_POLICY": "passive",
                 "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
             },
@@ -66,10 +67,14 @@ class Server:
         settings: list[str],
         fault: dict[str, Any] | None = None,
         kill: dict[str, Any] | None = None,
+        threads: int = 1,
     ) -> int:
-        """The exit code, or minus the signal of which it died; `fault` are arguments of `arm`, `kill` of `wait`."""
+        """The exit code, or minus the signal of which it died.
+
+        `fault` are arguments of `arm`, `kill` of `wait`, and `threads` is what torch finds in OMP_NUM_THREADS.
+        """
         folder.mkdir(exist_ok=True)
-        order = {"folder": str(folder), "settings": settings, "fault": fault, "kill": kill}
+        order = {"folder": str(folder), "settings": settings, "fault": fault, "kill": kill, "threads": threads}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -79,20 +84,11 @@ class Server:
         self.process.wait()
 
 
-def served(threads: int) -> Iterator[Server]:
-    server = Server(threads)
-    yield server
-    server.close()
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    yield from served(threads=1)
-
-
-@pytest.fixture(scope="module")
-def server_of_two_threads() -> Iterator[Server]:
-    yield from served(threads=2)
+    server = Server()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -234,15 +230,13 @@ def test_signal_while_a_checkpoint_is_written(server: Server, uninterrupted: Any
     assert outcome(tmp_path) == uninterrupted(SETTINGS)
 
 
-def test_goes_on_with_the_number_of_threads_that_it_began_with(
-    server: Server, server_of_two_threads: Server, tmp_path: Path
-) -> None:
+def test_goes_on_with_the_number_of_threads_that_it_began_with(server: Server, tmp_path: Path) -> None:
     settings = [*SETTINGS, "threads=null", "epochs=2"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert server_of_two_threads.start(whole, settings) == 0, output(whole)
-    for nth, at in ((5, server_of_two_threads), (2, server)):
+    assert server.start(whole, settings, threads=2) == 0, output(whole)
+    for nth, threads in ((5, 2), (2, 1)):
         fault = {"file": "checkpoint.pt", "moment": "after replace", "nth": nth}
-        assert at.start(broken, settings, fault) == -signal.SIGKILL
+        assert server.start(broken, settings, fault, threads=threads) == -signal.SIGKILL
     assert server.start(broken, settings) == 0, output(broken)
     run = json.loads((home(broken) / "run.json").read_text())
     assert [start["environment"]["cpu_threads"] for start in run["starts"]] == [2, 2, 2]
@@ -275,6 +269,7 @@ def serve() -> None:
         config = known(*settings)
         child = os.fork()
         if child == 0:
+            torch.set_num_threads(order["threads"])
             become(config, settings, Path(order["folder"]), order["fault"])
         print(wait(child, Path(order["folder"]), **order["kill"] or {}), flush=True)
 
