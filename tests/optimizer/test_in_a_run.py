@@ -7,7 +7,7 @@ from called import command
 
 from sam_repro import train
 
-SHORT = ("wandb=disabled", "epochs=1", "batch_size=200", "dataset.validation.count=800", "device=cpu")
+SHORT = ("wandb=disabled", "sharpness=none", "epochs=1", "batch_size=200", "dataset.validation.count=800", "device=cpu")
 
 KEEPS = """from sam_repro.optimizer import SGD
 class Keeps(SGD):

@@ -35,6 +35,7 @@ SETTINGS = [
     "record_every=5",
     "lr=0.1",
     "schedule=constant",
+    *("sharpness.examples=40", "sharpness.batch_size=40"),
 ]
 NOISY = [f"label_noise.rate={RATE}", f"label_noise.seed={NOISE_SEED}"]
 HELD_OUT = [f"dataset.validation.count={COUNT}", "dataset.validation.seed=7"]

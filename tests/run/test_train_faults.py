@@ -27,6 +27,7 @@ AT = 12  # the step of the fault
 RUN = [
     *("--config-dir", str(DATA / "configs")),
     *("optimizer=faulty", "epochs=3", "batch_size=20", "dataset.validation.count=800", "record_every=1", "device=cpu"),
+    *("sharpness.examples=20", "sharpness.batch_size=20"),
 ]
 EVERY_STEP = [*RUN, "checkpoint_every=0"]
 SELDOM = [*RUN, "record_every=null"]  # a fault is noticed at the end of the epoch
