@@ -43,6 +43,7 @@ ConfigStore.instance().store(  # a launcher of Hydra composes only the number of
 )
 
 
+WIDEST = 1500  # characters of a line of a message: somebody's text may stand in it
 SPELLINGS = {"±": "+-", "−": "-", "—": "-", "…": "...", "≤": "<=", "≥": ">=", "Δ": "delta", "ρ": "rho", "λ": "lambda"}
 """What a stream gets that cannot encode a sign; of any other sign it gets a question mark."""
 
@@ -219,5 +220,6 @@ def _let_hydra_answer(command: Command) -> None:
 
 
 def _say(message: object, code: int) -> int:
-    print(f"sam_repro: {message}", file=sys.stderr)
+    lines = f"sam_repro: {message}".splitlines()
+    print("\n".join(line if len(line) <= WIDEST else f"{line[:WIDEST]}…" for line in lines), file=sys.stderr)
     return code

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from sam_repro.config.launch import guard
+from sam_repro.errors import UserError
 
 SAID = "4.33 ± 0.5 — Δ ≤ ρ, 日"
 
@@ -113,3 +114,11 @@ def test_a_folder_that_was_removed_is_one_line(tmp_path, capsys):
         os.rmdir(tmp_path / "gone")
         assert guard(say) == 2
     assert capsys.readouterr().err == "sam_repro: the working directory is gone; start in one that is there\n"
+
+
+def test_a_text_of_a_user_is_not_repeated_without_an_end(capsys):
+    def refuse() -> int:
+        raise UserError(f"{'a' * 100_000}: no such thing\nshort")
+
+    assert guard(refuse) == 2
+    assert list(map(len, capsys.readouterr().err.splitlines())) == [1501, 5]
