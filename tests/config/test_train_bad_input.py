@@ -229,6 +229,7 @@ REFUSED_WITHOUT_TORCH = {
     "rho=0.1,0.2": "rho=0.1,0.2: several values are a sweep; add -m",
     "seed=range(0,3)": "seed=range(0,3): several values are a sweep; add -m",
     "dataset.mean=0.1,0.2": "several values are a sweep; add -m, or write a list as dataset.mean=[…]",
+    "data_dir=a,b": "add -m, or quote a text with a comma: \"data_dir='a,b'\"",
     "-m rho=0.1,-1": f"rho = -1: {NUMBER} >= 0, or null",
     "-m seed=range(-1,2)": f"seed = -1: {INTEGER} >= 0",
     "-m optimizer=sam,samm": "optimizer = samm: no such option; did you mean sam?",
