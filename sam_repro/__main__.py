@@ -1,5 +1,10 @@
 """`python -m sam_repro` names the doors: the package itself does nothing."""
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C while the rest is imported ends the command without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 
 from sam_repro.config.launch import guard

@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import errno
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, Any
 
 
@@ -34,6 +36,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def regular(path: Path) -> Path:
+    """The path, if a plain file is there: a pipe would hold its reader for ever, and a device would flood it.
+
+    Raises:
+        OSError: if something else is there, or nothing.
+    """
+    if not S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:

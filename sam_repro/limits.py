@@ -114,6 +114,12 @@ diagnostics = partial(choice, allowed=("standard", "loss", "drift"))
 wandb = partial(choice, allowed=("auto", "online", "offline", "disabled"))
 
 
+def counted(number: float, noun: str) -> str:
+    """The number with its noun: 1 step, 2 steps, 1,280 passes."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def shown(value: Any) -> str:
     """The value as a command line would spell it; a text that is not one plain word in quotes, a long one cut."""
     text = _spell(value)

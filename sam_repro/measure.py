@@ -80,7 +80,7 @@ def _in_group(word: str) -> str:
 
 def _read_request(run: Path, config: dict[str, Any], line: list[str]) -> tuple[Request, dict[str, Any]]:
     run = home_of(run)
-    if not (run / "result.json").is_file():
+    if not (run / "result.json").exists():
         raise UserError(f"run = {limits.shown(str(run))}: no finished run; result.json is missing{_meant(run)}")
     with refuse_damaged(run / "result.json"):
         result = read_result(run)

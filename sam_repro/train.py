@@ -23,9 +23,9 @@ def _main() -> int:
         return 0
     from sam_repro.table.sweep import table
 
-    text, complete = table(cells)
+    text, code = table(cells)
     print(text)
-    return 0 if complete else 1
+    return code
 
 
 def _dry_build(configs: Sequence[dict[str, Any]]) -> list[str]:

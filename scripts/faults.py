@@ -1,6 +1,6 @@
-"""What the doors do with what nobody meant: command lines from the schema, changed results, damaged files.
+"""What the doors do with what nobody meant: odd command lines, changed option files and results, damaged files.
 
-    python scripts/faults.py                       # 1,200 command lines, all single changes, all cuts
+    python scripts/faults.py                       # 1,200 command lines, 400 option files, changes and cuts
     python scripts/faults.py --seed 1 --lines 5000
 
 All of it runs in this process, so that imports are paid once; one small run is trained. A command line survives if it
@@ -23,9 +23,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sam_repro import measure, train
 from sam_repro.config.compose import compose
-from sam_repro.config.options import groups_of
+from sam_repro.config.launch import guard, launch
+from sam_repro.config.options import config_dir, groups_of
 from sam_repro.config.schema import Config, flat
 from sam_repro.table import __main__ as table
 
@@ -53,21 +56,25 @@ ODD = (
 )
 HYDRAS = ("--resolve", "--cfg=job", "--cfg=nope", "--info", "-s", "--hydra-help", "--package", "-cd", "--version", "-m")
 OTHER_VALUES = (None, True, -1, 1.5, "text", [], {}, float("nan"), float("inf"), 10**400)
+ODD_TEXTS = ("", "é\n|", "${nope}", "${seed}", "a" * 999, "range(3)", [[]], {"a": {"b": [None]}}, 0, 1e308, 2**70)
 RECORDS = ("result.json", "run.json")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lines", type=int, default=1200, help="command lines, default 1200")
+    parser.add_argument("--options", type=int, default=400, help="changed option files, default 400")
     parser.add_argument("--every", type=int, default=8, help="of the single changes every n-th, default 8")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn, default 0")
     given = parser.parse_args()
+    signal.signal(signal.SIGALRM, raise_late)
     os.environ["WANDB_MODE"] = "disabled"
     draw = random.Random(given.seed)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, contextlib.chdir(folder):
         home = finished_run()
         parts = {
             "command lines": lines(draw, given.lines),
+            "option files": options(draw, given.options),
             "single changes": changes(home, given.every),
             "cut and flipped files": damages(home),
         }
@@ -87,6 +94,14 @@ def told(name: str, outcomes: Iterator[str]) -> int:
     return len(faults)
 
 
+class Late(BaseException):
+    """No door handles it."""
+
+
+def raise_late(*_: object) -> None:
+    raise Late
+
+
 def finished_run() -> Path:
     code, _, err = call(train.main, TINY)
     if code:
@@ -99,7 +114,7 @@ def call(door: Callable[[], None], words: list[str]) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     code: Any = 0
     before, sys.argv = sys.argv, ["sam_repro", *words]
-    signal.alarm(PATIENCE)
+    signal.alarm(3 * PATIENCE)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             door()
@@ -162,6 +177,35 @@ def lines(draw: random.Random, number: int) -> Iterator[str]:
         if time.process_time() - began > PATIENCE / 2:
             wrong = f"took {time.process_time() - began:.0f} s"
         yield f"{door.__module__} {words!r:.200}: {wrong}" if wrong else ""
+
+
+def options(draw: random.Random, number: int) -> Iterator[str]:
+    """Shipped options, recipes and tables with one value changed, as a user's own, at the doors that read them."""
+    files = sorted(config_dir().glob("*/**/*.yaml"))
+    for _ in range(number):
+        file = draw.choice(files)
+        group = file.relative_to(config_dir()).parts[0]
+        content = yaml.safe_load(text := file.read_text())
+        path, value = draw.choice([*leaves(content)]), draw.choice(OTHER_VALUES[:-1] + ODD_TEXTS)
+        first = "# @package _global_\n" * text.startswith("# @package _global_")
+        own = Path("own") / group / "odd.yaml"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text(first + yaml.safe_dump(changed(content, path, value), allow_unicode=True))
+        calls = {
+            "table": [(table.main, ["odd"]), (train.main, ["-m", "table=odd", "cell=0", "seed=0", "--cfg", "job"])],
+            "experiment": [(table.main, ["recipe", "odd"]), (train.main, ["experiment=odd", "--cfg", "job"])],
+        }.get(group, [(dry, [f"{group}=odd", *TINY])])
+        for door, words in calls:
+            code, _, err = call(door, ["--config-dir", "own", *words])
+            if wrong := refused_well(code, err):
+                yield f"{file.relative_to(config_dir())} {'.'.join(map(str, path))} = {value!r:.40}: {wrong}"
+        own.unlink()
+        yield ""
+
+
+def dry() -> None:
+    """The door to training without the training."""
+    sys.exit(guard(lambda: 0 * len(launch(lambda config, words: 0, train._dry_build))))
 
 
 def changes(home: Path, every: int) -> Iterator[str]:

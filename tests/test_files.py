@@ -4,8 +4,11 @@ import errno
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from sam_repro.files import replacing, write_json
+import pytest
+
+from sam_repro.files import regular, replacing, write_json
 
 
 def test_writers_of_one_file_do_not_clash(tmp_path):
@@ -39,3 +42,12 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse_folders)
     write_json(tmp_path / "file.json", {"a": 1})
     assert json.loads((tmp_path / "file.json").read_text()) == {"a": 1}
+
+
+def test_what_is_read_is_a_plain_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for odd in (tmp_path / "pipe", tmp_path / "link", tmp_path):
+        with pytest.raises(OSError, match="it is no plain file"):
+            regular(odd)
+    assert regular(Path(__file__)) == Path(__file__)

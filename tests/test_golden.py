@@ -60,7 +60,7 @@ MASKS = (
     (rf"((?:train|test|validation) (?:loss|error)|lambda_max: lambda_max) +{NUMBER}", r"\1 #"),
     (rf"(?:less than )?{NUMBER} (?:h \d+ )?(?:min|s)(?= from| to go)", "TIME"),
     (rf"{NUMBER}(?= % at the best)", "#"),
-    (rf"(passes in) {NUMBER} s", r"\1 TIME"),
+    (rf"(pass(?:es)? in) {NUMBER} s", r"\1 TIME"),
     (r"(2/2 +)\d\S+", r"\1#"),  # in the table of a sweep
 )
 """What differs from machine to machine and commit to commit in what is said of a run, and what stands for it."""

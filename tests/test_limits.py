@@ -191,3 +191,8 @@ def test_a_value_is_shown_as_a_command_line_spells_it(value):
     assert not override.is_sweep_override()
     assert override.value() == value
     assert type(override.value()) is type(value)
+
+
+def test_a_number_with_its_noun():
+    assert [limits.counted(n, "step") for n in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+    assert [limits.counted(n, "pass") for n in (1, 1.5)] == ["1 pass", "1.5 passes"]

@@ -93,16 +93,24 @@ def test_blocked_signals_reach_this_process_and_wait_in_those_that_it_starts():
     assert caught == [signal.SIGUSR1]
 
 
-@pytest.mark.parametrize("door", ["train", "measure", "table"])
+@pytest.mark.parametrize("door", ["train", "measure", "table", "__main__"])
 def test_ctrl_c_while_a_door_is_imported_ends_it_without_a_word(door):
+    assert_ends_in_silence(f"import runpy; runpy.run_module('sam_repro.{door}', run_name='__main__')")
+
+
+@pytest.mark.parametrize("command", ["train", "measure"])
+def test_ctrl_c_while_an_installed_command_is_imported_ends_it_without_a_word(command):
+    assert_ends_in_silence(f"from sam_repro.start import {command}; {command}()")
+
+
+def assert_ends_in_silence(start: str) -> None:
     program = (
-        "import builtins, runpy, signal\n"
+        "import builtins, signal\n"
         "true = builtins.__import__\n"
         "def find(name, *rest, **more):\n"
         "    if name == 'argparse' or name.startswith('sam_repro.config'): signal.raise_signal(signal.SIGINT)\n"
         "    return true(name, *rest, **more)\n"
-        "builtins.__import__ = find\n"
-        f"runpy.run_module('sam_repro.{door}', run_name='__main__')\n"
+        f"builtins.__import__ = find\n{start}\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

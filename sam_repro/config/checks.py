@@ -131,6 +131,8 @@ BUILT = {
     "sharpness": False,
 }
 """The nodes that name an object to build, and whether arguments are added when it is built: their `_partial_`."""
+OPTIONS = tuple(dict.fromkeys(node.partition(".")[0] for node in BUILT))
+"""The groups of which each configuration has an option."""
 
 
 def check(config: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from sam_repro.config.options import config_dir, groups_of, nearest, option_file
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import quote
 from sam_repro.errors import UserError
-from sam_repro.limits import shown
+from sam_repro.limits import LONGEST, shown
 
 __all__ = [
     "SPELLING",
@@ -146,28 +147,38 @@ def _base(chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]
     path = f"file://{Path(extra_dir).absolute()}" if extra_dir else ""
     search = [f"hydra.searchpath=[{quote(path)}]"] if extra_dir else []
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = hydra.compose("config", [*chosen, *search], return_hydra_config=True)
+        try:
+            config = hydra.compose("config", [*chosen, *search], return_hydra_config=True)
+        except (ValueError, TypeError, AttributeError, AssertionError) as error:  # of a file that Hydra did not expect
+            raise UserError(f"{' '.join(chosen)}: {_one_line(error)}; correct the files of these options") from None
     nodes = schema.Config.__dataclass_fields__
     found = {group: name for group, name in config.hydra.runtime.choices.items() if group in nodes and name is not None}
+    if lacking := [group for group in checks.OPTIONS if not isinstance(found.get(group), str)]:
+        raise UserError(f"{' '.join(chosen)}: no {lacking[0]} is chosen; add one, such as {lacking[0]}=…")
     if (recipe := config.hydra.runtime.choices.get("experiment")) is not None:
         found["experiment"] = recipe
     with open_dict(config):
         if recipe is not None:
-            _drop_lacking(
-                config, tuple(word for word in chosen if not word.startswith("experiment=")), extra_dir, files
-            )
+            _drop_lacking(config, [word for word in chosen if not word.startswith("experiment=")], extra_dir, files)
         del config["hydra"]
-        apart: Any = {key: OmegaConf.to_container(config.pop(key)) for key in (*schema.RECIPE, "assumed")}
+        apart: Any = {key: _plain(config.pop(key)) for key in (*schema.RECIPE, "assumed")}
     return Unresolved(config, found, recipe=apart, origin={}, assumed=apart.pop("assumed"))
 
 
-def _drop_lacking(config: DictConfig, chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]) -> None:
-    """Drop what a recipe sets of options that the line chose instead of its own, and that these do not have."""
-    nodes = {word.partition("=")[0] for word in chosen} & {*schema.Config.__dataclass_fields__}
-    bare = _base(chosen, extra_dir, files).config if nodes else config
-    for node in nodes:
-        for key in [key for key in config[node] if key not in bare[node]]:
-            del config[node][key]
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+
+
+def _drop_lacking(config: DictConfig, chosen: Sequence[str], extra_dir: str | None, files: tuple[Any, ...]) -> None:
+    """Drop what a recipe sets of options that the line chose instead of its own, and that these do not have.
+
+    An option is composed alone, because what it has does not hang on the others, and other lines choose it, too.
+    """
+    for word in chosen:
+        if (node := word.partition("=")[0]) in schema.Config.__dataclass_fields__:
+            own = _base((word,), extra_dir, files).config[node]
+            for key in [key for key in config[node] if key not in own]:
+                del config[node][key]
 
 
 def parse_word(written: str) -> Override:
@@ -176,16 +187,26 @@ def parse_word(written: str) -> Override:
     Raises:
         UserError: if it cannot be read.
     """
-    key, equals, value = written.partition("=")
+    key, _, value = written.partition("=")
     path = "/" in value and SIGNS.intersection(value) == {"="} and not value.endswith("\\")
     try:
         return OverridesParser.create().parse_override(f"{key}='{value}'" if path else written)
     except (HydraException, ValueError):  # Python reads no integer of more than 4300 digits
-        value = value[:200]
-        remedy = f"; a text with such signs needs quotes of its own: \"{key}='{value}'\"" if set(value) & SIGNS else ""
-        raise UserError(
-            f"{written[:200]}: cannot be read; {SPELLING}{remedy if equals else ', without spaces'}"
-        ) from None
+        raise UserError(f"{written[:200]}: cannot be read; {SPELLING}{_remedy(written)}") from None
+
+
+def _remedy(written: str) -> str:
+    """The word in quotes, where it can be read so."""
+    key, equals, value = written.partition("=")
+    if not equals:
+        return ", without spaces"
+    word = f"{key}={quote(value)}"
+    try:
+        OverridesParser.create().parse_override(word)
+    except (HydraException, ValueError):
+        return ""
+    shell = f'"{word}"' if not set(word) & set('"$`\\!') else shlex.quote(word)
+    return f"; a text with such signs needs quotes of its own: {shell}" if len(word) <= LONGEST else ""
 
 
 def hydras_parser() -> Any:

@@ -26,7 +26,7 @@ from sam_repro.config.lines import Line, check_config, compose_sweep, compose_un
 from sam_repro.config.options import config_dir
 from sam_repro.config.schema import Resolved
 from sam_repro.config.workers import Sweep, open_sweep
-from sam_repro.errors import Busy, Failure, Stopped, UserError
+from sam_repro.errors import Busy, Failure, Stopped, UserError, first_line, is_out_of_memory
 from sam_repro.limits import shown
 from sam_repro.signals import handle_signals, raise_stopped
 
@@ -43,6 +43,7 @@ ConfigStore.instance().store(  # a launcher of Hydra composes only the number of
 )
 
 
+WIDEST = 1500  # characters of a line of a message: somebody's text may stand in it
 SPELLINGS = {"±": "+-", "−": "-", "—": "-", "…": "...", "≤": "<=", "≥": ">=", "Δ": "delta", "ρ": "rho", "λ": "lambda"}
 """What a stream gets that cannot encode a sign; of any other sign it gets a question mark."""
 
@@ -59,8 +60,11 @@ codecs.register_error("spelling", spell)
 def guard(action: Callable[[], int]) -> int:
     """Exit code of an action: 0 done, 1 crash, 2 user error, 3 busy, 128 + n stopped by signal n; one message each."""
     _prepare_streams()
+    # read when torch is imported: threads that wait for each other would spin, and slow a shared core down tenfold
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with handle_signals(raise_stopped):
+            _refuse_deleted_folder()
             return action()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         return _say(error, 2)
@@ -82,7 +86,9 @@ def guard(action: Callable[[], int]) -> int:
         return _say(UserError(f"{where}; name another folder, or start in one that can be used"), 2)
     except UnicodeEncodeError as error:
         return _say(UserError(f"{shown(error.object)}: is no path in this locale; set PYTHONUTF8=1"), 2)
-    except Exception:
+    except Exception as error:
+        if remedy := _remedy(error):
+            return _say(remedy, 1)
         traceback.print_exc()
         return 1
 
@@ -138,6 +144,23 @@ def run_numbered(task: Task, lines: Sequence[Line], sweep: Sweep, config: DictCo
         code = guard(partial(task, line.config, line.words))
     if code >= 128:
         sweep.stop(code - 128)
+
+
+def _remedy(error: Exception) -> str | None:
+    """What to do where the machine or the installation is at fault; None for a fault of the program."""
+    if is_out_of_memory(error):
+        return "out of memory; choose a smaller network, data set or batch_size, or a larger machine"
+    if isinstance(error, ImportError) and not (error.name or "").startswith("sam_repro"):
+        said = f"{error.name or 'a library'}: cannot be imported ({first_line(error)})"
+        return f"{said}; mend the installation as the README says, or give the process more memory"
+    return None
+
+
+def _refuse_deleted_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working directory is gone; start in one that is there") from None
 
 
 def _prepare_streams() -> None:
@@ -197,5 +220,6 @@ def _let_hydra_answer(command: Command) -> None:
 
 
 def _say(message: object, code: int) -> int:
-    print(f"sam_repro: {message}", file=sys.stderr)
+    lines = f"sam_repro: {message}".splitlines()
+    print("\n".join(line if len(line) <= WIDEST else f"{line[:WIDEST]}…" for line in lines), file=sys.stderr)
     return code

@@ -5,6 +5,7 @@ import difflib
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from sam_repro.errors import UserError
@@ -20,6 +21,13 @@ def require_option(group: str, name: str, extra_dir: str | None = None) -> None:
     known = groups_of(extra_dir).get(group, [])
     if name not in known:
         raise UserError(f"{group} = {shown(name)}: no such option{nearest(name, known)}")
+
+
+def comment_of(group: str, name: str, extra_dir: str | None = None) -> str:
+    """What the file of an option says that it is: its first comment, in one line."""
+    file = next(file for root in roots_of(extra_dir) if (file := root / f"{group}/{name}.yaml").exists())
+    lines = (line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("# @"))
+    return " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
 def table_names(extra_dir: str | None = None) -> list[str]:
@@ -60,7 +68,10 @@ def roots_of(extra_dir: str | None) -> list[Path]:
         raise UserError(f"--config-dir {shlex.quote(extra_dir)}: no such folder")
     if taken := _files(Path(extra_dir)) & _files(config_dir()):
         raise UserError(f"{Path(extra_dir) / min(taken)}: sam_repro has an option of this name; give it another one")
-    if marked := [file for file in sorted(Path(extra_dir).glob("**/*.yaml")) if _has_mark(file)]:
+    own = sorted(Path(extra_dir).glob("**/*.yaml"))
+    if odd := [file for file in own if not file.is_file()]:  # a pipe would hold who reads it
+        raise UserError(f"{odd[0]}: is no plain file; take it away, or give it another ending")
+    if marked := [file for file in own if _has_mark(file)]:
         raise UserError(
             f"{marked[0]}: begins with a byte order mark, behind which Hydra sees no first line; save it without"
         )

@@ -80,7 +80,7 @@ def parse_recipe(name: str, config: Plain, options: Mapping[str, Collection[str]
             _refuse_unknown(f"{where}: when looks at {key}: no such key", key, leaves)
         for option in as_list(wanted) if key in options else ():
             _refuse_unknown(f"{where}: {key} = {limits.shown(option)}: no such option", option, options[key])
-    return Recipe(name, speaks_for, cases, _texts(config["from"], f"{where}: from"), dict(config["assumed"]))
+    return Recipe(name, speaks_for, cases, *(_texts(config[key], f"{where}: {key}") for key in ("from", "assumed")))
 
 
 def as_list(value: Any) -> list[Any]:

@@ -60,7 +60,7 @@ def _table(name: str, content: Plain) -> Table:
         name=name,
         title=_text(content["title"], "title"),
         source=_text(content.get("source", ""), "source"),
-        recipe=content.get("recipe"),
+        recipe=_optional_text(content.get("recipe"), "recipe"),
         shared=_overrides(content.get("set", {}), "set"),
         seeds=tuple(seeds),
         metrics=metrics,
@@ -82,7 +82,8 @@ def _cells(groups: Any) -> tuple[Cell, ...]:
         for values in itertools.product(*(_list(values, f"grid: {key}") for key, values in grid.items())):
             chosen = dict(zip(grid, values, strict=True))
             overrides = {key: _fill(value, chosen) for key, value in fixed.items()} | chosen
-            cells.append(Cell(len(cells), _fill(series, chosen), series, overrides, group.get("waiting")))
+            waiting = _optional_text(group.get("waiting"), "cells: waiting")
+            cells.append(Cell(len(cells), _fill(series, chosen), series, overrides, waiting))
     if not cells:
         raise TableError("cells: a table has at least one")
     if twice := {cell.name for cell in cells if [other.name for other in cells].count(cell.name) > 1}:
@@ -137,7 +138,7 @@ def _literature(fields: Plain, printed: Plain, row: str, metric: str) -> Claim:
 
 
 def _pick(written: Any, fields: Plain, metric: str, names: set[str], row: str) -> Pick:
-    cells = tuple(written) if isinstance(written, list) else (written,)
+    cells = tuple(_text(cell, f"{row}: cell") for cell in (written if isinstance(written, list) else [written]))
     if unknown := [cell for cell in cells if cell not in names]:
         raise TableError(f"{row}: no cell of the name {', '.join(map(str, unknown))}")
     if len(cells) == 1:
@@ -153,7 +154,7 @@ def _effect(fields: Plain, names: set[str], metric: str) -> Effect:
     _check_fields(fields, "effects", "name", "cell", "twin", "equal", optional=("metric",))
     where = f"effects: {fields['name']}"
     for end in ("cell", "twin"):
-        if fields[end] not in names:
+        if _text(fields[end], f"{where}: {end}") not in names:
             raise TableError(f"{where}: no cell of the name {fields[end]}")
     if fields["cell"] == fields["twin"]:
         raise TableError(f"{where}: a cell is no twin of itself")
@@ -164,6 +165,9 @@ def _effect(fields: Plain, names: set[str], metric: str) -> Effect:
 def _search(fields: Any, cells: Sequence[Cell]) -> Search:
     _check_fields(fields, "search", "over", "metric", "series", optional=("per", "retrain", "printed"))
     search = Search(**fields)
+    for key in ("over", "metric", "series"):
+        _text(fields[key], f"search: {key}")
+    _optional_text(search.per, "search: per")
     if not search.metric.startswith("validation/"):
         raise TableError(f"search.metric = {search.metric}: the validation split chooses; write validation/…")
     grid = [cell for cell in cells if cell.series == search.series]
@@ -180,6 +184,7 @@ def _plot(fields: Any, metrics: Sequence[str], cells: Sequence[Cell]) -> Plot | 
     if "surfaces" in _mapping(fields, "plot"):
         return Surfaces(_text(_check_fields(fields, "plot", "surfaces")["surfaces"], "plot: surfaces"))
     plot = Plot(**_check_fields(fields, "plot", "x", "y"))
+    _text(plot.x, "plot: x")
     limits.choice("plot: y", plot.y, metrics)
     if not any(plot.x in cell.overrides for cell in cells):
         raise TableError(f"plot: x = {plot.x}: no cell sets it")
@@ -220,6 +225,10 @@ def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise TableError(f"{where} = {limits.shown(value)}: must be a text")
     return value
+
+
+def _optional_text(value: Any, where: str) -> str | None:
+    return None if value is None else _text(value, where)
 
 
 def _check_fields(fields: Any, where: str, *needed: str, optional: Sequence[str] = ()) -> Plain:

@@ -179,8 +179,11 @@ def _find(folder: Path, root: Path) -> Found:
 
 
 def _images(folder: Path, root: Path) -> list[str]:
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(ENDINGS))
-    return [(folder / name).relative_to(root).as_posix() for name in names if not name.startswith(".")]
+    entries = [entry for entry in os.scandir(folder) if entry.name.lower().endswith(ENDINGS)]
+    shown = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    if odd := [entry.path for entry in shown if not entry.is_file()]:
+        raise DataError(f"{odd[0]}: is no plain file; take it away")
+    return [(folder / entry.name).relative_to(root).as_posix() for entry in shown]
 
 
 def _labelled(found: Found, classes: Sequence[str]) -> tuple[list[str], Tensor]:

@@ -2,7 +2,9 @@
 
 from sam_repro.optimizer.asam import ASAM
 from sam_repro.optimizer.closure import ByClosure
+from sam_repro.optimizer.friendly_sam import FriendlySAM
 from sam_repro.optimizer.groups import parameter_groups
+from sam_repro.optimizer.gsam import GSAM
 from sam_repro.optimizer.look_layersam import LookLayerSAM
 from sam_repro.optimizer.looksam import LookSAM
 from sam_repro.optimizer.rule import Cost, Rule, Terms
@@ -22,11 +24,13 @@ from sam_repro.vectors import moved
 
 __all__ = [
     "ASAM",
+    "GSAM",
     "SAM",
     "SAMK",
     "SGD",
     "ByClosure",
     "Cost",
+    "FriendlySAM",
     "LookLayerSAM",
     "LookSAM",
     "Perturbing",

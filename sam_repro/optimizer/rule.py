@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sam_repro import limits
 from sam_repro.errors import UserError
 from sam_repro.optimizer.state import Memory, Watch, followed, layout, shapes_of, tensors_of
 from sam_repro.oracle import Joint, Mean, Oracle, Term
@@ -39,14 +40,18 @@ class Cost:
         """The cost of so many steps like this one."""
         return Cost(self.passes * steps, self.forwards * steps, self.products * steps)
 
+    def __str__(self) -> str:
+        told = {"pass": self.passes, "forward": self.forwards, "product": self.products}
+        return ", ".join(limits.counted(number, kind) for kind, number in told.items() if number or kind == "pass")
+
 
 class Rule(ABC):
     """Turns one batch into the gradient that the base optimizer takes (abstract).
 
     A subclass says what it asks the oracle (`terms`), how the answers become one gradient (`combine`), and what that
     costs (`cost`). What lasts from step to step is made in the constructor as an entry of `memory`, a tensor or one
-    tensor per parameter, and written in `remember`. Scratch lies in `room`, which may be lost at any time. No other
-    attribute may change after the construction: nobody would save it.
+    tensor per parameter, and written in `remember`. Scratch lies in `room`, which lasts from `backward` to `update`. No
+    other attribute may change after the construction: nobody would save it.
 
     Args:
         base: any `torch.optim` optimizer; its parameters that require a gradient are the rule's.

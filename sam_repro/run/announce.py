@@ -43,9 +43,9 @@ def announce(config: Resolved, folder: Path, trainer: Trainer, done: int) -> Non
     if "optimizer" in config["assumed"]:  # names of rules that a study and its code do not agree on
         print(f"reading    {config['assumed']['optimizer']}")
     print(
-        f"loop       {plan.epochs} epoch{'s' * (plan.epochs != 1)} in batches of {plan.batch_size}, "
+        f"loop       {limits.counted(plan.epochs, 'epoch')} in batches of {plan.batch_size}, "
         f"lr {plan.lr:g} ({choices['schedule']}), "
-        f"seed {plan.seed}: {steps} steps, {_passes(trainer, steps)}"
+        f"seed {plan.seed}: {limits.counted(steps, 'step')}, {_passes(trainer, steps)}"
     )
     if recipe := choices.get("experiment"):
         origin = config["origin"]
@@ -62,7 +62,7 @@ def announce(config: Resolved, folder: Path, trainer: Trainer, done: int) -> Non
     print("\n".join(_numerics(config, trainer)))
     print(f"home       {folder}")
     if done:
-        print(f"resumed    after {done} of {steps} steps")
+        print(f"resumed    after {done:,} of {limits.counted(steps, 'step')}")
     sys.stdout.flush()
 
 
@@ -124,5 +124,4 @@ def _settings(config: Resolved) -> str:
 
 
 def _passes(trainer: Trainer, steps: int) -> str:
-    cost = trainer.rule.total_cost(steps)
-    return f"{cost.passes} passes" + (f" and {cost.products} products" if cost.products else "")
+    return str(trainer.rule.total_cost(steps))

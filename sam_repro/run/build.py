@@ -281,6 +281,8 @@ def refuse_by_key(config: Resolved, *nodes: str) -> Iterator[None]:
 
 def _in_node(error: BaseException, config: Resolved, nodes: tuple[str, ...]) -> str:
     message = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.filename}: {error.strerror}; name another place, or one that may be read and written"
     about = re.match(r"\w+(?=[\w.\[\]]* = )", message)
     for node in nodes:
         if about and about[0] in reduce(getitem, node.split("."), config):

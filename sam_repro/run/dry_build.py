@@ -14,7 +14,8 @@ from sam_repro.config.schema import Resolved
 from sam_repro.errors import UserError
 from sam_repro.run import build
 from sam_repro.run.numerics import with_numerics
-from sam_repro.run.request import WHEN
+from sam_repro.run.record import read_result
+from sam_repro.run.request import WHEN, find_measurement, make_request
 from sam_repro.run.sizes import refuse_sizes
 from sam_repro.training import graphs
 
@@ -23,8 +24,8 @@ def findings(configs: Sequence[Resolved]) -> list[str]:
     """What constructors refuse of checked configurations, one line each; nothing is loaded, nothing is written.
 
     Configurations that differ in their seed alone are one cell, which is built once, and so is a network that several
-    cells train. Where every seed of a cell is done it has been built before: its rule and its network, which take time,
-    are left out.
+    cells train. Where every seed of a cell is done and measured it has been built before: its rule and its network,
+    which take time, are left out.
 
     Args:
         configs: of the lines of a command.
@@ -37,12 +38,13 @@ def findings(configs: Sequence[Resolved]) -> list[str]:
         cells.setdefault(str(config | {"seed": None}), []).append(config)
     networks: set[str] = set()
     for seeds in cells.values():
-        parts = LIGHT if all(map(_is_done, seeds)) else (*LIGHT, _rule)
-        if parts is not LIGHT and (network := _around_network(seeds[0])) not in networks:
+        stages = [LIGHT] if all(map(_is_done, seeds)) else [(*LIGHT, _rule)]
+        if stages != [LIGHT] and (network := _around_network(seeds[0])) not in networks:
             networks.add(network)
-            parts = (*parts, _network)
-        if heard := dict.fromkeys(line for part in parts for line in _refusals(part, seeds[0])):
-            return list(heard)
+            stages = [(*LIGHT, _rule, _network), (_sizes,)]
+        for parts in stages:
+            if heard := dict.fromkeys(line for part in parts for line in _refusals(part, seeds[0])):
+                return list(heard)
     return []
 
 
@@ -70,28 +72,40 @@ def _rule(config: Resolved) -> None:
 
 
 def _network(config: Resolved) -> None:
-    if (shape := _told_shape(config)) is None:
-        return
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", NetworkWarning)
-        try:
-            with torch.device("meta"):
-                network = build.make_network(config, shape)
-        except RuntimeError:  # one that looks at its numbers, of which there are none
-            return
-        except UserError:  # maybe for the same reason
-            network = build.make_network(config, shape)
+        network = _bare_network(config)
     for warning in told:
         if warning.category is NetworkWarning:
             print(f"warning    {warning.message}")
-    build.make_groups(config, network, 0.0)
-    _measure(config, network)
+    if network is not None:
+        build.make_groups(config, network, 0.0)
+        _measure(config, network)
+
+
+def _sizes(config: Resolved) -> None:
+    """Last, because the forwards take longer than all else: a line with a bad value does not wait for them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NetworkWarning)  # it has been printed
+        network = _bare_network(config)
+    images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
+    if network is not None and images >= config["batch_size"]:  # else the data say so, once they are there
+        refuse_sizes(network, build.Shape(*config["dataset"]["shape"]), build.make_plan(config), images)
+
+
+def _bare_network(config: Resolved) -> nn.Module | None:
+    """Without numbers; None where the shape of the data is not told, or where the network looks at its numbers."""
+    if (shape := _told_shape(config)) is None:
+        return None
     try:
-        images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
-    except UserError:  # which is told of by itself
-        return
-    if images >= config["batch_size"]:  # else the data say so, once they are there
-        refuse_sizes(network, shape, build.make_plan(config), images)
+        with torch.device("meta"):
+            return build.make_network(config, shape)
+    except RuntimeError:
+        return None
+    except UserError as refusal:
+        if KEY.match(str(refusal)):
+            raise
+        return build.make_network(config, shape)  # maybe it was refused because there are no numbers
 
 
 def _around_network(config: Resolved) -> str:
@@ -117,8 +131,12 @@ def _is_done(config: Resolved) -> bool:
     if not config["resume"]:
         return False
     try:
-        return (home(with_numerics(config)) / "result.json").exists()
-    except UserError:  # this machine cannot run it, which the run itself says; another one, of a launcher, may
+        folder = home(with_numerics(config))
+        if not (folder / "result.json").exists():
+            return False
+        request = make_request(config, folder, read_result(folder))
+        return request.is_nothing or find_measurement(request) is not None
+    except (UserError, ValueError, OSError):  # the run itself says it; another machine, of a launcher, may run it
         return False
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from sam_repro import limits
-from sam_repro.files import replacing
+from sam_repro.files import regular, replacing
 
 NEWLINE = b"\n"
 
@@ -85,7 +85,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: if a line before the last is broken, which no kill of the writer explains.
     """
-    lines = path.read_bytes().splitlines()
+    lines = regular(path).read_bytes().splitlines()
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -102,18 +102,17 @@ def record_flaw(path: Path, written: Written) -> str | None:
     Raises:
         OSError: if the file cannot be read.
     """
-    size = path.stat().st_size
+    size = regular(path).stat().st_size
     if size < written["bytes"]:
         return f"cut: {size} of {written['bytes']} bytes are left"
-    content = path.read_bytes()
-    if hashlib.sha256(content[: written["bytes"]]).hexdigest() != written["sha256"]:
+    if hashlib.sha256(_first_bytes(path, written)).hexdigest() != written["sha256"]:
         return f"its first {written['rows']} rows are not those that this run wrote"
     return f"rows were added behind its {written['rows']}" if size > written["bytes"] else None
 
 
 def _beginning(path: Path, kept: Written) -> bytes:
     """The rows that a checkpoint counts on, as bytes."""
-    content = path.read_bytes()[: kept["bytes"]] if path.exists() else b""
+    content = _first_bytes(path, kept) if path.exists() else b""
     if hashlib.sha256(content).hexdigest() != kept["sha256"]:
         whole = (
             "rows were changed" if len(content) == kept["bytes"] else f"{content.count(NEWLINE)} whole rows are left"
@@ -121,6 +120,11 @@ def _beginning(path: Path, kept: Written) -> bytes:
         found = whole if path.exists() else "no file"
         raise ValueError(f"{found}, and the checkpoint counts on {kept['rows']} rows that are not all there")
     return content
+
+
+def _first_bytes(path: Path, written: Written) -> bytes:
+    with regular(path).open("rb") as file:
+        return file.read(written["bytes"])
 
 
 def _line(row: dict[str, Any]) -> bytes:

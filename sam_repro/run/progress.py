@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Any
 
+from sam_repro.limits import counted
+
 LONG = 20.0  # seconds of an epoch; the evaluation after a shorter one is no long silence
 
 
@@ -35,10 +37,10 @@ class Progress:
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
         elif self.lines and done - self.first == min(10, self.total - self.first):
-            after = f"from the first {done - self.first} steps, evaluation not included"
+            after = f"from the first {counted(done - self.first, 'step')}, evaluation not included"
             print(f"estimated  {self._left(done)} {after}", flush=True)
         if self.lines and done % self.steps_per_epoch == 0 and time.monotonic() - self.evaluated > LONG:
-            print(f"evaluating after {done} of {self.total} steps", flush=True)
+            print(f"evaluating after {done:,} of {counted(self.total, 'step')}", flush=True)
 
     def epoch(self, row: dict[str, Any], done: int) -> None:
         """An epoch is done and evaluated."""

@@ -15,7 +15,7 @@ from sam_repro import limits
 from sam_repro.config.checks import LIMITS, finding
 from sam_repro.config.schema import SCHEMA, flat
 from sam_repro.config.schema1 import modern
-from sam_repro.files import write_json
+from sam_repro.files import regular, write_json
 from sam_repro.limits import shown
 
 Record = dict[str, Any]
@@ -41,9 +41,9 @@ def read_record(file: Path) -> Record:
         ValueError: if it is not JSON, holds a number that is not finite, or was changed after it was written.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        content = json.loads(regular(file).read_text(encoding="utf-8"))
+    except (RecursionError, MemoryError):
+        raise ValueError("it is nested too deeply, or too large") from None
     if not isinstance(content, dict):
         raise ValueError("it is not a mapping")
     _refuse_infinite("", content)
@@ -227,6 +227,7 @@ RESULT = {
     "label_noise?": partial(_mapping, optional=True),
     "cost": {
         "passes": partial(limits.number, low=0),
+        "forwards?": partial(limits.number, low=0),
         "products": partial(limits.number, low=0),
         "steps": limits.positive,
         "seconds": partial(limits.number, low=0),

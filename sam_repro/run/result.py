@@ -12,6 +12,7 @@ from sam_repro.config.named_files import without_missing
 from sam_repro.config.schema import SCHEMA, Resolved, flat
 from sam_repro.config.schema1 import modern
 from sam_repro.errors import UserError, refuse_damaged
+from sam_repro.limits import counted
 from sam_repro.run import build, provenance
 from sam_repro.run.belongs import REMEDY, refuse_other_config
 from sam_repro.run.metrics import Written
@@ -165,6 +166,7 @@ def _cost(trainer: Trainer) -> dict[str, Any]:
     seconds, cost = trainer.clock.seconds, trainer.rule.total_cost(steps)
     return {
         "passes": cost.passes,
+        "forwards": cost.forwards,
         "products": cost.products,
         "steps": steps,
         "seconds": seconds,
@@ -197,5 +199,5 @@ def summarize(result: Result) -> str:
     lines = [f"test error {test['error_pct']:.2f} % after epoch {test['epoch']:g}"]
     if best := result["metrics"]["test"]["best_validation"]:
         lines.append(f"{best['error_pct']:.2f} % at the best validation error, epoch {best['epoch']:g}")
-    lines.append(f"{cost['passes']} passes in {cost['seconds']:.1f} s")
+    lines.append(f"{counted(cost['passes'], 'pass')} in {cost['seconds']:.1f} s")
     return "; ".join(lines)

@@ -15,8 +15,9 @@ import torch
 from sam_repro.config.identity import home, of
 from sam_repro.config.schema import SCHEMA, Resolved
 from sam_repro.dataset import Data
-from sam_repro.errors import Failure, Stopped, UserError, refuse_damaged
+from sam_repro.errors import Failure, Stopped, UserError, is_out_of_memory, refuse_damaged
 from sam_repro.files import replacing, write_json
+from sam_repro.limits import counted
 from sam_repro.run import build, provenance
 from sam_repro.run.announce import announce, announce_two_protocols, warnings
 from sam_repro.run.belongs import refuse_other, refuse_other_config, refuse_other_inputs
@@ -153,7 +154,7 @@ def _complete(config: Resolved, folder: Path, result: Result) -> Result:
     try:
         if not request.is_nothing and find_measurement(request) is None:
             measure_finished(request, config, trust=True)  # this command's own configuration
-    except (UserError, Failure) as error:
+    except (UserError, Failure, OSError) as error:
         print(f"sharpness  {request.name}: not measured; {error}")
     return result
 
@@ -247,8 +248,8 @@ def _begin(
     torch.set_num_threads(before["threads"])
     sources = provenance.sources(targets_of(config))
     if done and (changed := provenance.changed(before["sources"], sources)):
-        files = ", ".join(map(provenance.file_of, changed))
-        print(f"changed    since {done} steps were done: {files}; add resume=false to begin anew")
+        files = ", ".join(map(provenance.file_of, changed[:3])) + (f" and {len(changed) - 3} more" * (len(changed) > 3))
+        print(f"changed    since step {done}: {files}; add resume=false to begin anew")
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "step": done,
@@ -296,7 +297,7 @@ def _tell(folder: Path, trainer: Trainer) -> Iterator[None]:
         yield
     except Interrupted as stop:
         raise Stopped(
-            stop.signal, f"saved after {stop.steps} steps at signal {stop.signal}; the same command goes on"
+            stop.signal, f"saved after {counted(stop.steps, 'step')} at signal {stop.signal}; the same command goes on"
         ) from None
     except NonFinite as error:
         _write_failure(folder, str(error), error.step)
@@ -308,23 +309,18 @@ def _tell(folder: Path, trainer: Trainer) -> Iterator[None]:
         raise Failure(f"{folder}: writing failed ({error}). {_describe_checkpoint(trainer)}") from None
     except Exception as error:
         _write_failure(folder, repr(error), trainer.step)
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         half = max(1, trainer.plan.batch_size // 2)
         remedy = f"try micro_batch={half}, which takes a batch in pieces, or a smaller batch_size"
         raise Failure(f"out of memory in step {trainer.step}; {remedy}. {_describe_checkpoint(trainer)}") from None
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """On a CPU torch has no error of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
-
-
 def _describe_checkpoint(trainer: Trainer) -> str:
     if not trainer.path.exists():
         return "No checkpoint had been written"
     steps = checkpoint.read(trainer.path)["rule"]["steps"]
-    return f"The checkpoint after {steps} steps is kept: {trainer.path}"
+    return f"The checkpoint after {counted(steps, 'step')} is kept: {trainer.path}"
 
 
 def _write_failure(folder: Path, error: str, step: int) -> None:

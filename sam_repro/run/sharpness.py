@@ -15,7 +15,7 @@ from sam_repro.config.schema import SCHEMA, Resolved
 from sam_repro.config.schema1 import modern
 from sam_repro.dataset import Data
 from sam_repro.errors import Failure, refuse_damaged
-from sam_repro.files import replacing, write_json
+from sam_repro.files import regular, replacing, write_json
 from sam_repro.oracle import Objective
 from sam_repro.run import build
 from sam_repro.run.announce import absurd
@@ -212,9 +212,9 @@ def _notes(file: Path, identity: dict[str, Any], say: Say) -> Notes:
     pieces: dict[str, Any] = {}
     if file.exists():
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(regular(file).read_text(encoding="utf-8"))
             pieces = content["pieces"] if content["identity"] == identity else {}
-        except (ValueError, KeyError, TypeError):  # a piece more to compute, no reason to stop
+        except (ValueError, KeyError, TypeError, OSError):  # a piece more to compute, no reason to stop
             pieces = {}
 
     def keep(pieces: dict[str, Any]) -> None:

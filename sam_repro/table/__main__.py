@@ -12,6 +12,8 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,13 +23,13 @@ from sam_repro.config.lines import compose_cell, compose_line, read_table
 from sam_repro.config.options import require_option, table_names
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Search, Table, spell_words
-from sam_repro.errors import UserError
+from sam_repro.errors import UserError, first_line
 from sam_repro.files import replacing, write_json
 from sam_repro.limits import shown
 from sam_repro.run.record import home_of
 from sam_repro.table import plot, render, runs
 from sam_repro.table.compare import compare
-from sam_repro.table.cost import Price, prices
+from sam_repro.table.cost import prices
 from sam_repro.table.definitions import HEADER, definitions
 from sam_repro.table.report import Choice, Report, difference
 
@@ -174,7 +176,7 @@ def _state(report: Report, options: argparse.Namespace) -> None:
             f"{cell.index:4}  {wanted:5}  {render.in_a_line(cell.name)}: {render.in_a_line(report.state(cell))}{cost}"
         )
     if price:
-        print(f"to pay     {sum((one.times(todo[name]) for name, one in price.items()), Price(0, 0, 0.0))}")
+        print(f"to pay     {reduce(add, (one.times(todo[name]) for name, one in price.items()))}")
         print(f"to run     {_command(table, [c for c in table.cells if c.name in price], options.config_dir)}")
     untimed = [name for name, one in price.items() if one.seconds is None]
     if untimed:
@@ -196,10 +198,13 @@ def _write(report: Report, folder: Path) -> list[Path]:
     contents = {"table.md": render.markdown(report).encode(), "table.csv": render.comma_separated(report).encode()}
     if (picture := plot.picture(report)) is not None:
         contents["plot.png"] = picture
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        with replacing(folder / name) as file:
-            file.write(content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            with replacing(folder / name) as file:
+                file.write(content)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({first_line(error)}); name another folder by --to") from None
     return [folder / name for name in contents]
 
 

@@ -1,15 +1,19 @@
 """What is still to pay: passes as the rules declare them, at the speed of runs on this machine."""
 
+import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.errors import UserError
 from sam_repro.table.runs import Run
 
-PRODUCT = 3.5
-"""Passes that a Hessian or Gauss–Newton product takes as long as, about."""
+if TYPE_CHECKING:
+    from sam_repro.optimizer import Cost
+
+IN_PASSES = {"passes": 1.0, "forwards": 1 / 3, "products": 3.5}
+"""Passes that each takes as long as, about; a product is one of the Hessian or of the Gauss–Newton matrix."""
 
 SPEED = (
     "choices.dataset",
@@ -25,27 +29,27 @@ SPEED = (
 
 
 class Price(NamedTuple):
-    """Passes, products, and their seconds, None where no run here tells how long a pass takes."""
+    """What the rule costs, and in seconds; None where the data are not counted, or no run here tells a pass's time."""
 
-    passes: float | None
-    products: float | None
+    cost: "Cost | None"
     seconds: float | None
 
     def times(self, runs: int) -> "Price":
         """The price of so many runs."""
-        return Price(*(None if part is None else part * runs for part in self))
+        cost, seconds = self
+        return Price(cost and cost.times(runs), None if seconds is None else seconds * runs)
 
     def __add__(self, other: object) -> "Price":
         """The sum of two prices. A part that is unknown in one is unknown in the sum."""
         assert isinstance(other, Price)
-        pairs = zip(self, other, strict=True)
-        return Price(*(None if a is None or b is None else a + b for a, b in pairs))
+        cost = None if self.cost is None or other.cost is None else self.cost + other.cost
+        seconds = None if self.seconds is None or other.seconds is None else self.seconds + other.seconds
+        return Price(cost, seconds)
 
     def __str__(self) -> str:
-        if self.passes is None:
+        if self.cost is None:
             return "passes unknown: dataset.train_images is not set"
-        words = f"{self.passes:,} passes" + (f", {self.products:,} products" if self.products else "")
-        return f"{words}, {_duration(self.seconds)}"
+        return f"{self.cost}, {_duration(self.seconds)}"
 
 
 def prices(configs: Mapping[str, Resolved], runs: Sequence[Run]) -> tuple[dict[str, Price], dict[str, str]]:
@@ -63,10 +67,10 @@ def prices(configs: Mapping[str, Resolved], runs: Sequence[Run]) -> tuple[dict[s
         except UserError as error:
             refused[name] = str(error)
             continue
-        passes, products = (None, None) if cost is None else (cost.passes, cost.products)
         speed = speeds.get(_key(resolved))
-        seconds = None if speed is None or passes is None else speed * (passes + PRODUCT * (products or 0))
-        found[name] = Price(passes, products, seconds)
+        found[name] = Price(
+            cost, None if speed is None or cost is None else speed * _in_passes(dataclasses.asdict(cost))
+        )
     return found, refused
 
 
@@ -76,10 +80,14 @@ def _speeds(runs: Sequence[Run]) -> dict[tuple[Any, ...], float]:
     for run in runs:
         cost = run.result["cost"]
         if run.result["environment"]["host"] == platform.node() and cost["passes"]:
-            seconds = cost["seconds"] / (cost["passes"] + PRODUCT * cost["products"])
+            seconds = cost["seconds"] / _in_passes(cost)
             key = _key(run.config)
             speeds[key] = min(seconds, speeds.get(key, seconds))
     return speeds
+
+
+def _in_passes(cost: Mapping[str, Any]) -> float:
+    return sum(weight * cost.get(kind, 0) for kind, weight in IN_PASSES.items())
 
 
 def _key(config: Resolved) -> tuple[Any, ...]:

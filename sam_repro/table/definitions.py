@@ -9,7 +9,7 @@ from sam_repro.config.command_line import read_command
 from sam_repro.config.compose import parse_word
 from sam_repro.config.identity import identity
 from sam_repro.config.lines import check_config, compose_line, compose_lines, read_table
-from sam_repro.config.options import groups_of, require_option
+from sam_repro.config.options import comment_of, groups_of, require_option
 from sam_repro.config.schema import APART, Resolved, facts_of, flat, keys_of
 from sam_repro.errors import UserError
 from sam_repro.limits import shown
@@ -57,12 +57,14 @@ class Definitions:
         bare: that of the same options without the recipe.
         written: what stands on the line or in its cell: key → where.
         groups: the groups of options.
+        about: what the recipe's file says that it is.
     """
 
     config: Resolved
     bare: Resolved
     written: Mapping[str, str]
     groups: Sequence[str]
+    about: str
 
     def rows(self, everything: bool = False) -> list[Row]:
         """The definitions by part; `everything` also has the defaults that are idle, or as if the key did not exist."""
@@ -73,8 +75,9 @@ class Definitions:
         return sorted(rows, key=lambda row: list(PART_OF).index(_node(row.key)))
 
     def describe(self) -> list[str]:
-        """The recipe's cases that held, and the keys for which none did."""
-        return cases.describe(self.config)
+        """What the recipe is, and the keys for which none of its cases held; of those that did, the rows tell."""
+        unmet = [line for line in cases.describe(self.config) if not line.startswith("cases ")]
+        return [*([f"about      {self.about}"] if self.about else []), *unmet]
 
     def _all_rows(self) -> Iterator[Row]:
         values, defaults = ({**config["choices"], **_leaves(config)} for config in (self.config, self.bare))
@@ -120,7 +123,9 @@ def definitions(name: str, line: Sequence[str], extra_dir: str | None = None) ->
     start = {"dataset": compose_line([], extra_dir)["choices"]["dataset"]}
     cell = "cell {cell} of {table}: ".format(**config["origin"]) if "cell" in config["origin"] else ""
     written = {word.partition("=")[0]: word if word in line else cell + word for word in composed.words}
-    return Definitions(config, bare | {"choices": given | start}, written, groups)
+    return Definitions(
+        config, bare | {"choices": given | start}, written, groups, comment_of("experiment", name, extra_dir)
+    )
 
 
 def _table(name: str, line: Sequence[str], extra_dir: str | None) -> str | None:

@@ -11,6 +11,7 @@ from sam_repro.config import formula
 from sam_repro.config.identity import cell_hash
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Search, Table
+from sam_repro.limits import counted
 from sam_repro.table import statistic
 from sam_repro.table.runs import Found, Run, asked_settings, label
 from sam_repro.table.statistic import Estimate
@@ -349,8 +350,8 @@ def _badness(ours: Estimate | None, metric: str) -> float:
 def _budget(run: Run, config: Resolved) -> str:
     done = run.result["cost"]["steps"]
     if run.config["epochs"] != config["epochs"]:
-        return f"{run.config['epochs']} of {config['epochs']} epochs, {done} steps"
-    return f"{done} steps of {config['epochs']} epochs"
+        return f"{run.config['epochs']} of {counted(config['epochs'], 'epoch')}, {counted(done, 'step')}"
+    return f"{counted(done, 'step')} of {counted(config['epochs'], 'epoch')}"
 
 
 def _printed_choice(search: Search, per: str) -> Any:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from sam_repro.config.identity import cell_hash, identity, numerics, of
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.schema1 import modern
+from sam_repro.files import regular
+from sam_repro.limits import counted
 from sam_repro.run.lock import is_locked
 from sam_repro.run.metrics import read_metrics, record_flaw
 from sam_repro.run.record import read_failure, read_measurement, read_result, read_run
@@ -226,7 +228,7 @@ def read(folder: Path) -> Run:
     Raises:
         ValueError: if it has no result, or that is damaged or of another schema.
     """
-    if not (folder / "result.json").is_file():
+    if not (folder / "result.json").exists():
         raise ValueError(f"{folder}: no finished run; result.json is missing")
     try:
         return _read_finished(folder)
@@ -242,13 +244,13 @@ def record_problem(run: Run) -> str | None:
         if written := run.result.get("rows"):
             flaw = record_flaw(path, written)
             return None if flaw is None else f"{path}: {flaw}; {lost}"
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             file.seek(max(0, path.stat().st_size - 16384))
             *_, last = file.read().splitlines()
         step = json.loads(last)["step"]
     except (ValueError, KeyError, TypeError, OSError):
         return f"{path}: damaged or cut; {lost}"
-    return None if step == steps - 1 else f"{path}: cut: it ends after {step + 1} of {steps} steps"
+    return None if step == steps - 1 else f"{path}: cut: it ends after {step + 1} of {counted(steps, 'step')}"
 
 
 def measurement_files(folder: Path) -> list[Path]:

@@ -5,38 +5,41 @@ from typing import Any
 
 from sam_repro.config.identity import home
 from sam_repro.config.schema import Resolved, flat
-from sam_repro.errors import UserError
+from sam_repro.errors import UserError, first_line
+from sam_repro.limits import counted
 from sam_repro.run.lock import is_locked
 from sam_repro.run.numerics import with_numerics
 from sam_repro.run.record import Record, read_failure, read_result
 from sam_repro.table import statistic
 from sam_repro.table.render import shown
 
+ELSEWHERE = "running elsewhere"
 
-def table(cells: list[Resolved]) -> tuple[str, bool]:
+
+def table(cells: list[Resolved]) -> tuple[str, int]:
     """A row for each cell: what distinguishes it, its seeds, test error with a 95 % t-interval, and what is missing.
 
     Args:
         cells: the resolved configurations of the sweep, one for each cell and seed.
 
     Returns:
-        The table, and whether every run of it is done.
+        The table, and the exit code: 0 if every run of it is done, 3 if other processes run what is missing, else 1.
     """
     columns = _varying(cells)
     groups: dict[Path, list[Resolved]] = {}
     for folder, cell in {_home(cell): cell for cell in cells}.items():  # auto may be another cell's bf16
         groups.setdefault(folder.parent, []).append(cell)
     rows = [[*columns, "done", "test error %", "state"]]
-    complete = True
+    missing: list[str] = []
     for group in groups.values():
         leaves = flat(group[0])
         read = [_result(cell) for cell in group]
         results = [result for result in read if not isinstance(result, str)]
         errors = [result["metrics"]["test"][group[0]["report"]]["error_pct"] for result in results]
         notes = [f"seed {c['seed']}: {why}" for c, why in zip(group, read, strict=True) if isinstance(why, str)]
-        complete = complete and not notes
+        missing += [why for why in read if isinstance(why, str)]
         cut = any(result.get("cut_budget") for result in results)
-        notes += [f"cut budget: {results[0]['cost']['steps']} steps"] if cut else []
+        notes += [f"cut budget: {counted(results[0]['cost']['steps'], 'step')}"] if cut else []
         rows.append(
             [
                 *(_shown(leaves.get(column)) for column in columns.values()),
@@ -48,7 +51,8 @@ def table(cells: list[Resolved]) -> tuple[str, bool]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     note = "(mean over seeds, of the weights that `report` names, ± half of the 95 % t-interval)"
-    return "\n".join(["", *lines, note]), complete
+    code = 0 if not missing else 3 if set(missing) == {ELSEWHERE} else 1
+    return "\n".join(["", *lines, note]), code
 
 
 def _home(cell: Resolved) -> Path:
@@ -66,12 +70,14 @@ def _result(cell: Resolved) -> Record | str:
         if (folder / "result.json").exists():
             return read_result(folder)
         if is_locked(folder):
-            return "running elsewhere"
+            return ELSEWHERE
         if (folder / "failed.json").exists():
             return f"failed: {read_failure(folder)}"
     except UserError as error:
         return str(error)
-    except (ValueError, OSError):
+    except OSError as error:
+        return f"{folder}: {first_line(error)}"
+    except ValueError:
         return f"damaged: {folder}"
     return "missing"
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_repro.files import replacing
+from sam_repro.files import regular, replacing
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
@@ -25,7 +25,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         zipfile.BadZipFile: if a byte is not what was written; torch itself would not notice.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(regular(path)) as archive:
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"{damaged} has another checksum")
     return torch.load(path, map_location="cpu", weights_only=True)
@@ -44,4 +44,4 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The weights that `write_weights` wrote, on the CPU."""
     from safetensors.torch import load_file
 
-    return load_file(path)
+    return load_file(regular(path))

@@ -1,5 +1,6 @@
 """From a command to its lines: sweeps are expanded once, a cell is composed once, and any character works."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,33 @@ def test_a_file_with_a_byte_order_mark_is_refused_as_such(tmp_path: Path) -> Non
     (tmp_path / "optimizer/mine.yaml").write_text("# @package _global_\nrho: 0.1\n", encoding="utf-8-sig")
     with pytest.raises(UserError, match=r"mine\.yaml: begins with a byte order mark.*; save it without$"):
         compose_line([], str(tmp_path))
+
+
+RECIPE = "# @package _global_\ndefaults: [{override /dataset: digits}]\nassumed: {}\nfor: {}\ncases: []\nfrom: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("defaults: [{override /dataset: digits}]", "defaults: 3", "defaults must be a list .*; correct the files of"),
+        ("{override /dataset: digits}", "true", "Unsupported type in defaults : bool; correct the files of these"),
+        ("digits", "[]", "experiment=mine: no dataset is chosen; add one, such as dataset="),
+        ("assumed: {}", "assumed: {lr: []}", r"mine: assumed: lr = \[\]: must be a text, where the value is from"),
+        ("for: {}", "for: text", "mine: for = text: must be a mapping"),
+        ("cases: []", "cases: '${seed}'", "mine: cases = 0: must be a list of when, set, from"),
+    ],
+)
+def test_a_file_with_values_of_another_type_is_refused_in_a_line(
+    tmp_path: Path, before: str, after: str, told: str
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(RECIPE.replace(before, after))
+    with pytest.raises(UserError, match=told):
+        compose_line(["experiment=mine"], str(tmp_path))
+
+
+def test_what_lies_among_option_files_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    os.mkfifo(tmp_path / "optimizer/mine.yaml")
+    with pytest.raises(UserError, match=r"mine\.yaml: is no plain file; take it away"):
+        compose_line(["optimizer=mine"], str(tmp_path))

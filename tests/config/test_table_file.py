@@ -103,7 +103,8 @@ def test_a_number_of_the_literature_is_of_no_cell_and_of_any_metric():
         ("claims: [{row: r, cell: sgd, value: 1, bound: about}]", "r: bound = about: must be one of"),
         ("claims: {row: r}", "must be a list"),
         ("claims: [{cell: sgd}]", "row is missing"),
-        ("effects: [{name: e, cell: sgd, twin: no, equal: epochs}]", "no cell of the name"),
+        ("effects: [{name: e, cell: sgd, twin: no, equal: epochs}]", "effects: e: twin = false: must be a text"),
+        ("effects: [{name: e, cell: sgd, twin: nope, equal: epochs}]", "effects: e: no cell of the name nope"),
         ("effects: [{name: e, cell: sgd}]", "twin, equal is missing"),
         ("search: {over: rho, metric: test/error_pct, series: 'sam {rho}'}", "the validation split chooses"),
         ("search: {over: rho, metric: validation/error_pct, series: sgd}", "no cells of the series sgd that set rho"),
@@ -145,6 +146,12 @@ def test_a_number_of_the_literature_is_of_no_cell_and_of_any_metric():
         ),
         ("plot: {x: rho, y: test/loss}", "plot: y = 'test/loss': must be one of 'test/error_pct'"),
         ("plot: {x: lr, y: test/error_pct}", "plot: x = lr: no cell sets it"),
+        ("plot: {x: [rho], y: test/error_pct}", "plot: x = [rho]: must be a text"),
+        ("recipe: 3", "recipe = 3: must be a text"),
+        ("claims: [{row: r, best_of: [[sgd]], by: test}]", "r: cell = [sgd]: must be a text"),
+        ("effects: [{name: e, cell: {a: 1}, twin: sgd, equal: epochs}]", "effects: e: cell = {'a': 1}: must be a text"),
+        ("search: {over: [rho], metric: validation/error_pct, series: s}", "search: over = [rho]: must be a text"),
+        ("search: {over: rho, metric: [a], series: s}", "search: metric = [a]: must be a text"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(more, told):

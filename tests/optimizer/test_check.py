@@ -107,6 +107,24 @@ class Dear(SAM):
         return Cost(passes=1)
 
 
+class Decoupled(TwoPass):
+    """The base takes g, and beside it the weights move along g_s − g, kept in the room from backward to update."""
+
+    def combine(self, g: Any, g_s: Any) -> Any:
+        return g
+
+    def remember(self, g: Any, g_s: Any) -> None:
+        apart = self.room.setdefault("apart", [torch.empty_like(p, requires_grad=False) for p in self.params])
+        torch._foreach_copy_(apart, g_s)
+        torch._foreach_sub_(apart, g)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        super().update()
+        for group in self.base.param_groups:
+            torch._foreach_add_(self.params, self.room["apart"], alpha=-0.9 * group["lr"])
+
+
 class Average(TwoPass):
     """An average of g, in memory."""
 
@@ -261,6 +279,10 @@ def test_a_rule_whose_memory_enters_the_ascent_keeps_every_clause() -> None:
     assert [clause.__name__ for clause in CLAUSES if broken(clause, made(CountsWhatMoves))] == []
 
 
+def test_a_rule_that_moves_the_weights_beside_the_base_keeps_every_clause() -> None:
+    assert [clause.__name__ for clause in CLAUSES if broken(clause, made(Decoupled))] == []
+
+
 def test_a_rule_with_memory_keeps_every_clause_but_that_of_rho() -> None:
     found = {clause.__name__ for clause in CLAUSES if broken(clause, made(Average))}
     assert found == {"its_base_steps_alone_at_rho_zero"}  # it promises to be the base, and is not
@@ -290,11 +312,11 @@ def test_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     option(tmp_path, "bad", "rules_of_check.Bad", rho=False)
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    said = command(check.main, folder, "optimizer=good", "--config-dir", str(tmp_path))
-    assert (said.code, said.err) == (0, "")
-    assert [line.split()[0] for line in said.out.splitlines()] == ["ok"] * len(CLAUSES)
-    said = command(check.main, folder, "optimizer=bad", "--config-dir", str(tmp_path))
-    assert said.code == 1
+    said = command(check.main, folder, "-m", "optimizer=good,bad", "--config-dir", str(tmp_path))
+    assert (said.code, said.err) == (1, "")
+    good, bad = said.out.removeprefix("rule    optimizer=good\n").split("rule    optimizer=bad\n")
+    assert [line.split()[0] for line in good.splitlines()] == ["ok"] * len(CLAUSES)
+    assert [line.split()[0] for line in bad.splitlines() if not line.startswith(" ")].count("broken") >= 1
     assert "broken  Nothing but `memory`" in said.out
     assert "Bad.m: changes during training" in said.out
     assert list(folder.iterdir()) == []
@@ -306,6 +328,8 @@ def test_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ([], "optimizer: is missing; say which rule, such as optimizer=sam"),
         (["optimizer=same"], "no such option; did you mean sam?"),
         (["optimizer=sam", "seed=1"], "seed"),
+        (["optimizer=sam,sgd"], "several values are a sweep; add -m"),
+        (["--cfg", "job", "optimizer=sam"], "--cfg: is not for this command"),
         (["optimizer=sam", "optimizer.perturb=some"], "perturb = some: must be one of all, no_norm, only_norm"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(home: Path, tmp_path: Path) -> Path:
     return shutil.copytree(home, tmp_path / home.relative_to(home.parents[4]))
+
+
+@pytest.mark.parametrize("name", ["result.json", "run.json"])
+def test_a_pipe_in_the_place_of_a_record_holds_nobody(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    said = command(train.main, copy.parents[4], *LINE)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert f"{name}: damaged (it is no plain file); add resume=false" in said.err
+    said = command(table_door.main, copy.parents[4], "why", str(copy), "digits/label_noise")
+    assert said.code == 2
+    assert "it is no plain file" in said.err
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -131,9 +144,9 @@ def test_a_sweep_ends_with_its_table_beside_a_damaged_result(copy: Path, monkeyp
     monkeypatch.chdir(copy.parents[4])
     assert "done" in sweep.table([config])[0]
     (copy / "result.json").write_text("[]")
-    text, complete = sweep.table([config])
+    text, code = sweep.table([config])
     assert "seed 0: damaged: outputs/runs/main/" in text
-    assert not complete
+    assert code == 1
 
 
 def test_a_result_alone_is_no_finished_run(copy: Path) -> None:

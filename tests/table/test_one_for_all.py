@@ -57,4 +57,4 @@ def test_a_sweep_with_a_line_that_cannot_run_here(tmp_path):
     assert ended.code == 1
     assert "device = cuda: this machine has no CUDA device" in ended.out
     assert ended.err.count("no CUDA device") == 1
-    assert "cut budget: 1 steps" in ended.out
+    assert "cut budget: 1 step" in ended.out

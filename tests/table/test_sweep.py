@@ -167,20 +167,20 @@ def test_table_of_what_is_there(sweep: Sweep, tmp_path: Path, monkeypatch: pytes
     cells = [compose_line([*common, f"seed={seed}"]) for seed in (0, 1, 2)]
     values = errors(sweep, optimizer="sgd")
 
-    def row() -> tuple[list[str], bool]:
-        text, complete = table(cells)
+    def row() -> tuple[list[str], int]:
+        text, code = table(cells)
         assert text.splitlines()[1].split() == ["optimizer", "done", "test", "error", "%", "state"]
-        return re.split(r"\s{2,}", text.splitlines()[2]), complete
+        return re.split(r"\s{2,}", text.splitlines()[2]), code
 
-    assert row() == (["sgd", "2/3", f"{np.mean(values):.2f}", "seed 2: missing"], False)
+    assert row() == (["sgd", "2/3", f"{np.mean(values):.2f}", "seed 2: missing"], 1)
     (one,) = Path().glob("outputs/runs/*/*-sgd-*/seed=1/result.json")
     one.write_text("{")
-    assert row() == (["sgd", "1/3", f"{values[0]:.2f}", f"seed 1: damaged: {one.parent}; seed 2: missing"], False)
+    assert row() == (["sgd", "1/3", f"{values[0]:.2f}", f"seed 1: damaged: {one.parent}; seed 2: missing"], 1)
     one.unlink()
     (one.parent / "failed.json").write_text('{"error": "no luck", "step": 3}')
-    assert row() == (["sgd", "1/3", f"{values[0]:.2f}", "seed 1: failed: no luck; seed 2: missing"], False)
+    assert row() == (["sgd", "1/3", f"{values[0]:.2f}", "seed 1: failed: no luck; seed 2: missing"], 1)
     del cells[1:]
-    assert row() == (["sgd", "1/1", f"{values[0]:.2f}", "done"], True)
+    assert row() == (["sgd", "1/1", f"{values[0]:.2f}", "done"], 0)
 
 
 def test_names_and_numerics_are_not_pooled(tmp_path: Path) -> None:
@@ -198,9 +198,10 @@ def test_a_run_that_another_process_is_at_is_running_elsewhere(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     cells = [with_numerics(compose_line([f"seed={seed}"])) for seed in (0, 1)]
     with lock(home(cells[1])):
-        text, complete = table(cells)
+        text, code = table(cells)
+        assert table(cells[1:])[1] == 3
     assert "0/2   —             seed 0: missing; seed 1: running elsewhere" in text
-    assert not complete
+    assert code == 1
 
 
 def test_what_auto_became_is_one_cell_with_it(tmp_path: Path) -> None:
