@@ -1,10 +1,26 @@
 """One thread everywhere, so that sums have one order; float64 where a test asks for it."""
 
+import copy
+import functools
 from collections.abc import Iterator
-from functools import partial
+from typing import Any
 
+import omegaconf
 import pytest
 import torch
+import yaml
+from door import Server
+
+
+def pytest_configure() -> None:
+    """A text of YAML is parsed once, because Hydra parses every option file anew for each line that chooses it."""
+    load, make_loader = yaml.load, functools.cache(omegaconf._utils.get_yaml_loader)
+    parsed = functools.lru_cache(maxsize=1024)(lambda text, loader: load(text, loader))
+
+    def load_once(stream: Any, Loader: Any) -> Any:
+        return copy.deepcopy(parsed(stream.read() if hasattr(stream, "read") else stream, Loader))
+
+    omegaconf._utils.get_yaml_loader, yaml.load = make_loader, load_once
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,6 +36,24 @@ def compiled_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def door() -> Iterator[Server]:
+    """Doors that have imported all that a run on a CPU needs."""
+    libraries = ["sklearn.datasets", "torchvision.datasets", "timm", "matplotlib.pyplot", "torch._dynamo"]
+    ours = ["train", "measure", "table.__main__", "table.sweep", "run.dry_build", "run.run"]
+    server = Server("safetensors.torch", *libraries, *(f"sam_repro.{name}" for name in ours))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def light() -> Iterator[Server]:
+    """Doors that have not imported torch."""
+    server = Server("sam_repro.train", "sam_repro.measure")
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     """New tensors and modules are float64 in the test."""
@@ -33,7 +67,7 @@ def float64() -> Iterator[None]:
 def without_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Graphs are captured and differentiated as always, and run operation by operation: no kernels are built."""
     torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     yield
     torch._dynamo.reset()
 

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +22,7 @@ LINES = [
     line
     for text in TEXTS.values()
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", "").splitlines()
     if line.startswith("python -m sam_repro.train")
 ]
 
@@ -35,10 +33,12 @@ def block(language, containing, room=""):
     return found
 
 
-def train(folder, *arguments):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(OUTSIDE)])}
-    command = [sys.executable, "-m", "sam_repro.train", *arguments, "wandb=disabled", "sharpness=none"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def trained(door, folder, *words, path):
+    """What the command says; its interpreter finds modules in `path`, too."""
+    environment = os.environ | {"PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
+    answer = door.run(folder, [*words, "wandb=disabled", "sharpness=none"], environment=environment)
+    assert answer.code == 0, answer
+    return answer.out
 
 
 def test_the_outside_rule_is_the_readmes():
@@ -49,39 +49,33 @@ def test_the_outside_rule_is_the_readmes():
     assert block("yaml", "USAM") == (OUTSIDE / "configs" / "optimizer" / "usam.yaml").read_text()
 
 
-def test_a_rule_outside_the_repository_trains(tmp_path):
-    done = train(tmp_path, "--config-dir", str(OUTSIDE / "configs"), "optimizer=usam", "max_steps=3")
-    assert done.returncode == 0, done.stderr
+def test_a_rule_outside_the_repository_trains(door, tmp_path):
+    line = ["--config-dir", str(OUTSIDE / "configs"), "optimizer=usam", "max_steps=3"]
+    said = trained(door, tmp_path, *line, path=OUTSIDE)
     (file,) = tmp_path.glob("outputs/runs/main/*/seed=0/result.json")
     result = json.loads(file.read_text())
     assert result["config"]["choices"]["optimizer"] == "usam"
     assert result["cost"]["passes"] == 6
-    assert "rho 0.05 (the default of usam)" in done.stdout
+    assert "rho 0.05 (the default of usam)" in said
 
 
-def test_an_edited_rule_outside_is_noticed(tmp_path):
+def test_an_edited_rule_outside_is_noticed(door, tmp_path):
+    """It lies where the command is typed."""
     (tmp_path / "mine.py").write_text((OUTSIDE / "mine.py").read_text())
-    arguments = ["--config-dir", str(OUTSIDE / "configs"), "optimizer=usam", "max_steps=1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "sam_repro.train", *arguments, "wandb=disabled", "sharpness=none"]
-
-    def said():
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-
-    said()
-    assert "changed" not in said()
+    line = ["--config-dir", str(OUTSIDE / "configs"), "optimizer=usam", "max_steps=1"]
+    trained(door, tmp_path, *line, path="")
+    assert "changed" not in trained(door, tmp_path, *line, path="")
     with (tmp_path / "mine.py").open("a") as file:
         file.write("# edited\n")
-    assert "changed    since that run: mine.py;" in said()
+    assert "changed    since that run: mine.py;" in trained(door, tmp_path, *line, path="")
 
 
-def test_the_readmes_own_table_is_one(tmp_path):
+def test_the_readmes_own_table_is_one(door, tmp_path):
     (tmp_path / "configs/table").mkdir(parents=True)
     (tmp_path / "configs/table/mine.yaml").write_text(block("yaml", "Does the radius matter?", room="configs"))
-    command = [sys.executable, "-m", "sam_repro.table", "--config-dir", "configs", "mine"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert "2  0/3    rho 0.3: missing" in done.stdout
+    answer = door.run(tmp_path, "--config-dir configs mine", door="table.__main__")
+    assert answer.code == 0, answer
+    assert "2  0/3    rho 0.3: missing" in answer.out
     assert "| 0.3 − 0 | epochs" in (tmp_path / "outputs/tables/mine/table.md").read_text()
 
 

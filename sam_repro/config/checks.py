@@ -90,6 +90,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "deterministic": limits.boolean,
     "compile": _one_of("auto", True, False),
     "micro_batch": partial(limits.positive, optional=True),
+    "parts": limits.parts,
     "graph": _one_of("auto", True, False),
     "threads": partial(limits.integer, low=1, high=1024, optional=True),
     "name": _plain_name,
@@ -218,7 +219,24 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
     if leaves["graph"] is True and leaves["device"] == "cpu":
         yield "graph = true: needs a GPU; leave graph out"
 
+    if leaves["parts"] == "branches":
+        yield from _contradictions_of_branches(leaves)
+
     yield from contradictions_of_sharpness(leaves, rho)
+
+
+def _contradictions_of_branches(leaves: dict[str, Any]) -> Iterator[str]:
+    """What cannot be together with `parts = branches`."""
+    if leaves["m"] is None:
+        yield "parts = branches: there is one part; say how many examples share a perturbation, such as m=32"
+    if leaves["device"] == "cpu":
+        yield "parts = branches: needs a GPU; leave parts out"
+    if leaves["graph"] is False:
+        yield "parts = branches: are those of a CUDA graph; leave graph out"
+    if leaves["micro_batch"] is not None:
+        yield "parts = branches: all parts go through the network at once; leave micro_batch out"
+    if leaves["batch_norm_statistics"] == "both":
+        yield "parts = branches: choose batch_norm_statistics=mean or first; with both a part starts from another's end"
 
 
 def contradictions_of_sharpness(leaves: dict[str, Any], rho: float | None) -> Iterator[str]:

@@ -159,9 +159,7 @@ def _base(chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]
         found["experiment"] = recipe
     with open_dict(config):
         if recipe is not None:
-            _drop_lacking(
-                config, tuple(word for word in chosen if not word.startswith("experiment=")), extra_dir, files
-            )
+            _drop_lacking(config, [word for word in chosen if not word.startswith("experiment=")], extra_dir, files)
         del config["hydra"]
         apart: Any = {key: _plain(config.pop(key)) for key in (*schema.RECIPE, "assumed")}
     return Unresolved(config, found, recipe=apart, origin={}, assumed=apart.pop("assumed"))
@@ -171,13 +169,16 @@ def _plain(node: Any) -> Any:
     return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
 
 
-def _drop_lacking(config: DictConfig, chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]) -> None:
-    """Drop what a recipe sets of options that the line chose instead of its own, and that these do not have."""
-    nodes = {word.partition("=")[0] for word in chosen} & {*schema.Config.__dataclass_fields__}
-    bare = _base(chosen, extra_dir, files).config if nodes else config
-    for node in nodes:
-        for key in [key for key in config[node] if key not in bare[node]]:
-            del config[node][key]
+def _drop_lacking(config: DictConfig, chosen: Sequence[str], extra_dir: str | None, files: tuple[Any, ...]) -> None:
+    """Drop what a recipe sets of options that the line chose instead of its own, and that these do not have.
+
+    An option is composed alone, because what it has does not hang on the others, and other lines choose it, too.
+    """
+    for word in chosen:
+        if (node := word.partition("=")[0]) in schema.Config.__dataclass_fields__:
+            own = _base((word,), extra_dir, files).config[node]
+            for key in [key for key in config[node] if key not in own]:
+                del config[node][key]
 
 
 def parse_word(written: str) -> Override:

@@ -38,12 +38,13 @@ def findings(configs: Sequence[Resolved]) -> list[str]:
         cells.setdefault(str(config | {"seed": None}), []).append(config)
     networks: set[str] = set()
     for seeds in cells.values():
-        parts = LIGHT if all(map(_is_done, seeds)) else (*LIGHT, _rule)
-        if parts is not LIGHT and (network := _around_network(seeds[0])) not in networks:
+        stages = [LIGHT] if all(map(_is_done, seeds)) else [(*LIGHT, _rule)]
+        if stages != [LIGHT] and (network := _around_network(seeds[0])) not in networks:
             networks.add(network)
-            parts = (*parts, _network)
-        if heard := dict.fromkeys(line for part in parts for line in _refusals(part, seeds[0])):
-            return list(heard)
+            stages = [(*LIGHT, _rule, _network), (_sizes,)]
+        for parts in stages:
+            if heard := dict.fromkeys(line for part in parts for line in _refusals(part, seeds[0])):
+                return list(heard)
     return []
 
 
@@ -65,34 +66,45 @@ def _augmentation(config: Resolved) -> None:
 
 def _rule(config: Resolved) -> None:
     rule = build.make_smallest_rule(config)
-    if config["graph"] is True:
-        with build.refuse_by_key(config):
-            graphs.refuse(rule, config["diagnostics"])
+    with build.refuse_by_key(config):
+        graphs.refuse(build.make_plan(config).needs_graph, rule, config["diagnostics"])
 
 
 def _network(config: Resolved) -> None:
-    if (shape := _told_shape(config)) is None:
-        return
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", NetworkWarning)
-        try:
-            with torch.device("meta"):
-                network = build.make_network(config, shape)
-        except RuntimeError:  # one that looks at its numbers, of which there are none
-            return
-        except UserError:  # maybe for the same reason
-            network = build.make_network(config, shape)
+        network = _bare_network(config)
     for warning in told:
         if warning.category is NetworkWarning:
             print(f"warning    {warning.message}")
-    build.make_groups(config, network, 0.0)
-    _measure(config, network)
+    if network is not None:
+        build.make_groups(config, network, 0.0)
+        _measure(config, network)
+
+
+def _sizes(config: Resolved) -> None:
+    """Last, because the forwards take longer than all else: a line with a bad value does not wait for them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NetworkWarning)  # it has been printed
+        network = _bare_network(config)
+    images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
+    if network is not None and images >= config["batch_size"]:  # else the data say so, once they are there
+        refuse_sizes(network, build.Shape(*config["dataset"]["shape"]), build.make_plan(config), images)
+
+
+def _bare_network(config: Resolved) -> nn.Module | None:
+    """Without numbers; None where the shape of the data is not told, or where the network looks at its numbers."""
+    if (shape := _told_shape(config)) is None:
+        return None
     try:
-        images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
-    except UserError:  # which is told of by itself
-        return
-    if images >= config["batch_size"]:  # else the data say so, once they are there
-        refuse_sizes(network, shape, build.make_plan(config), images)
+        with torch.device("meta"):
+            return build.make_network(config, shape)
+    except RuntimeError:
+        return None
+    except UserError as refusal:
+        if KEY.match(str(refusal)):
+            raise
+        return build.make_network(config, shape)  # maybe it was refused because there are no numbers
 
 
 def _around_network(config: Resolved) -> str:

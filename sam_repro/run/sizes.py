@@ -28,17 +28,22 @@ def refuse_sizes(model: nn.Module, shape: Shape, plan: Plan, images: int, evalua
         UserError: if there is such a size; it says which, why, and what to change.
     """
     network = _without_numbers(model)
-    if network is None or _fault(network.train(), shape, ORDINARY):
+    if network is None:
         return
-    for size, where, remedy in _trained(plan, images):
-        if fault := _fault(network.train(), shape, size):
+    for training, size, where, remedy in _sizes(shape, plan, images, evaluated):
+        if fault := _fault(network.train(training), shape, size):
+            if _fault(network.train(), shape, ORDINARY):
+                return
             raise UserError(f"{where} has {_images(size)}, which the network cannot take ({fault}); {remedy}")
+
+
+def _sizes(shape: Shape, plan: Plan, images: int, evaluated: Sequence[int]) -> Iterator[tuple[bool, int, str, str]]:
+    """The sizes that the network comes to: whether in training, of how many images, what it is of, what to change."""
+    for size, where, remedy in _trained(plan, images):
+        yield True, size, where, remedy
+    largest = evaluation.largest_batch(shape.image_size, shape.image_size)
     for count in evaluated:
-        largest = evaluation.largest_batch(shape.image_size, shape.image_size)
-        size = count % largest or largest
-        if fault := _fault(network.eval(), shape, size):
-            where = f"evaluation: the last batch of {count} images"
-            raise UserError(f"{where} has {_images(size)}, which the network cannot take ({fault}); mend its forward")
+        yield False, count % largest or largest, f"evaluation: the last batch of {count} images", "mend its forward"
 
 
 def _trained(plan: Plan, images: int) -> Iterator[tuple[int, str, str]]:

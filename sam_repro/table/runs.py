@@ -265,6 +265,7 @@ def label(numerics: Sequence[tuple[str, Any]]) -> str:
     words += [f"threads: {threads}"] if (threads := given.get("threads")) is not None else []
     words += ["compile"] if given.get("compile") else []
     words += [f"micro_batch {size}"] if (size := given.get("micro_batch")) is not None else []
+    words += ["parts as branches"] if given.get("parts") == "branches" else []
     words += ["contiguous"] if given.get("channels_last") is False else []
     words += ["deterministic"] if given.get("deterministic") else []
     words += [f"inputs {given['inputs'][:12]}"] if given.get("inputs") else []

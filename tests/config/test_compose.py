@@ -1,7 +1,5 @@
 """What a command line composes to, what is stronger than what, and one exit code and one message for every end."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -111,9 +109,8 @@ def test_options_of_ones_own(tmp_path):
         ["table=foret2021/table1", "cell=3", "seed=2"],
     ],
 )
-def test_what_is_shown_is_what_runs(tmp_path, line):
-    command = [sys.executable, "-m", "sam_repro.train", "--cfg", "job", "--resolve", *line]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def test_what_is_shown_is_what_runs(light, tmp_path, line):
+    said = light.run(tmp_path, ["--cfg", "job", "--resolve", *line]).out
     shown, config = yaml.safe_load(said), compose_line(line)
     del config["choices"], config["origin"]
     assert {"assumed": {}} | shown == config

@@ -5,22 +5,16 @@ Every command line is answered by a process of its own, forked from a server (`d
 torch too. Every tenth is also given to a new interpreter.
 """
 
-import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
+from door import ROOT, Answer
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-ENVIRONMENT.pop("NOPE", None)
 WATCHED = "import sys, sam_repro.train\ntry: sam_repro.train.main()\nfinally: print('torch' in sys.modules)"
 
 INTEGER = "must be an integer"
@@ -219,12 +213,23 @@ REFUSED_WITHOUT_TORCH = {
     "epochs=1 schedule.warmup_epochs=1.5": "schedule.warmup_epochs = 1.5: must be less than epochs = 1",
     "rho_schedule.warmup_epochs=1e308": "rho_schedule.warmup_epochs = 1e+308: must be at most epochs = 20",
     "graph=true device=cpu": "graph = true: needs a GPU; leave graph out",
+    "m=32 parts=branches device=cpu": "parts = branches: needs a GPU; leave parts out",
+    "parts=branches": "parts = branches: there is one part; say how many examples share a perturbation, such as m=32",
+    "m=32 parts=branches graph=false": "parts = branches: are those of a CUDA graph; leave graph out",
+    "m=32 parts=branches micro_batch=32": (
+        "parts = branches: all parts go through the network at once; leave micro_batch out"
+    ),
+    "m=32 parts=branches batch_norm_statistics=both": (
+        "parts = branches: choose batch_norm_statistics=mean or first; with both a part starts from another's end"
+    ),
+    "m=32 parts=side": "parts = side: must be one of sequence, branches",
     "dataset.std=null": "dataset.mean, dataset.std: one is null; give both, or neither to have them computed",
     "precision=tf32 device=cpu": "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16",
     # sweeps: every cell is checked before the first one starts
     "rho=0.1,0.2": "rho=0.1,0.2: several values are a sweep; add -m",
     "seed=range(0,3)": "seed=range(0,3): several values are a sweep; add -m",
     "dataset.mean=0.1,0.2": "several values are a sweep; add -m, or write a list as dataset.mean=[…]",
+    "data_dir=a,b": "add -m, or quote a text with a comma: \"data_dir='a,b'\"",
     "-m rho=0.1,-1": f"rho = -1: {NUMBER} >= 0, or null",
     "-m seed=range(-1,2)": f"seed = -1: {INTEGER} >= 0",
     "-m optimizer=sam,samm": "optimizer = samm: no such option; did you mean sam?",
@@ -353,45 +358,6 @@ OPTIONS = {
 }
 
 
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-    torch: bool
-
-
-Door = Callable[[str, Path], Answer]
-
-
-@contextmanager
-def door(*modules: str) -> Iterator[Door]:
-    command = [sys.executable, str(ROOT / "tests" / "door.py"), *modules]
-    server = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def answer(line: str, folder: Path) -> Answer:
-        order = {"argv": shlex.split(line), "folder": str(folder), "size": None}
-        print(json.dumps(order), file=server.stdin, flush=True)
-        return Answer(**json.loads(server.stdout.readline()))
-
-    yield answer
-    server.kill()
-    server.wait()
-
-
-@pytest.fixture(scope="module")
-def light() -> Iterator[Door]:
-    with door("sam_repro.train") as answer:
-        yield answer
-
-
-@pytest.fixture(scope="module")
-def heavy() -> Iterator[Door]:
-    with door(
-        "sam_repro.run.dry_build", "sam_repro.run.run", "sklearn.datasets", "torchvision.datasets", "torch._dynamo"
-    ) as answer:
-        yield answer
-
-
 def assert_refused(answer: Answer, folder: Path, *words: str) -> None:
     assert answer.code == 2, answer
     assert answer.err.startswith("sam_repro: ")
@@ -404,7 +370,7 @@ def assert_refused(answer: Answer, folder: Path, *words: str) -> None:
 
 @pytest.mark.parametrize("line", REFUSED_WITHOUT_TORCH)
 def test_refused_without_torch(light, tmp_path, line):
-    answer = light(line, tmp_path)
+    answer = light.run(tmp_path, line)
     assert_refused(answer, tmp_path, REFUSED_WITHOUT_TORCH[line])
     assert not answer.torch
 
@@ -412,30 +378,31 @@ def test_refused_without_torch(light, tmp_path, line):
 @pytest.mark.parametrize("line", list(REFUSED_WITHOUT_TORCH)[::10])
 def test_refused_by_a_new_interpreter(tmp_path, line):
     command = [sys.executable, "-c", WATCHED, *shlex.split(line)]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert_refused(Answer(done.returncode, done.stdout, done.stderr, torch=True), tmp_path, REFUSED_WITHOUT_TORCH[line])
     assert done.stdout.splitlines()[-1] == "False"
 
 
 @pytest.mark.parametrize("line", REFUSED_BY_DRY_BUILD)
-def test_refused_by_a_dry_build(heavy, tmp_path, line):
-    assert_refused(heavy(line, tmp_path), tmp_path, REFUSED_BY_DRY_BUILD[line])
+def test_refused_by_a_dry_build(door, tmp_path, line):
+    assert_refused(door.run(tmp_path, line), tmp_path, REFUSED_BY_DRY_BUILD[line])
 
 
 @pytest.mark.parametrize("line", REFUSED_WITH_DATA)
-def test_refused_before_training(heavy, tmp_path, line):
-    assert_refused(heavy(line, tmp_path), tmp_path, REFUSED_WITH_DATA[line])
+def test_refused_before_training(door, tmp_path, line):
+    assert_refused(door.run(tmp_path, line), tmp_path, REFUSED_WITH_DATA[line])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 @pytest.mark.parametrize("line", WITHOUT_CUDA)
-def test_refused_without_cuda(heavy, tmp_path, line):
-    assert_refused(heavy(line, tmp_path), tmp_path, WITHOUT_CUDA[line])
+def test_refused_without_cuda(door, tmp_path, line):
+    assert_refused(door.run(tmp_path, line), tmp_path, WITHOUT_CUDA[line])
 
 
 @pytest.mark.parametrize("line", SHOWN)
 def test_shown_without_torch(light, tmp_path, line):
-    answer = light(line, tmp_path)
+    answer = light.run(tmp_path, line)
     assert (answer.code, answer.err, answer.torch) == (0, "", False)
     assert SHOWN[line] in answer.out
     assert not list(tmp_path.iterdir())
@@ -449,7 +416,7 @@ def test_an_option_of_ones_own_that_is_wrong(light, tmp_path, option, mode):
     file.parent.mkdir(parents=True)
     file.write_text(content)
     (tmp_path / "work").mkdir()
-    answer = light(f"{mode}--config-dir {tmp_path}/mine optimizer={option}", tmp_path / "work")
+    answer = light.run(tmp_path / "work", f"{mode}--config-dir {tmp_path}/mine optimizer={option}")
     assert_refused(answer, tmp_path / "work", *words)
     assert not answer.torch
 
@@ -460,20 +427,20 @@ def test_an_option_of_ones_own_with_a_name_of_ours(light, tmp_path):
         (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / name).write_text("# @package _global_\nrho: 0.9\n")
     (tmp_path / "work").mkdir()
-    answer = light(f"--config-dir {tmp_path}/mine optimizer=sam", tmp_path / "work")
+    answer = light.run(tmp_path / "work", f"--config-dir {tmp_path}/mine optimizer=sam")
     assert_refused(
         answer, tmp_path / "work", f"{tmp_path}/mine/optimizer/sam.yaml: sam_repro has an option of this name"
     )
 
 
 def test_all_findings_in_one_message(light, tmp_path):
-    answer = light("'lr=${seed}' 'epochs=${seed}'", tmp_path)
+    answer = light.run(tmp_path, "'lr=${seed}' 'epochs=${seed}'")
     assert answer.code == 2
     assert answer.err == f"sam_repro: epochs = 0: {INTEGER} >= 1\nlr = 0.0: {NUMBER} > 0\n"
 
 
 def test_a_sweep_drops_rho_where_there_is_none(light, tmp_path):
-    answer = light("-m optimizer=sgd,sam rho=0.1,0.2 epochs=0,1", tmp_path)  # refused afterwards
+    answer = light.run(tmp_path, "-m optimizer=sgd,sam rho=0.1,0.2 epochs=0,1")  # refused afterwards
     assert answer.code == 2
-    answer = light("-m optimizer=sgd,sam rho=0.1,0.2 'epochs=${seed}'", tmp_path)
+    answer = light.run(tmp_path, "-m optimizer=sgd,sam rho=0.1,0.2 'epochs=${seed}'")
     assert answer.out == "sgd has no rho: the sweep's is dropped there, and cells that are then equal are one\n"

@@ -192,29 +192,39 @@ def test_a_run_is_read_back_without_the_file_of_its_initial_weights(outside: Pat
 # A file of another run
 
 
+SEEDS = ["-m", *DIGITS, "seed=0,1", "checkpoint_every=0"]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs that differ in their seed."""
+    folder = tmp_path_factory.mktemp("ended")
+    assert trained(folder, *SEEDS).code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def broken_off(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same runs where their last checkpoint was: they have no result yet."""
+    folder = tmp_path_factory.mktemp("broken_off")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sam_repro.run.run.finish", lambda *arguments: (_ for _ in ()).throw(RuntimeError("broken off")))
+        assert trained(folder, *SEEDS).code == 1
+    assert all((home / "checkpoint.pt").exists() for home in homes(folder))
+    return folder
+
+
 @pytest.fixture
-def two_seeds(tmp_path: Path) -> tuple[Path, Path]:
-    """The homes of two runs that differ in their seed, both with a checkpoint and no result yet."""
-    assert trained(tmp_path, "-m", *DIGITS, "seed=0,1", "checkpoint_every=0").code == 0
+def two_seeds(ended: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The homes of the two runs, in a copy of their folder."""
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
     zero, one = homes(tmp_path)
     return zero, one
 
 
-def broken_off(home: Path, tmp_path: Path) -> None:
-    """Bring a finished run back to where its last checkpoint was."""
-    shutil.rmtree(home)
-    seed = home.name.removeprefix("seed=")
-    line = [*DIGITS, f"seed={seed}", "checkpoint_every=0"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sam_repro.run.run.finish", lambda *arguments: (_ for _ in ()).throw(RuntimeError("broken off")))
-        assert trained(tmp_path, *line).code == 1
-    assert (home / "checkpoint.pt").exists()
-
-
-def test_another_runs_checkpoint_is_refused(two_seeds: tuple[Path, Path], tmp_path: Path) -> None:
-    zero, one = two_seeds
-    for home in two_seeds:
-        broken_off(home, tmp_path)
+def test_another_runs_checkpoint_is_refused(broken_off: Path, tmp_path: Path) -> None:
+    shutil.copytree(broken_off, tmp_path, dirs_exist_ok=True)
+    zero, one = homes(tmp_path)
     shutil.copy(one / "checkpoint.pt", zero / "checkpoint.pt")
     said = trained(tmp_path, *DIGITS, "seed=0", "checkpoint_every=0")
     refused(said, "checkpoint.pt: is of another run: seed 1 and not 0", "resume=false")
@@ -246,10 +256,11 @@ def test_a_result_of_another_cell_or_other_numerics_is_refused(two_seeds: tuple[
 
 @pytest.mark.parametrize("fault", ["gone", "doubled", "cut in the middle", "of another run", "shorter"])
 def test_a_record_with_a_gap_is_refused_when_a_run_goes_on(
-    two_seeds: tuple[Path, Path], tmp_path: Path, fault: str
+    broken_off: Path, two_seeds: tuple[Path, Path], tmp_path: Path, fault: str
 ) -> None:
     zero, one = two_seeds
-    broken_off(zero, tmp_path)
+    shutil.rmtree(zero)
+    shutil.copytree(broken_off / zero.relative_to(tmp_path), zero)
     rows = zero / "metrics.jsonl"
     lines = rows.read_bytes().splitlines(keepends=True)
     content = {

@@ -1,5 +1,6 @@
 """The door builds everything but the data before it loads any: what a constructor refuses is told by its key."""
 
+import functools
 import inspect
 import json
 import math
@@ -16,22 +17,22 @@ from sam_repro import train
 from sam_repro.architecture.batch_norm import BatchNorm
 from sam_repro.augmentation import Augmentation, Crop, Cutout, Flip
 from sam_repro.config.checks import LIMITS, finding
-from sam_repro.config.identity import home
 from sam_repro.config.lines import compose_line
 from sam_repro.config.options import config_dir
 from sam_repro.config.schema import flat
 from sam_repro.dataset import LabelNoise, Validation, digits
 from sam_repro.optimizer import SAM, SGDHess, parameter_groups
 from sam_repro.oracle import Objective
-from sam_repro.run import build
+from sam_repro.run import build, dry_build
 from sam_repro.run.dry_build import findings
 from sam_repro.run.mirror import open_mirror
 from sam_repro.run.numerics import with_numerics
 from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.training.plan import Plan
 
+NODES = compose_line([])
 OPTIONS = sorted(
-    f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in compose_line([])
+    f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in NODES
 )
 BAD = [math.nan, -1, "nonsense"]
 TEXTS = {"sharpness.parameters"}  # a pattern of names: any word is one
@@ -39,6 +40,7 @@ INHERITED = {"optimizer.rho"}  # ${rho}, a top-level key: `contradictions` refus
 OF_THE_DATA = {"dataset.mean", "dataset.std"}  # arguments of the augmentation
 
 
+@functools.cache
 def composed(option: str) -> dict[str, Any]:
     """The configuration with an option; what is too large for a digit, with a data set of three channels, 32 x 32."""
     large = option.startswith("augmentation=") or "name" in compose_line([option])["architecture"]
@@ -186,28 +188,29 @@ def test_a_cell_is_built_once_for_all_its_seeds(monkeypatch: pytest.MonkeyPatch)
     assert [config["rho"] for config in built] == [0.1, 0.2]
 
 
-def test_a_network_that_several_cells_train_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    make = build.make_network
-    monkeypatch.setattr(build, "make_network", lambda *given: made.append(given) or make(*given))
+def test_a_network_that_several_cells_train_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(dry_build, "refuse_sizes", lambda network, *given: tried.append(network))
     rules = ["optimizer=sam", "optimizer=sgd", "optimizer=sgd lr=0.2", "optimizer=sgd weight_decay=0.1"]
     assert findings([compose_line(line.split()) for line in rules]) == []
-    assert len(made) == 1
+    assert len(tried) == 1
     others = ["batch_size=32", "drop_last=true", "lr_factors=[[weight,2]]", "m=8", "weight_decay_on=no_norm_no_bias"]
     assert findings([compose_line(["optimizer=sgd", line]) for line in others]) == []
-    assert len(made) == 1 + len(others)
+    assert len(tried) == 1 + len(others)
 
 
 def test_a_done_cell_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("max_steps=1", "wandb=disabled", "progress=silent", "sharpness=none")
+    assert command(train.main, tmp_path, *words).code == 0
     monkeypatch.chdir(tmp_path)
-    config = compose_line(["optimizer.perturb=up"])  # as if it had been done
-    folder = home(with_numerics(config))
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text("{}")
-    assert findings([config]) == []
-    assert len(findings([config, config | {"seed": 1}])) == 1
-    assert len(findings([config | {"resume": False}])) == 1
-    assert len(findings([changed(config, "sharpness.examples", 0)])) == 1  # a done run can be measured again
+    config, built, make_rule = compose_line(words), [], build.make_rule
+    monkeypatch.setattr(build, "make_rule", lambda config, model: built.append(config) or make_rule(config, model))
+    assert findings([config]) == built == []
+    for again in ([config, config | {"seed": 1}], [config | {"resume": False}]):
+        assert findings(again) == []
+    assert len(built) == 2
+    (refusal,) = findings([compose_line([*words[:-1], "sharpness.examples=0"])])  # a done run can be measured again
+    assert refusal.startswith("sharpness.examples = 0: ")
 
 
 def test_what_is_built_from_elsewhere_has_limits_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,19 +3,16 @@
 import json
 import math
 import os
-import shlex
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from called import Said, command, rewrite
+from door import Answer, Server
 from rates import CLIMBS
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
@@ -25,7 +22,6 @@ from sam_repro import measure, train
 from sam_repro.run import sharpness
 from sam_repro.sharpness import Hessian, LambdaMax, Unmeasurable
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = ["wandb=disabled", "progress=silent", "epochs=3", "lr=0.5", "dataset.validation.count=850"]
 SMALL = ["sharpness.examples=40", "sharpness.batch_size=40", "sharpness.max_products=100", "sharpness.tolerance=0.1"]
 
@@ -384,16 +380,11 @@ def test_several_runs_and_measures(run: Path) -> None:
     assert said.out.count("measured   ") == 2
 
 
-def test_wandb_gets_values_and_pictures_under_the_id_of_the_run(run: Path) -> None:
+def test_wandb_gets_values_and_pictures_under_the_id_of_the_run(door: Server, run: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     words = [f"run={home(run)}", "sharpness=landscape", "sharpness.points=3", "sharpness.examples=40", "wandb=offline"]
-    subprocess.run(
-        [sys.executable, "-m", "sam_repro.measure", *words],
-        cwd=run,
-        env=environment | {"HOME": str(run), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        check=True,
-        capture_output=True,
-    )
+    answer = door.run(run, words, door="measure", environment=environment | {"HOME": str(run)})
+    assert answer.code == 0, answer
     (log,) = (run / home(run)).glob("wandb/offline-run-*/*.wandb")
     identity = json.loads((run / home(run) / "run.json").read_text())["wandb_id"]
     assert log.stem == f"run-{identity}"
@@ -402,37 +393,6 @@ def test_wandb_gets_values_and_pictures_under_the_id_of_the_run(run: Path) -> No
 
 
 # refused
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-    torch: bool
-
-
-Door = Callable[[str, Path], Answer]
-
-
-@pytest.fixture(scope="module")
-def door() -> Iterator[Door]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    server = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "door.py"), "sam_repro.measure"],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-    def answer(line: str, folder: Path) -> Answer:
-        order = {"argv": shlex.split(line), "folder": str(folder), "size": None, "door": "measure"}
-        print(json.dumps(order), file=server.stdin, flush=True)
-        return Answer(**json.loads(server.stdout.readline()))
-
-    yield answer
-    server.kill()
-    server.wait()
 
 
 REFUSED = {
@@ -493,27 +453,37 @@ def homes(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return folder, {"RUN": str(own)}
 
 
-@pytest.mark.parametrize("line", [*REFUSED, *REFUSED_BY_DRY_BUILD])
-def test_refused_in_one_line_and_torch_is_for_the_measure(
-    door: Door, homes: tuple[Path, dict[str, str]], line: str
-) -> None:
-    folder, names = homes
-    before = files(folder)
-    answer = door(line.replace("RUN", names["RUN"]), folder)
+def assert_refused(answer: Answer, said: str) -> None:
     assert answer.code == 2, answer
     assert answer.err.startswith("sam_repro: ")
     assert answer.err.count("\n") == 1
-    assert (REFUSED | REFUSED_BY_DRY_BUILD)[line].replace("RUN", names["RUN"]) in answer.err
-    assert answer.torch == (line in REFUSED_BY_DRY_BUILD)
+    assert said in answer.err
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_refused_without_torch(light: Server, homes: tuple[Path, dict[str, str]], line: str) -> None:
+    folder, names = homes
+    before = files(folder)
+    answer = light.run(folder, line.replace("RUN", names["RUN"]), door="measure")
+    assert_refused(answer, REFUSED[line].replace("RUN", names["RUN"]))
+    assert not answer.torch
     assert files(folder) == before
 
 
-def test_help_and_what_is_done_need_no_torch(door: Door, homes: tuple[Path, dict[str, str]]) -> None:
+@pytest.mark.parametrize("line", REFUSED_BY_DRY_BUILD)
+def test_refused_by_the_measure(door: Server, homes: tuple[Path, dict[str, str]], line: str) -> None:
     folder, names = homes
-    answer = door("--help", folder)
+    before = files(folder)
+    assert_refused(door.run(folder, line.replace("RUN", names["RUN"]), door="measure"), REFUSED_BY_DRY_BUILD[line])
+    assert files(folder) == before
+
+
+def test_help_and_what_is_done_need_no_torch(light: Server, homes: tuple[Path, dict[str, str]]) -> None:
+    folder, names = homes
+    answer = light.run(folder, "--help", door="measure")
     assert (answer.code, answer.err, answer.torch) == (0, "", False)
     assert "python -m sam_repro.measure run=<home> sharpness=hessian" in answer.out
-    answer = door(f"run={names['RUN']} {' '.join(SMALL)}", folder)
+    answer = light.run(folder, f"run={names['RUN']} {' '.join(SMALL)}", door="measure")
     assert (answer.code, answer.err, answer.torch) == (0, "", False)
     assert "result.json\nsharpness  lambda_max: " in answer.out
 

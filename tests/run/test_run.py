@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from called import Said, command
+from door import Server
 from rates import CLIMBS
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
@@ -269,12 +270,13 @@ def test_a_run_that_max_steps_cuts_says_so(tmp_path: Path, limit: str, epoch: fl
     assert result["metrics"]["test"]["last"]["epoch"] == epoch
 
 
-def test_a_run_that_another_process_finishes_meanwhile_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_another_process_finishes_meanwhile_is_done(
+    door: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings, make_data = [*SETTINGS, "optimizer=sgd", "max_steps=1"], build.make_data
 
     def late(*arguments: Any) -> Any:
-        other = [sys.executable, "-m", "sam_repro.train", *settings]
-        subprocess.run(other, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+        assert door.run(tmp_path, settings).code == 0
         return make_data(*arguments)
 
     monkeypatch.setattr(build, "make_data", late)
@@ -411,18 +413,12 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
 # wandb
 
 
-def test_two_cells_of_one_process_are_two_wandb_runs(tmp_path: Path) -> None:
+def test_two_cells_of_one_process_are_two_wandb_runs(door: Server, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     settings = ["-m", "seed=0,1", "wandb=offline", "epochs=2", "max_steps=24", "optimizer=sgd"]
-    done = subprocess.run(
-        [sys.executable, "-m", "sam_repro.train", *settings],
-        cwd=tmp_path,
-        env=environment | {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.count("wandb: offline; upload with wandb sync") == 2
+    done = door.run(tmp_path, settings, environment=environment | {"HOME": str(tmp_path)})
+    assert done.code == 0, done
+    assert done.out.count("wandb: offline; upload with wandb sync") == 2
     files = sorted(tmp_path.glob("outputs/runs/main/*/seed=*/wandb/offline-run-*/*.wandb"))
     assert len(files) == 2
     for seed, path in enumerate(files):

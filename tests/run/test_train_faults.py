@@ -8,22 +8,22 @@ test may change a source. The rule `faulty` (`data/faulty.py`) fails at a known 
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
+from door import ROOT, Answer, Server
 
 from sam_repro.config.identity import home as home_of
 from sam_repro.config.lines import compose_line
 from sam_repro.run.numerics import with_numerics
+from sam_repro.run.run import _less_memory
 from sam_repro.table.sweep import table
+from sam_repro.training.plan import Plan
 
-ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 AT = 12  # the step of the fault
 RUN = [
@@ -35,59 +35,27 @@ SELDOM = [*RUN, "record_every=null"]  # a fault is noticed at the end of the epo
 RESUME_FALSE = "add resume=false to set this home aside and run again"
 
 
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-    torch: bool
-
-
-class Door:
-    """Starts the command in a folder."""
-
-    def __init__(self, package: Path) -> None:
-        self.package = package
-        self.environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(package), str(DATA)]),
-            "OMP_NUM_THREADS": "1",
-            "WANDB_MODE": "disabled",
-        }
-        modules = [
-            "sam_repro.run.run",
-            "sam_repro.table.sweep",
-            "safetensors.torch",
-            "sklearn.datasets",
-            "torchvision.datasets",
-        ]
-        command = [sys.executable, str(ROOT / "tests" / "door.py"), *modules, "torch._dynamo", "torch._inductor"]
-        self.server = subprocess.Popen(
-            command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def start(self, folder: Path, line: list[str], size: int | None = None) -> None:
-        print(json.dumps({"argv": line, "folder": str(folder), "size": size}), file=self.server.stdin, flush=True)
-
-    def end(self) -> Answer:
-        return Answer(**json.loads(self.server.stdout.readline()))
-
-    def run(self, folder: Path, line: list[str], size: int | None = None) -> Answer:
-        self.start(folder, line, size)
-        return self.end()
-
-
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    package = tmp_path_factory.mktemp("package")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the package."""
+    folder = tmp_path_factory.mktemp("package")
     for part in ("sam_repro", "configs"):
-        shutil.copytree(ROOT / part, package / part)
-    door = Door(package)
-    yield door
-    door.server.kill()
-    door.server.wait()
+        shutil.copytree(ROOT / part, folder / part)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def undisturbed(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def door(package: Path) -> Iterator[Server]:
+    """Doors of the copy."""
+    ours, libraries = ("run.run", "table.sweep"), ("safetensors.torch", "sklearn.datasets", "torchvision.datasets")
+    modules = [*(f"sam_repro.{name}" for name in ours), *libraries, "torch._dynamo", "torch._inductor"]
+    server = Server(*modules, PYTHONPATH=os.pathsep.join([str(package), str(DATA)]))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(door: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     answer = door.run(folder, RUN)
@@ -96,7 +64,7 @@ def undisturbed(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def broken_off(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def broken_off(door: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that broke off at step `AT` and left a checkpoint; nothing is in its way any more."""
     folder = tmp_path_factory.mktemp("broken_off")
     (folder / "fault").write_text("nan gradient")
@@ -136,7 +104,7 @@ def assert_one_message(answer: Answer, code: int, *words: str) -> None:
         assert word in answer.err
 
 
-def assert_goes_on(door: Door, folder: Path, undisturbed: Path, step: int) -> None:
+def assert_goes_on(door: Server, folder: Path, undisturbed: Path, step: int) -> None:
     """The same command goes on after so many steps, to the same end."""
     answer = door.run(folder, EVERY_STEP)
     assert (answer.code, answer.err) == (0, "")
@@ -188,6 +156,19 @@ def test_a_machine_without_memory_for_a_step(door, undisturbed, tmp_path):
     assert_goes_on(door, tmp_path, undisturbed, AT)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({}, "micro_batch=10"),
+        ({"m": 4}, "a smaller m"),
+        ({"m": 4, "micro_batch": 4}, "a smaller m"),  # which parts do not heed
+        ({"m": 4, "parts": "branches"}, "parts=sequence"),
+    ],
+)
+def test_what_takes_less_memory_is_something_else_than_now(numbers, said):
+    assert _less_memory(Plan(seed=0, epochs=1, batch_size=20, lr=0.1, **numbers)).startswith(f"try {said}")
+
+
 @pytest.mark.parametrize("file", ["run.json", "checkpoint.pt", "model.safetensors"])
 def test_a_disk_that_is_full_when_a_file_is_written(door, undisturbed, folder, file):
     checkpoint, run = home(folder) / "checkpoint.pt", home(folder) / "run.json"
@@ -197,7 +178,7 @@ def test_a_disk_that_is_full_when_a_file_is_written(door, undisturbed, folder, f
         "checkpoint.pt": checkpoint.stat().st_size - 1,
         "model.safetensors": (undisturbed / "model.safetensors").stat().st_size - 1,
     }[file]
-    answer = door.run(folder, EVERY_STEP if file == "checkpoint.pt" else RUN, size)
+    answer = door.run(folder, EVERY_STEP if file == "checkpoint.pt" else RUN, size=size)
     where = home(folder).relative_to(folder)
     if file == "run.json":
         assert_one_message(answer, 2, f"{where}: cannot be written ([Errno 27]")
@@ -226,7 +207,7 @@ def test_a_disk_that_is_full_when_a_row_is_recorded(door, tmp_path):
     assert door.run(whole, [*RUN, line]).code == 0
     size = (home(whole) / "run.json").stat().st_size + 1000
     assert (home(whole) / "metrics.jsonl").stat().st_size > size
-    answer = door.run(broken, [*RUN, line], size)
+    answer = door.run(broken, [*RUN, line], size=size)
     assert_one_message(answer, 1, ": writing failed ([Errno 27]", f"The checkpoint after {AT} steps is kept: ")
     assert door.run(broken, [*RUN, line]).code == 0
     assert outcome(home(broken)) == outcome(home(whole))
@@ -320,22 +301,16 @@ def test_the_table_of_a_sweep_names_a_damaged_home(tmp_path, monkeypatch, name, 
 
 def test_two_starts_at_once(door, undisturbed, tmp_path):
     (tmp_path / "fault").write_text("wait")
-    door.start(tmp_path, EVERY_STEP)
+    first = door.start(tmp_path, EVERY_STEP)
     while not (tmp_path / "waiting").exists():
-        assert door.server.poll() is None
+        assert door.process.poll() is None
         time.sleep(0.01)
     before = files(home(tmp_path))
-    command = [sys.executable, "-m", "sam_repro.train", *RUN]
-    second = subprocess.run(
-        command, cwd=tmp_path, env=door.environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    words = (
-        f"{home(tmp_path).relative_to(tmp_path)}: another process is running this; wait for it, or change the seed",
-    )
-    assert_one_message(Answer(second.returncode, second.stdout, second.stderr, torch=True), 3, *words)
+    told = f"{home(tmp_path).relative_to(tmp_path)}: another process is running this; wait for it, or change the seed"
+    assert_one_message(door.run(tmp_path, RUN), 3, told)
     assert files(home(tmp_path)) == before
     (tmp_path / "fault").unlink()
-    assert door.end().code == 0
+    assert first.end().code == 0
     assert outcome(home(tmp_path)) == outcome(undisturbed)
 
 
@@ -410,9 +385,9 @@ def test_what_a_kill_left_half_written_is_cleared(door, undisturbed, folder):
 
 
 @pytest.fixture
-def changed_source(door: Door) -> Iterator[str]:
+def changed_source(package: Path) -> Iterator[str]:
     """A source that has changed since: its name in the package."""
-    file = door.package / "sam_repro" / "optimizer" / "sam.py"
+    file = package / "sam_repro" / "optimizer" / "sam.py"
     before = file.read_text()
     file.write_text(before + "# changed\n")
     yield "optimizer/sam.py"

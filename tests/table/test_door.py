@@ -1,13 +1,10 @@
 """The door to tables, on runs of the digits: from nothing to table and picture, and every wrong word."""
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import pytest
 from called import command, rewrite
 
 from sam_repro import train
-from sam_repro.table import __main__ as door
+from sam_repro.table import __main__ as table_door
 
 CONFIGS = Path(__file__).parents[1] / "data/configs"
 QUIET = ["wandb=disabled", "sharpness=none", "progress=silent", "record_every=null"]
@@ -23,7 +20,7 @@ SWEEP = ["-m", "--config-dir", str(CONFIGS), "table=tiny", "cell=0,1", "seed=0,1
 
 
 def table(folder, *words):
-    return command(door.main, folder, *words, "--config-dir", str(CONFIGS))
+    return command(table_door.main, folder, *words, "--config-dir", str(CONFIGS))
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +39,6 @@ def copy(done, tmp_path):
 
 
 def trained(folder, *words):
-    """What the command says; with joblib in a process of its own, which it forks."""
-    if "hydra/launcher=joblib" in words:
-        line = [sys.executable, "-m", "sam_repro.train", *words, *QUIET]
-        return subprocess.run(line, cwd=folder, capture_output=True, text=True, check=True).stdout
     ended = command(train.main, folder, *words, *QUIET)
     assert ended.code == 0, ended.err
     return ended.out
@@ -84,20 +77,13 @@ def test_a_table_with_its_runs(done):
     assert files["table.md"].decode() in said.out
 
 
-def test_the_table_of_a_sweep_that_was_killed_and_repeated_is_the_same(done, tmp_path):
+def test_the_table_of_a_sweep_that_was_killed_and_repeated_is_the_same(door, done, tmp_path):
     """Killed with -9 after its first run; the second start runs the rest only."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sam_repro.train", *SWEEP], cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True
-    )
-    try:
-        for _ in range(1200):
-            if homes(tmp_path) or process.poll() is not None:
-                break
-            time.sleep(0.05)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    start = door.start(tmp_path, SWEEP)
+    while not homes(tmp_path) and start.runs():
+        time.sleep(0.01)
+    os.kill(start.pid, signal.SIGKILL)
+    assert start.end().code == -signal.SIGKILL
     kept = {home: (home / "result.json").stat().st_mtime_ns for home in homes(tmp_path)}
     assert 1 <= len(kept) < 4
     assert command(train.main, tmp_path, *SWEEP).code == 0
@@ -115,20 +101,11 @@ def test_a_cell_that_fails_stops_nothing_and_is_named(copy):
     assert "fails: seed 0: failed: the loss or the gradient of step 1 is not finite" in said.out
 
 
-def test_two_starts_of_the_same_sweep_divide_its_cells(tmp_path):
-    starts = [
-        subprocess.Popen(
-            [sys.executable, "-m", "sam_repro.train", *SWEEP],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    outs = [start.communicate() for start in starts]
-    trained = [re.findall(r"^result +(\S+)", out, flags=re.MULTILINE) for out, _ in outs]
-    assert len(trained[0] + trained[1]) == len(set(trained[0] + trained[1])) == 4, outs
+def test_two_starts_of_the_same_sweep_divide_its_cells(door, tmp_path):
+    starts = [door.start(tmp_path, SWEEP) for _ in range(2)]
+    ends = [start.end() for start in starts]
+    trained = [home for end in ends for home in re.findall(r"^result +(\S+)", end.out, flags=re.MULTILINE)]
+    assert len(trained) == len(set(trained)) == 4, ends
     assert len(homes(tmp_path)) == 4
 
 
@@ -138,14 +115,15 @@ def test_two_starts_of_the_same_sweep_divide_its_cells(tmp_path):
         ["--config-dir", str(CONFIGS), "table=tiny", "cell=1", "seed=1"],
         ["--config-dir", str(CONFIGS), "table=tiny", "cell=rho 0.1", "seed=1"],
         ["label_noise.rate=0.4", "precision=fp32", "epochs=1", "rho=0.1", "seed=1"],
-        ["-m", "experiment=digits/label_noise", "epochs=1", "rho=0.1", "seed=1", "hydra/launcher=joblib"],
+        ["-m", "experiment=digits/label_noise", "epochs=1", "rho=0.1", "seed=1"],
         ["-m", "--config-dir", str(CONFIGS), "table=tiny", "cell=1", "seed=1,0", "hydra/launcher=joblib"],
     ],
 )
-def test_every_way_to_a_cell_finds_its_run(copy, line):
+def test_every_way_to_a_cell_finds_its_run(door, copy, line):
     before = {home: (home / "result.json").read_bytes() for home in homes(copy)}
-    out = trained(copy, *line)
-    assert "done       outputs/runs/main/digits-digits_cnn-none-sam-rho=0.1-" in out
+    answer = door.run(copy, [*line, *QUIET])
+    assert answer.code == 0, answer
+    assert "done       outputs/runs/main/digits-digits_cnn-none-sam-rho=0.1-" in answer.out
     assert {home: (home / "result.json").read_bytes() for home in homes(copy)} == before
 
 
@@ -179,9 +157,11 @@ def test_why_a_run_counts_and_why_not(done, tmp_path):
 
 def test_why_composes_only_cells_that_name_what_the_run_has(done, monkeypatch):
     composed = []
-    compose = door.compose_cell
+    compose = table_door.compose_cell
     monkeypatch.setattr(
-        door, "compose_cell", lambda *of, **more: composed.append((of[0].name, of[1].name)) or compose(*of, **more)
+        table_door,
+        "compose_cell",
+        lambda *of, **more: composed.append((of[0].name, of[1].name)) or compose(*of, **more),
     )
     assert "counts for tiny, cell 1 (rho 0.1), seed 0" in table(done, "why", str(homes(done)[2])).out
     assert ("tiny", "rho 0.1") in composed
@@ -247,11 +227,11 @@ def test_keep_copies_what_counts_and_it_counts_there(copy):
 def test_a_file_that_is_no_table_is_told_of_and_hides_no_other(tmp_path, content):
     (tmp_path / "mine/table").mkdir(parents=True)
     (tmp_path / "mine/table/broken.yaml").write_bytes(content)
-    listed = command(door.main, tmp_path, "--config-dir", "mine")
+    listed = command(table_door.main, tmp_path, "--config-dir", "mine")
     assert listed.code == 0
     assert listed.err.startswith("sam_repro: mine/table/broken.yaml: ")
     assert "luong2024/resnet18" in listed.out
-    shown = command(door.main, tmp_path, "--config-dir", "mine", "broken")
+    shown = command(table_door.main, tmp_path, "--config-dir", "mine", "broken")
     assert (shown.code, len(shown.err.splitlines())) == (2, 1)
 
 
@@ -347,7 +327,7 @@ def test_a_key_that_a_table_has_wrong_is_named(tmp_path):
     said = "cell = 0 (a) of mine: optimizer.alphas: no such key; did you mean optimizer.alpha?"
     ended = command(train.main, tmp_path, "--config-dir", "mine", "table=mine", "cell=0")
     assert (ended.code, said in ended.err) == (2, True), ended
-    shown = command(door.main, tmp_path, "--config-dir", "mine", "mine")
+    shown = command(table_door.main, tmp_path, "--config-dir", "mine", "mine")
     assert (shown.code, f"a mended file: {said}" in shown.out) == (0, True), shown  # the other cells are shown, too
 
 
@@ -366,20 +346,9 @@ def test_a_key_that_only_the_rule_of_the_cell_has(tmp_path, line):
     assert "done       " in trained(tmp_path, "optimizer=looksam", "max_steps=1", "optimizer.alpha=0.25")
 
 
-def test_what_is_shown_of_a_cell_is_what_would_run(tmp_path):
-    line = ["--config-dir", str(CONFIGS), "--cfg", "job", "--resolve"]
-    shown = [
-        subprocess.run(
-            [sys.executable, "-m", "sam_repro.train", *line, *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for words in (
-            ["table=tiny", "cell=1", "seed=3"],
-            ["experiment=digits/label_noise", "epochs=1", "rho=0.1", "seed=3"],
-        )
-    ]
-    assert shown[0] == shown[1]
-    assert "rho: 0.1\nseed: 3\nepochs: 1\n" in shown[0]
+def test_what_is_shown_of_a_cell_is_what_would_run(light, tmp_path):
+    cell = ["--config-dir", str(CONFIGS), "table=tiny", "cell=1", "seed=3"]
+    typed = ["experiment=digits/label_noise", "epochs=1", "rho=0.1", "seed=3"]
+    shown, same = (light.run(tmp_path, ["--cfg", "job", "--resolve", *words]).out for words in (cell, typed))
+    assert shown == same
+    assert "rho: 0.1\nseed: 3\nepochs: 1\n" in shown
