@@ -136,6 +136,18 @@ OPTIONS = tuple(dict.fromkeys(node.partition(".")[0] for node in BUILT))
 """The groups of which each configuration has an option."""
 
 
+def _nodes_above(key: str) -> list[str]:
+    """The keys of which a key is a part, the nearest first."""
+    return [key[:dot] for dot in range(len(key) - 1, 0, -1) if key[dot] == "."]
+
+
+PARTS: dict[str, list[str]] = {}
+"""The keys with limits below a node."""
+for _key in LIMITS:
+    for _node in _nodes_above(_key):
+        PARTS.setdefault(_node, []).append(_key)
+
+
 def check(config: dict[str, Any]) -> list[str]:
     """What is wrong with a resolved configuration: one line for each finding, none if it may run."""
     leaves = flat(config)
@@ -145,9 +157,9 @@ def check(config: dict[str, Any]) -> list[str]:
 
 def finding(key: str, value: Any) -> str | None:
     """What is wrong with one value, or None."""
-    if parts := [part for part in LIMITS if part.startswith(f"{key}.")]:
+    if parts := PARTS.get(key):
         return f"{key} = {limits.shown(value)}: has keys of its own; set {', '.join(parts)}"
-    if whole := [whole for whole in LIMITS if key.startswith(f"{whole}.")]:
+    if whole := [node for node in _nodes_above(key) if node in LIMITS]:
         return f"{key}: no such key, because {whole[0]} is one value; write {whole[0]}=value"
     try:
         LIMITS.get(key, lambda *_: None)(key, value)

@@ -284,9 +284,9 @@ def _refuse_other(run: Run) -> None:
     if re.fullmatch(r"seed=\d+", run.folder.name) and run.folder.name != f"seed={run.seed}":
         raise ValueError(f"result.json is of seed {run.seed}; put back this home's own")
     if (run.folder / "run.json").exists():
-        begun = of(modern(read_run(run.folder)["config"]))
-        if begun != of(run.config):
-            parts = [key for key, value in of(run.config).items() if begun[key] != value]
+        begun = modern(read_run(run.folder)["config"])
+        if begun != run.config and of(begun) != of(run.config):
+            parts = [key for key, value in of(run.config).items() if of(begun)[key] != value]
             raise ValueError(f"result.json and run.json differ in {', '.join(parts)}: one of them is of another run")
 
 
