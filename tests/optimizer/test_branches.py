@@ -8,6 +8,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+import torch
 import torch.nn.functional as F
 from buffered import LAYERS, Net, batch
 from torch import Tensor, nn
@@ -185,3 +186,39 @@ def test_several_batches_have_no_branches() -> None:
         SAM(base_of(model), rho=0.5).backward(
             oracle_of(objective, 0), oracle_of(objective, 1), m=3, branches=Branches()
         )
+
+
+def test_streams_fork_from_the_current_one_are_joined_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in for CUDA's streams that writes down who waits for whom."""
+    log: list[str] = []
+    made: list[Any] = []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            self.device, self.name = device, f"s{len(made)}"
+            made.append(self)
+
+        def wait_stream(self, other: Any) -> None:
+            log.append(f"{self.name} waits for {other.name}")
+
+    current = [Stream(torch.device("cuda"))]
+
+    @contextmanager
+    def on(stream: Any) -> Iterator[None]:
+        current.append(stream)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    branches = Branches()
+    for parts in (2, 1):
+        with branches._joined() as forks:
+            for part in range(parts):
+                with branches._forked(forks, torch.device("cuda")):
+                    log.append(f"{current[-1].name} does {part}")
+        log.append(f"{current[-1].name} adds")
+    two = "s1 waits for s0, s1 does 0, s2 waits for s0, s2 does 1, s0 waits for s1, s0 waits for s2, s0 adds"
+    assert ", ".join(log) == f"{two}, s1 waits for s0, s1 does 0, s0 waits for s1, s0 adds"
+    assert len(made) == 3
