@@ -27,7 +27,7 @@ from sam_repro.config.lines import compose_line
 from sam_repro.dataset import Batch
 from sam_repro.optimizer import SAM, LookSAM, Rule
 from sam_repro.optimizer import SGD as OurSGD
-from sam_repro.oracle import Objective
+from sam_repro.oracle import Branches, Objective
 from sam_repro.run.numerics import with_numerics
 from sam_repro.training import graphs
 
@@ -174,20 +174,20 @@ def ours(
     m: int | None = None,
     compile: bool = False,
     graph: bool = False,
+    parts: str = "sequence",
 ) -> tuple[nn.Module, Step]:
     """Our step."""
     model, batches = job.turns(preset)
     objective = Objective(model, F.cross_entropy, autocast=torch.bfloat16 if preset.bf16 else None, compile=compile)
-    made = rule(SGD(model.parameters(), fused=True))
+    made, branches = rule(SGD(model.parameters(), fused=True)), Branches() if parts == "branches" else None
 
     def update(_: int, batch: Batch) -> graphs.Numbers:
-        loss = made.backward(objective(batch.inputs, batch.targets, noise=0), m=m)
+        loss = made.backward(objective(batch.inputs, batch.targets, noise=0), m=m, branches=branches)
         made.update()
         return {"loss": loss}
 
-    act: graphs.Update = update
-    if graph:
-        act = graphs.Replayed(update, made.phase, lambda _: 0, objective, job.batches[0][1].device)
+    replayed = partial(graphs.Replayed, update, made.phase, lambda _: 0, objective, job.batches[0][1].device)
+    act: graphs.Update = replayed() if graph else update
 
     def step() -> Tensor:
         images, labels = next(batches)
@@ -212,6 +212,7 @@ def check(job: Task) -> None:
     agree("pytorch-optimizer's SAM", moved(peer(double, PLAIN)), reference, 1e-6)
     agree("our SAM", moved(ours(double, PLAIN)), reference, 1e-6)
     agree("our SAM, channels_last", moved(ours(double, FULL)), reference, 1e-6)
+    agree("branches", moved(ours(double, PLAIN, m=8, parts="branches")), moved(ours(double, PLAIN, m=8)), 1e-6)
     agree("our SAM, rho = 0", moved(ours(double, PLAIN, partial(SAM, rho=0.0))), moved(sgd(double, PLAIN)), 1e-12)
     agree("our SAM, bf16, channels_last", moved(ours(job, FAST)), reference, 0.3)
 
@@ -354,8 +355,8 @@ def vit_small(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     return timm.create_model("vit_small_patch16_224", num_classes=num_classes, img_size=image_size)
 
 
-GRAPH, BOTH = {"graph": True}, {"compile": True, "graph": True}
-PARTS = [{"m": 32}, {"m": 32, **GRAPH}, {"m": 32, **BOTH}]
+GRAPH, BOTH, BRANCHES = {"graph": True}, {"compile": True, "graph": True}, {"parts": "branches"}
+PARTS = [{"m": 32}, *({"m": 32, **more} for more in (GRAPH, BOTH, GRAPH | BRANCHES, BOTH | BRANCHES))]
 CASES: dict[str, tuple[Network, int, int, list[dict[str, Any]]]] = {
     "ResNet-18 256": (resnet18, 256, 32, [GRAPH, BOTH]),
     "ResNet-20 128": (resnet20, 128, 32, [GRAPH, BOTH]),

@@ -4,9 +4,9 @@
     python scripts/gpu_visit.py --rehearse --to out                                    # all of it, small, on a CPU
 
 In this order: wheels are installed and archives of data unpacked; the tests that need a GPU; ceilings, steps beside
-public ones, kernels of a step; then the cells of `CELLS`, one after the other. A cell that the time does not allow to
-end is told to save, and the same command goes on with it. Records, tables and what was said are packed into files of
-at most 15 MiB, whatever failed; `cat visit.tar.gz.* | tar xz` unpacks them.
+public ones, kernels of a step, Hessian products; then the cells of `CELLS`, one after the other. A cell that the time
+does not allow to end is told to save, and the same command goes on with it. Records, tables and what was said are
+packed into files of at most 15 MiB, whatever failed; `cat visit.tar.gz.* | tar xz` unpacks them.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def checks(rehearse: bool) -> Iterator[list[Part]]:
         words = ["--gpu", "--rounds", "1", "--only", case, "--out", "outputs/visit/warm-up"]
         first.append(Part(f"warm-up-{_plain(case)}", [python, "scripts/bench_step.py", *words], 150))
     yield first
-    for name, seconds in (("roofline", 40), ("step", 200), ("kernels", 60)):
+    for name, seconds in (("roofline", 40), ("step", 200), ("kernels", 60), ("hessian", 60)):
         rounds = ["--rounds", "1" if rehearse else "3"]
         yield [Part(name, [python, f"scripts/bench_{name}.py", *where, *rounds], seconds)]
 

@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a table and constructed runs of its cells, and below it one with a trained run."""
     lab = Lab(tmp_path_factory.mktemp("golden"))
     (lab.root / "configs/table").mkdir(parents=True)
-    (lab.root / "configs/table/mine.yaml").write_text(MINE + TABLE)
+    (lab.root / "configs/table/mine.yaml").write_text(MINE + TABLE, encoding="utf-8")
     lab.tabled(TABLE)
     for seed, error in enumerate([9.9, 10.0, 10.1]):
         lab.run("sam 0.1", seed, error, validation=error + 1)
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lab.runs("sgd", [11.0, 11.3])
     for place in ("trained", "swept"):
         (lab.root / place).mkdir()
-    (lab.root / "train.txt").write_text(text_of("train", lab.root))
+    (lab.root / "train.txt").write_text(text_of("train", lab.root), encoding="utf-8")
     return lab.root
 
 
@@ -100,7 +100,7 @@ def text_of(name: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_door_says_what_it_said(name: str, folder: Path, pytestconfig: pytest.Config) -> None:
-    text = (folder / "train.txt").read_text() if name == "train" else text_of(name, folder)
+    text = (folder / "train.txt").read_text(encoding="utf-8") if name == "train" else text_of(name, folder)
     file = GOLDEN / f"{name}.txt"
     if pytestconfig.getoption("record"):
         file.write_text(text, encoding="utf-8")

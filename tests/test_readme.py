@@ -22,7 +22,7 @@ LINES = [
     line
     for text in TEXTS.values()
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", "").splitlines()
     if line.startswith("python -m sam_repro.train")
 ]
 

@@ -90,6 +90,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "deterministic": limits.boolean,
     "compile": _one_of("auto", True, False),
     "micro_batch": partial(limits.positive, optional=True),
+    "parts": limits.parts,
     "graph": _one_of("auto", True, False),
     "threads": partial(limits.integer, low=1, high=1024, optional=True),
     "name": _plain_name,
@@ -135,6 +136,18 @@ OPTIONS = tuple(dict.fromkeys(node.partition(".")[0] for node in BUILT))
 """The groups of which each configuration has an option."""
 
 
+def _nodes_above(key: str) -> list[str]:
+    """The keys of which a key is a part, the nearest first."""
+    return [key[:dot] for dot in range(len(key) - 1, 0, -1) if key[dot] == "."]
+
+
+PARTS: dict[str, list[str]] = {}
+"""The keys with limits below a node."""
+for _key in LIMITS:
+    for _node in _nodes_above(_key):
+        PARTS.setdefault(_node, []).append(_key)
+
+
 def check(config: dict[str, Any]) -> list[str]:
     """What is wrong with a resolved configuration: one line for each finding, none if it may run."""
     leaves = flat(config)
@@ -144,9 +157,9 @@ def check(config: dict[str, Any]) -> list[str]:
 
 def finding(key: str, value: Any) -> str | None:
     """What is wrong with one value, or None."""
-    if parts := [part for part in LIMITS if part.startswith(f"{key}.")]:
+    if parts := PARTS.get(key):
         return f"{key} = {limits.shown(value)}: has keys of its own; set {', '.join(parts)}"
-    if whole := [whole for whole in LIMITS if key.startswith(f"{whole}.")]:
+    if whole := [node for node in _nodes_above(key) if node in LIMITS]:
         return f"{key}: no such key, because {whole[0]} is one value; write {whole[0]}=value"
     try:
         LIMITS.get(key, lambda *_: None)(key, value)
@@ -206,7 +219,24 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
     if leaves["graph"] is True and leaves["device"] == "cpu":
         yield "graph = true: needs a GPU; leave graph out"
 
+    if leaves["parts"] == "branches":
+        yield from _contradictions_of_branches(leaves)
+
     yield from contradictions_of_sharpness(leaves, rho)
+
+
+def _contradictions_of_branches(leaves: dict[str, Any]) -> Iterator[str]:
+    """What cannot be together with `parts = branches`."""
+    if leaves["m"] is None:
+        yield "parts = branches: there is one part; say how many examples share a perturbation, such as m=32"
+    if leaves["device"] == "cpu":
+        yield "parts = branches: needs a GPU; leave parts out"
+    if leaves["graph"] is False:
+        yield "parts = branches: are those of a CUDA graph; leave graph out"
+    if leaves["micro_batch"] is not None:
+        yield "parts = branches: all parts go through the network at once; leave micro_batch out"
+    if leaves["batch_norm_statistics"] == "both":
+        yield "parts = branches: choose batch_norm_statistics=mean or first; with both a part starts from another's end"
 
 
 def contradictions_of_sharpness(leaves: dict[str, Any], rho: float | None) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from sam_repro import limits
 from sam_repro.config import schema
-from sam_repro.config.checks import finding
+from sam_repro.config.checks import LIMITS, finding
 from sam_repro.config.compose import SPELLING, Override, ValueType, hydras_parser, parse_word
 from sam_repro.config.options import groups_of, nearest
 from sam_repro.errors import UserError
@@ -144,7 +144,9 @@ def _refuse_override(override: Override, arguments: Namespace, known: Collection
     if override.is_sweep_override() and not arguments.multirun:
         takes_list = key not in groups and not finding(key, [0.5])
         listed = f", or write a list as {key}=[…]" if takes_list else ""
-        raise UserError(f"{written}: several values are a sweep; add -m{listed}")
+        is_text = key in LIMITS and not finding(key, "a,b")
+        quoted = f", or quote a text with a comma: \"{key}='{written.partition('=')[2]}'\"" if is_text else ""
+        raise UserError(f"{written}: several values are a sweep; add -m{listed}{quoted}")
     for value in _values(override):
         if key in groups and value not in groups[key]:
             raise UserError(f"{key} = {limits.shown(value)}: no such option{nearest(str(value), groups[key])}")

@@ -137,6 +137,7 @@ class Config:
     deterministic: bool = field(default=False, metadata={"": NUMERICS})
     compile: Any = field(default="auto", metadata={"": Facts("numerics", neutral=False)})  # what "auto" is on a CPU
     micro_batch: int | None = field(default=None, metadata={"": Facts("numerics", neutral=None)})
+    parts: str = field(default="sequence", metadata={"": Facts("numerics", neutral="sequence")})
     threads: int | None = field(default=None, metadata={"": NUMERICS})
     # bookkeeping
     graph: Any = field(

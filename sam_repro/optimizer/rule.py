@@ -2,7 +2,7 @@
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from sam_repro import limits
 from sam_repro.errors import UserError
 from sam_repro.optimizer.state import Memory, Watch, followed, layout, shapes_of, tensors_of
-from sam_repro.oracle import Joint, Mean, Oracle, Term
+from sam_repro.oracle import Branches, Joint, Mean, Oracle, Term
 from sam_repro.vectors import Vector
 
 Terms = dict[str, Term]
@@ -128,6 +128,7 @@ class Rule(ABC):
         m: int | None = None,
         mean: Mean | None = None,
         observe: Callable[[Terms], None] | None = None,
+        branches: Branches | None = None,
     ) -> Tensor:
         """Leave the rule's gradient in `p.grad` and the weights bitwise as they were.
 
@@ -137,6 +138,7 @@ class Rule(ABC):
                 weighted by size, and combined once.
             mean: averages a list of tensors over ranks; nothing on one process.
             observe: called once with the averaged terms, before they are combined.
+            branches: asks the parts of `m` examples side by side, default one after the other.
 
         Returns:
             The mean loss of the first term at w, else of the first term: a fresh 0-dim tensor on the device.
@@ -153,9 +155,10 @@ class Rule(ABC):
         self._follow()
         if self._watch is None:
             self._watch = Watch(self._attributes(), self._declared())
-        phase, terms = self.phase(self.steps), dict[str, Term]()
-        for part in oracle.parts(m, mean):
-            terms = _added(terms, self.terms(part, phase), part.share)
+        terms = dict[str, Term]()
+        for part, answer in self._answered(oracle, m, mean, branches):
+            terms = _added(terms, answer, part.share)
+            del answer  # its memory is free for the next part
         if mean is not None:
             terms = _averaged(terms, mean)
         if observe is not None:
@@ -167,6 +170,20 @@ class Rule(ABC):
         given = [any(flags) for flags in zip(*(term.given for term in terms.values() if term.given), strict=True)]
         self._leave(gradient, given)
         return _loss(terms)
+
+    def _answered(
+        self, oracle: Oracle, m: int | None, mean: Mean | None, branches: Branches | None
+    ) -> Iterator[tuple[Oracle, Terms]]:
+        """The parts of the batch, each with its terms."""
+        phase = self.phase(self.steps)
+        if branches is None or m is None:
+            return ((part, self.terms(part, phase)) for part in oracle.parts(m, mean))
+
+        def ask(part: Oracle) -> Terms:
+            self.room.clear()  # it is of the part before, which may still be at work
+            return self.terms(part, phase)
+
+        return branches.answered(oracle, m, self.params, ask, mean)
 
     def step(self, *oracles: Oracle, m: int | None = None) -> Tensor:
         """One update: `backward`, `update`, the counter. Returns the loss that `backward` returns."""

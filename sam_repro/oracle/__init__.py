@@ -1,10 +1,12 @@
 """The loss as a function of the weights."""
 
+from sam_repro.oracle.branches import Branches
 from sam_repro.oracle.buffers import Buffers, Mean
 from sam_repro.oracle.joint import Joint
 from sam_repro.oracle.oracle import Criterion, Objective, Oracle, Reseed, Term, draw_noise, reseed, take_gradients
 
 __all__ = [
+    "Branches",
     "Buffers",
     "Criterion",
     "Joint",

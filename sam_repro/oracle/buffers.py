@@ -108,6 +108,29 @@ class Buffers:
                     self._start = start
 
     @contextmanager
+    def apart(self) -> Iterator[Mapping[Place, Tensor]]:
+        """Inside the block there are copies of all buffers, and these are the start; after it, what became of them."""
+        names = ((module, name, buffer) for module in self.modules for name, buffer in module._buffers.items())
+        now, start = {(module, name): buffer for module, name, buffer in names if buffer is not None}, self._start
+        own = _copied(now)
+        self._start = _copied({place: own[place] for place in self._places})
+        _bind(own)
+        try:
+            yield own
+        finally:
+            own |= _bound(own)  # some layers bind a buffer anew
+            _bind(now)
+            self._start = start
+
+    @torch.no_grad()
+    def move(self, to: Mapping[Place, Tensor], statistics_only: bool) -> None:
+        """Move the buffers, or their running statistics alone, to those of an `apart` block."""
+        statistics = {(layer, name) for layer in self.norms for name in STATISTICS}
+        moved = {place: value for place, value in to.items() if place in statistics or not statistics_only}
+        if moved:
+            torch._foreach_copy_(list(_bound(moved).values()), list(moved.values()))
+
+    @contextmanager
     def repeating(self) -> Iterator[None]:
         """Inside the block, a backward, a forward that autograd repeats starts from the start and moves nothing.
 

@@ -42,7 +42,7 @@ class Joint:
             for k, piece in enumerate(pieces)
         ]
 
-    def parts(self, m: int | None, mean: Mean | None = None) -> Iterator["Joint"]:
+    def split(self, m: int | None) -> list["Joint"]:
         """The whole batch: one perturbation is shared by all pieces.
 
         Raises:
@@ -50,7 +50,11 @@ class Joint:
         """
         if m is not None:
             raise ValueError(f"m = {m}: several batches are one here, with one perturbation; leave m out")
-        yield self
+        return [self]
+
+    def parts(self, m: int | None, mean: Mean | None = None) -> Iterator["Joint"]:
+        """The whole batch, with its running statistics averaged over ranks."""
+        yield from self.split(m)
         if mean is not None and self.objective.batch_norm_statistics != "first" and self.buffers.norms:
             torch._foreach_copy_(self.buffers.values, mean(self.buffers.values))
 

@@ -66,9 +66,8 @@ def _augmentation(config: Resolved) -> None:
 
 def _rule(config: Resolved) -> None:
     rule = build.make_smallest_rule(config)
-    if config["graph"] is True:
-        with build.refuse_by_key(config):
-            graphs.refuse(rule, config["diagnostics"])
+    with build.refuse_by_key(config):
+        graphs.refuse(build.make_plan(config).needs_graph, rule, config["diagnostics"])
 
 
 def _network(config: Resolved) -> None:

@@ -40,6 +40,8 @@ def with_numerics(config: Resolved) -> Resolved:
         raise UserError("precision = tf32: is for CUDA; on the CPU choose fp32 or bf16")
     if config["graph"] is True and device == "cpu":
         raise UserError("graph = true: needs a GPU; leave graph out")
+    if config["parts"] == "branches" and device == "cpu":
+        raise UserError("parts = branches: needs a GPU; leave parts out")
     resolved = _with_compile(config | {"device": device, "precision": precision})
     if resolved["compile"] and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError("compile = true: needs a C++ compiler, g++ or what CXX names; leave compile out")

@@ -32,6 +32,7 @@ from sam_repro.run.result import Result, announce_finished, find_finished, finis
 from sam_repro.run.sharpness import RunSharpness, measure_finished, show_sharpness
 from sam_repro.run.sizes import refuse_sizes
 from sam_repro.training import checkpoint
+from sam_repro.training.plan import Plan
 from sam_repro.training.trainer import Interrupted, NonFinite, Trainer
 
 
@@ -311,9 +312,16 @@ def _tell(folder: Path, trainer: Trainer) -> Iterator[None]:
         _write_failure(folder, repr(error), trainer.step)
         if not is_out_of_memory(error):
             raise
-        half = max(1, trainer.plan.batch_size // 2)
-        remedy = f"try micro_batch={half}, which takes a batch in pieces, or a smaller batch_size"
-        raise Failure(f"out of memory in step {trainer.step}; {remedy}. {_describe_checkpoint(trainer)}") from None
+        told = f"out of memory in step {trainer.step}; {_less_memory(trainer.plan)}"
+        raise Failure(f"{told}. {_describe_checkpoint(trainer)}") from None
+
+
+def _less_memory(plan: Plan) -> str:
+    """What takes less memory than this plan; the parts of `m` examples are already pieces of a batch."""
+    if plan.m is None:
+        half = max(1, plan.batch_size // 2)
+        return f"try micro_batch={half}, which takes a batch in pieces, or a smaller batch_size"
+    return "try parts=sequence" if plan.parts == "branches" else "try a smaller m"
 
 
 def _describe_checkpoint(trainer: Trainer) -> str:

@@ -160,7 +160,12 @@ def measure_finished(request: Request, config: Resolved, trust: bool = False) ->
         nodes = {"dataset.source": config["dataset"]["source"]}
         nodes |= {key: config[key] for key in ("architecture", "augmentation")}
         refuse_foreign(nodes, request.run / "result.json")
-    plain = {"precision": "fp32", "compile": False, "graph": False}  # whatever the run was trained with
+    plain = {
+        "precision": "fp32",
+        "compile": False,
+        "graph": False,
+        "parts": "sequence",
+    }  # whatever the run was trained with
     config = without_missing(with_numerics(config | plain))
     set_numerics(config)
     data = build.make_data(config, request.result)

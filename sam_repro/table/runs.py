@@ -265,6 +265,7 @@ def label(numerics: Sequence[tuple[str, Any]]) -> str:
     words += [f"threads: {threads}"] if (threads := given.get("threads")) is not None else []
     words += ["compile"] if given.get("compile") else []
     words += [f"micro_batch {size}"] if (size := given.get("micro_batch")) is not None else []
+    words += ["parts as branches"] if given.get("parts") == "branches" else []
     words += ["contiguous"] if given.get("channels_last") is False else []
     words += ["deterministic"] if given.get("deterministic") else []
     words += [f"inputs {given['inputs'][:12]}"] if given.get("inputs") else []
@@ -283,9 +284,9 @@ def _refuse_other(run: Run) -> None:
     if re.fullmatch(r"seed=\d+", run.folder.name) and run.folder.name != f"seed={run.seed}":
         raise ValueError(f"result.json is of seed {run.seed}; put back this home's own")
     if (run.folder / "run.json").exists():
-        begun = of(modern(read_run(run.folder)["config"]))
-        if begun != of(run.config):
-            parts = [key for key, value in of(run.config).items() if begun[key] != value]
+        begun = modern(read_run(run.folder)["config"])
+        if begun != run.config and of(begun) != of(run.config):
+            parts = [key for key, value in of(run.config).items() if of(begun)[key] != value]
             raise ValueError(f"result.json and run.json differ in {', '.join(parts)}: one of them is of another run")
 
 

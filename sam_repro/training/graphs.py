@@ -50,14 +50,14 @@ def obstacle(rule: Rule, diagnostics: str) -> str | None:
     return None
 
 
-def refuse(rule: Rule, diagnostics: str) -> None:
-    """Refuse `graph = true` where there is an `obstacle`.
+def refuse(needs: str | None, rule: Rule, diagnostics: str) -> None:
+    """Refuse what needs a graph, such as `graph = true`, where there is an `obstacle`.
 
     Raises:
         ValueError: naming it.
     """
-    if why := obstacle(rule, diagnostics):
-        raise ValueError(f"graph = true: {why}; or leave graph out")
+    if needs and (why := obstacle(rule, diagnostics)):
+        raise ValueError(f"{needs}: {why}; or leave {needs.split()[0]} out")
 
 
 class Graph:

@@ -37,6 +37,8 @@ class Plan:
         checkpoint_every: seconds between checkpoints, default 60; 0 for one after every step.
         micro_batch: examples that go through the network at once, default the batch: less memory, the same step.
         graph: replay whole steps as CUDA graphs; None (default): on a GPU, if a graph can hold them.
+        parts: how the parts of `m` examples are worked on: in "sequence" (default), or side by side as "branches" of a
+            CUDA graph, see `Branches`.
         shuffle_buffer: examples from which the next one of an epoch is drawn, default all: see `order.shuffled`.
     """
 
@@ -52,10 +54,17 @@ class Plan:
     checkpoint_every: float = 60.0
     micro_batch: int | None = None
     graph: bool | None = None
+    parts: str = "sequence"
     shuffle_buffer: int | None = None
 
     def __post_init__(self) -> None:
+        limits.parts("parts", self.parts)
         limits.shuffle_buffer("shuffle_buffer", self.shuffle_buffer)
+
+    @property
+    def needs_graph(self) -> str | None:
+        """What cannot be done without CUDA graphs; None if nothing is asked that needs them."""
+        return "parts = branches" if self.parts == "branches" else "graph = true" if self.graph else None
 
     def steps_per_epoch(self, examples: int) -> int:
         """Steps of one epoch over so many examples."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sam_repro.dataset import Batch, Data, Raw, Resident, Split
 from sam_repro.optimizer import Rule, Terms
-from sam_repro.oracle import Objective
+from sam_repro.oracle import Branches, Objective
 from sam_repro.rho_schedule import Constant, RhoSchedule
 from sam_repro.schedule import Schedule
 from sam_repro.seeds import derived
@@ -121,10 +121,10 @@ class Trainer:
         self._lr = {factor: torch.tensor(plan.lr * factor, dtype=dtype, device=device) for factor in sorted(factors)}
         self._own_options()
         self.no_graph = graphs.obstacle(rule, diagnostics.level)
+        self._branches = Branches() if plan.parts == "branches" else None
         self._update: graphs.Update = self._eager_update
         self._forward: graphs.Update = self._eager_forward
-        if plan.graph:
-            graphs.refuse(rule, diagnostics.level)
+        graphs.refuse(plan.needs_graph, rule, diagnostics.level)
         if plan.graph or (plan.graph is None and device.type == "cuda" and not self.no_graph):
             self._replay_steps()
 
@@ -247,7 +247,7 @@ class Trainer:
         part = None if self.plan.m is None else min(self.plan.m, size)
         oracle = self.objective(inputs, targets, self._noise(step), rows)
         pieces = oracle.split(min(self.plan.micro_batch or size, size)) if part is None else [oracle]
-        loss = self.rule.backward(*pieces, m=part, observe=look)
+        loss = self.rule.backward(*pieces, m=part, observe=look, branches=self._branches)
         self._finish_gradient(loss)
         self.rule.update()
         sums = weighted(numbers, size)

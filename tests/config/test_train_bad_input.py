@@ -213,12 +213,23 @@ REFUSED_WITHOUT_TORCH = {
     "epochs=1 schedule.warmup_epochs=1.5": "schedule.warmup_epochs = 1.5: must be less than epochs = 1",
     "rho_schedule.warmup_epochs=1e308": "rho_schedule.warmup_epochs = 1e+308: must be at most epochs = 20",
     "graph=true device=cpu": "graph = true: needs a GPU; leave graph out",
+    "m=32 parts=branches device=cpu": "parts = branches: needs a GPU; leave parts out",
+    "parts=branches": "parts = branches: there is one part; say how many examples share a perturbation, such as m=32",
+    "m=32 parts=branches graph=false": "parts = branches: are those of a CUDA graph; leave graph out",
+    "m=32 parts=branches micro_batch=32": (
+        "parts = branches: all parts go through the network at once; leave micro_batch out"
+    ),
+    "m=32 parts=branches batch_norm_statistics=both": (
+        "parts = branches: choose batch_norm_statistics=mean or first; with both a part starts from another's end"
+    ),
+    "m=32 parts=side": "parts = side: must be one of sequence, branches",
     "dataset.std=null": "dataset.mean, dataset.std: one is null; give both, or neither to have them computed",
     "precision=tf32 device=cpu": "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16",
     # sweeps: every cell is checked before the first one starts
     "rho=0.1,0.2": "rho=0.1,0.2: several values are a sweep; add -m",
     "seed=range(0,3)": "seed=range(0,3): several values are a sweep; add -m",
     "dataset.mean=0.1,0.2": "several values are a sweep; add -m, or write a list as dataset.mean=[…]",
+    "data_dir=a,b": "add -m, or quote a text with a comma: \"data_dir='a,b'\"",
     "-m rho=0.1,-1": f"rho = -1: {NUMBER} >= 0, or null",
     "-m seed=range(-1,2)": f"seed = -1: {INTEGER} >= 0",
     "-m optimizer=sam,samm": "optimizer = samm: no such option; did you mean sam?",

@@ -18,8 +18,7 @@ VIT = "{depth:2,embed_dim:12,num_heads:2,patch_size:4,proj_drop_rate:0.2,attn_dr
 NETWORKS = {
     "shake_shake": ["architecture=shake_shake_26_2x96d", "architecture.depth=8", "architecture.width=2"],
     "shakedrop": ["architecture=pyramidnet110_shakedrop", "architecture.depth=8", "architecture.alpha=6"],
-    "vit": ["architecture=timm", "architecture.name=vit_tiny_patch16_224", f"architecture.arguments={VIT}"],
-    "vit in pieces": [
+    "vit": [
         "architecture=timm",
         "architecture.name=vit_tiny_patch16_224",
         f"architecture.arguments={VIT}",

@@ -20,7 +20,9 @@ from door import ROOT, Answer, Server
 from sam_repro.config.identity import home as home_of
 from sam_repro.config.lines import compose_line
 from sam_repro.run.numerics import with_numerics
+from sam_repro.run.run import _less_memory
 from sam_repro.table.sweep import table
+from sam_repro.training.plan import Plan
 
 DATA = ROOT / "tests" / "data"
 AT = 12  # the step of the fault
@@ -153,6 +155,19 @@ def test_a_machine_without_memory_for_a_step(door, undisturbed, tmp_path):
     assert_one_message(answer, 1, f"out of memory in step {AT}; try micro_batch=10, which", f"after {AT} steps is kept")
     (tmp_path / "fault").unlink()
     assert_goes_on(door, tmp_path, undisturbed, AT)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({}, "micro_batch=10"),
+        ({"m": 4}, "a smaller m"),
+        ({"m": 4, "micro_batch": 4}, "a smaller m"),  # which parts do not heed
+        ({"m": 4, "parts": "branches"}, "parts=sequence"),
+    ],
+)
+def test_what_takes_less_memory_is_something_else_than_now(numbers, said):
+    assert _less_memory(Plan(seed=0, epochs=1, batch_size=20, lr=0.1, **numbers)).startswith(f"try {said}")
 
 
 @pytest.mark.parametrize("file", ["run.json", "checkpoint.pt", "model.safetensors"])

@@ -92,7 +92,7 @@ def test_the_largest_eigenvalue(case: Case) -> None:
 
 
 def test_the_trace(case: Case) -> None:
-    values = Hessian(**case.settings, probes=2, steps=3, trace_products=60)(case.subject, Notes()).values
+    values = Hessian(**case.settings, probes=2, steps=3, trace_products=45)(case.subject, Notes()).values
     expected = float(case.hessian.trace())
     assert abs(values["trace"] - expected) < 4 * values["trace_se"]
     assert values["trace_se"] < 0.4 * expected
