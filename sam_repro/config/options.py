@@ -5,6 +5,7 @@ import difflib
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -45,9 +46,10 @@ def groups_of(extra_dir: str | None) -> dict[str, list[str]]:
     """The options of every group."""
     groups: dict[str, list[str]] = {}
     for root in roots_of(extra_dir):
-        for file in sorted(root.glob("*/**/*.yaml")):
-            group, _, option = file.relative_to(root).with_suffix("").as_posix().partition("/")
-            groups.setdefault(group, []).append(option)
+        for file in sorted(_files(root)):
+            group, below, option = file.removesuffix(".yaml").partition("/")
+            if below:
+                groups.setdefault(group, []).append(option)
     return groups
 
 
@@ -78,8 +80,18 @@ def roots_of(extra_dir: str | None) -> list[Path]:
     return [Path(extra_dir), config_dir()]
 
 
-def _files(root: Path) -> set[str]:
-    return {file.relative_to(root).as_posix() for file in root.glob("**/*.yaml")}
+def _files(root: Path) -> frozenset[str]:
+    """The option files below a folder; ours are listed once, because they do not change while a command runs."""
+    return _shipped() if root == config_dir() else _listed(root)
+
+
+@cache
+def _shipped() -> frozenset[str]:
+    return _listed(config_dir())
+
+
+def _listed(root: Path) -> frozenset[str]:
+    return frozenset(file.relative_to(root).as_posix() for file in root.glob("**/*.yaml"))
 
 
 def _has_mark(file: Path) -> bool:

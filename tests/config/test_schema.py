@@ -12,8 +12,9 @@ from sam_repro.config.lines import compose_line
 from sam_repro.config.options import config_dir
 from sam_repro.config.schema import FACTS, LabelNoise, flat, neutral_values
 
+NODES = compose_line([])
 OPTIONS = sorted(
-    f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in compose_line([])
+    f"{file.parent.name}={file.stem}" for file in config_dir().glob("*/*.yaml") if file.parent.name in NODES
 )
 OPTIONAL = {
     "dataset.shuffle_buffer",
