@@ -134,7 +134,8 @@ class Replayed:
         objective: what seeds the noise of the update's passes.
         device: where the step runs.
         generators: what else it draws from, on the device; seeded by the caller before each call.
-        is_wanted: whether a step that cannot be captured is refused; else it runs eagerly, and a warning says why.
+        needs: what is refused if a step cannot be captured, such as `graph = true`; None lets such a step run eagerly,
+            and a warning says why.
 
     Memory: what the largest kind of step needs, kept, and what is given to it.
     """
@@ -147,7 +148,7 @@ class Replayed:
         objective: Objective,
         device: torch.device,
         generators: Sequence[torch.Generator] = (),
-        is_wanted: bool = True,
+        needs: str | None = "graph = true",
     ) -> None:
         self.update = update
         self.kind = kind
@@ -155,7 +156,7 @@ class Replayed:
         self.objective = objective
         self.device = device
         self.generators = generators
-        self.is_wanted = is_wanted
+        self.needs = needs
         self._kinds: dict[Hashable, _Kind] = {}
         self._pool: Any = None
         self._is_eager = False
@@ -194,8 +195,8 @@ class Replayed:
         return Graph(update, self.objective, len(kind.noises), self._pool, self.device, self.generators)
 
     def _refuse(self, why: str) -> None:
-        if self.is_wanted:
-            raise UserError(f"graph = true: {why}; leave graph out, or do without the wait")
+        if self.needs:
+            raise UserError(f"{self.needs}: {why}; leave {self.needs.split()[0]} out, or do without the wait")
         warnings.warn(f"graph = auto: {why}; steps run eagerly, which is slower", stacklevel=4)
         self._is_eager = True
 

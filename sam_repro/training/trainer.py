@@ -265,7 +265,7 @@ class Trainer:
                 group["capturable"] = True  # for a fused base a permission, and no other kernel
         self._own_options()
         replayed = partial(
-            graphs.Replayed, objective=self.objective, device=self.data.train.device, is_wanted=bool(self.plan.graph)
+            graphs.Replayed, objective=self.objective, device=self.data.train.device, needs=self.plan.needs_graph
         )
         drawn_from = [self._generator] if self._generator.device == self.data.train.device else []
         self._update = replayed(self._eager_update, self._kind, self._noise, generators=drawn_from)

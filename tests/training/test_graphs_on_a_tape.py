@@ -283,6 +283,10 @@ def test_a_step_that_waits_for_the_device_runs_eagerly_or_is_refused(
     monkeypatch.setattr(graphs, "waits", lambda device: nullcontext(["mine.py:7"]))
     with pytest.raises(UserError, match=r"graph = true: a step waits for the device at mine.py:7"):
         trainer(tmp_path, graph=True).run(Listener())
+    in_branches = trainer(tmp_path, m=4, parts="branches")
+    in_branches._replay_steps()  # as on a GPU
+    with pytest.raises(UserError, match=r"parts = branches: a step waits .*; leave parts out"):
+        in_branches.run(Listener())
     expected, ours = (trainer(tmp_path, graph=graph) for graph in (False, None))
     expected.run(Listener())
     ours._replay_steps()  # as on a GPU
