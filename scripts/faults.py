@@ -195,12 +195,11 @@ def options(draw: random.Random, number: int) -> Iterator[str]:
             "table": [(table.main, ["odd"]), (train.main, ["-m", "table=odd", "cell=0", "seed=0", "--cfg", "job"])],
             "experiment": [(table.main, ["recipe", "odd"]), (train.main, ["experiment=odd", "--cfg", "job"])],
         }.get(group, [(dry, [f"{group}=odd", *TINY])])
-        for door, words in calls:
-            code, _, err = call(door, ["--config-dir", "own", *words])
-            if wrong := refused_well(code, err):
-                yield f"{file.relative_to(config_dir())} {'.'.join(map(str, path))} = {value!r:.40}: {wrong}"
+        said = [call(door, ["--config-dir", "own", *words]) for door, words in calls]
         own.unlink()
-        yield ""
+        wrong = next(filter(None, (refused_well(code, err) for code, _, err in said)), "")
+        what = f"{file.relative_to(config_dir())} {'.'.join(map(str, path))} = {value!r:.40}"
+        yield f"{what}: {wrong}" if wrong else ""
 
 
 def dry() -> None:
@@ -226,7 +225,7 @@ def changes(home: Path, every: int) -> Iterator[str]:
 
 
 def damages(home: Path) -> Iterator[str]:
-    """Every file of a finished run, cut at every eighth and with a bit flipped there."""
+    """Every file of a finished run, cut at each eighth, with a bit flipped there, and a pipe or folder in its place."""
     for file in (home / name for name in (*RECORDS, "metrics.jsonl", "model.safetensors")):
         whole = file.read_bytes()
         for eighth in range(8):
@@ -234,7 +233,12 @@ def damages(home: Path) -> Iterator[str]:
             for content in (whole[:at], whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :]):
                 file.write_bytes(content)
                 yield damage_told(home, file, f"{file.name} {'cut' if len(content) == at else 'flipped'} at {at}")
-        file.write_bytes(whole)
+        for make, remove in ((os.mkfifo, os.unlink), (os.mkdir, os.rmdir)):
+            file.unlink()
+            make(file)
+            yield damage_told(home, file, f"{file.name} by {make.__name__}")
+            remove(file)
+            file.write_bytes(whole)
 
 
 def damage_told(home: Path, file: Path, what: str) -> str:
