@@ -286,3 +286,12 @@ def test_weights_that_the_network_does_not_have_are_told_before_training() -> No
     (line,) = findings([compose_line(["sharpness.parameters=nope"])])
     assert line.startswith("sharpness.parameters = nope: is in no parameter's name; there are 14, such as ")
     assert findings([compose_line(["sharpness.parameters=weight"])]) == []
+
+
+def test_a_home_that_cannot_be_looked_at_is_the_run_s_to_tell_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its line of a sweep fails by itself, and takes no other with it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").symlink_to("a" * 300)
+    assert findings([compose_line(["sharpness=none"])]) == []
