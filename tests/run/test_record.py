@@ -1,5 +1,6 @@
 """A record is checked as a whole: every single change of it is named, whatever reads it."""
 
+import errno
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import pytest
 from called import command
 
 from sam_repro import load, measure, train
-from sam_repro.errors import UserError
+from sam_repro.errors import UserError, refuse_damaged
 from sam_repro.run.record import read_record, read_result, read_run, write_record
 from sam_repro.table import __main__ as table_door
 from sam_repro.table import runs, sweep
@@ -162,3 +163,22 @@ def test_a_run_is_named_by_its_folder_or_by_its_result(home: Path, tmp_path: Pat
     assert command(table_door.main, tmp_path, "compare", str(home), str(home / "result.json")).code == 0
     with pytest.raises(UserError, match="names no run; give the home of one"):
         load("")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "x.json"),
+            "x.json: Permission denied; once this is mended",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "x.json: No space left on device; once this is mended"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "x.json"),
+            r"x.json: damaged \(No such file\); add resume=false",
+        ),
+    ],
+)
+def test_what_a_place_refuses_is_no_damage(error: OSError, told: str) -> None:
+    with pytest.raises(UserError, match=told), refuse_damaged(Path("x.json")):
+        raise error
