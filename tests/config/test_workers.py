@@ -64,6 +64,7 @@ def test_a_signal_to_the_door_stops_the_workers_and_those_that_are_still_startin
         early, late = worker(sweep), worker(sweep, 0.5)
         assert early.stdout.readline() == "at 1\n"
         os.kill(os.getpid(), signal.SIGHUP)
+        wait_for(sweep.stopped_by)  # another thread is given the signal, perhaps only once this one waits below
         for process in (early, late):
             process.send_signal(signal.SIGINT)  # as a terminal does, to the one that still starts as well
         said = [process.communicate("\n") for process in (early, late)]
