@@ -327,6 +327,8 @@ def _by_numerics(runs: Iterable[Run]) -> dict[Numerics, list[Run]]:
 def _mixed(runs: Sequence[Run]) -> tuple[str, ...]:
     digests = {run.sources for run in runs}
     marks = [f"of {len(digests)} versions of the sources"] if len(digests) > 1 else []
+    kept = sum("evidence" in run.folder.parts for run in runs)
+    marks += [f"kept evidence: {kept} of {len(runs)} runs"] if 0 < kept < len(runs) else []
     if unrecorded := sum(run.inputs is None for run in runs):
         marks.append(
             "inputs not recorded" + (f": of {unrecorded} of {len(runs)} runs" if unrecorded < len(runs) else "")

@@ -194,32 +194,43 @@ class Found:
 
 
 def find(roots: Iterable[Path]) -> Found:
-    """Read every run below the folders; of two of the same cell, seed and numerics the first counts.
+    """Read every run below the folders; of two of the same cell, seed, numerics and inputs the first counts.
+
+    Inputs that were not recorded may be those of any other run.
 
     Args:
         roots: folders, such as outputs; in each, what lies below `runs` comes before `evidence`.
     """
     found = Found()
-    seen: dict[tuple[Any, ...], list[Run]] = {}
+    seen: dict[tuple[Any, ...], list[list[Run]]] = {}
     twice: list[tuple[Path, Path]] = []
     for folder in (folder for root in roots for folder in _homes(root, found.problems)):
         try:
             if (folder / "result.json").exists():
                 run = _read_finished(folder)
-                seen.setdefault((run.cell_hash, run.seed, run.numerics, run.inputs), []).append(run)
+                _group(seen.setdefault((run.cell_hash, run.seed, run.numerics), []), run).append(run)
             else:
                 found.unfinished.append(_read_unfinished(folder))
         except (ValueError, OSError) as error:
             found.problems.append(f"{folder}: damaged, not counted ({error})")
-    for first, *others in seen.values():
-        same = [run for run in others if run.result["weights_sha256"] == first.result["weights_sha256"]]
-        found.runs.append(Run(first.folder, first.result, tuple(run.folder for run in same)))
+    for first, *others in (runs for alike in seen.values() for runs in alike):
+        copies = [run for run in others if run.result["weights_sha256"] == first.result["weights_sha256"]]
+        found.runs.append(Run(first.folder, first.result, tuple(run.folder for run in copies)))
         found.problems += _problems(first)
-        twice += [(run.folder, first.folder) for run in others if run not in same]
+        twice += [(run.folder, first.folder) for run in others if run not in copies]
     if twice:
         more = f", nor are {len(twice) - 1} others that another comes before" if len(twice) > 1 else ""
         found.problems.append(f"{twice[0][0]}: not counted, because {twice[0][1]} is of the same cell and seed{more}")
     return found
+
+
+def _group(groups: list[list[Run]], run: Run) -> list[Run]:
+    """The group that has the inputs of the run; inputs that were not recorded may be those of any other run."""
+    for group in groups:
+        if None in (run.inputs, group[0].inputs) or run.inputs == group[0].inputs:
+            return group
+    groups.append([])
+    return groups[-1]
 
 
 def read(folder: Path) -> Run:

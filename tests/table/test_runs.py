@@ -137,6 +137,23 @@ def test_of_two_different_runs_of_one_seed_the_first_counts_and_the_other_is_nam
     assert found.problems == [f"{again}: not counted, because {two[0]} is of the same cell and seed"]
 
 
+def test_a_run_of_ones_own_comes_before_kept_evidence_whose_inputs_were_not_recorded(lab):
+    """Evidence of seeds 0 and 1, older than the recording of inputs, and a run of seed 0: never the older number."""
+    for seed, error in ((0, 30.0), (1, 40.0)):
+        folder = lab.run("sam 0.1", seed, error)
+        rewritten(folder, lambda result: result.update(inputs=None))
+        shutil.move(folder, lab.outputs / f"evidence/mine/runs/cell/{folder.name}")
+    own = lab.run("sam 0.1", 0, 10.0)
+    rewritten(own, lambda result: result.update(inputs="digest", weights_sha256="other"))
+    report = lab.report()
+    (line,) = [line for line in report.cells if line.row == "sam 0.1"]
+    assert (line.estimates[0].mean, line.estimates[0].n) == (25.0, 2)
+    assert line.marks == ("kept evidence: 1 of 2 runs", "inputs not recorded: of 1 of 2 runs")
+    (problem,) = report.found.problems
+    assert "seed=0: not counted, because" in problem
+    assert str(own) in problem
+
+
 def test_of_many_runs_that_are_there_twice_one_line_tells(lab, two):
     for folder in two:
         again = lab.outputs / f"evidence/mine/runs/cell/{folder.name}"
