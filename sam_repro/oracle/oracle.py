@@ -62,7 +62,8 @@ class Objective:
             (pass 1, the first part's), "both" (all passes). Other buffers move in pass 1 of the first part, or in both.
         same_noise: the same dropout masks in all passes over a batch (default), or fresh ones in each.
         compile: whether the forward of a gradient's pass is compiled (`torch.compile`, one graph per shape of the batch
-            and state of the statistics); default false. The model stays the eager one, and all else runs it.
+            and state of the statistics); default false. The model stays the eager one, and all else runs it. Compiled
+            dropout draws other masks than the eager one.
         compiled_examples: examples of the passes that are compiled; passes over more or fewer run the eager model.
             Default None: all passes are.
 
@@ -96,6 +97,11 @@ class Objective:
     ) -> None:
         _refuse_float16(autocast)
         limits.batch_norm_statistics("batch_norm_statistics", batch_norm_statistics)
+        for decay in weight_decay.values() if isinstance(weight_decay, Mapping) else [weight_decay]:
+            limits.number("weight_decay", decay, low=0)
+        limits.boolean("same_noise", same_noise)
+        limits.boolean("compile", compile)
+        limits.integer("compiled_examples", compiled_examples, low=1, optional=True)
         self.model = model
         self.criterion = criterion
         self.autocast = autocast

@@ -336,9 +336,20 @@ def test_float16_of_the_caller_is_refused(answer: str) -> None:
         ask()
 
 
-def test_unknown_batch_norm_statistics_are_refused() -> None:
-    with pytest.raises(ValueError, match="batch_norm_statistics = last: must be one of mean, first, both"):
-        Objective(network(), F.cross_entropy, batch_norm_statistics="last")
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"batch_norm_statistics": "last"}, "batch_norm_statistics = last: must be one of mean, first, both"),
+        ({"weight_decay": float("nan")}, "weight_decay = nan: must be a finite number >= 0"),
+        ({"weight_decay": {"a weight": -1.0}}, r"weight_decay = -1.0: must be a finite number >= 0"),
+        ({"same_noise": "no"}, "same_noise = no: must be true or false"),
+        ({"compile": "no"}, "compile = no: must be true or false"),
+        ({"compiled_examples": 0}, "compiled_examples = 0: must be an integer >= 1"),
+    ],
+)
+def test_bad_settings_of_an_objective_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Objective(network(), F.cross_entropy, **settings)
 
 
 # Batch norm
