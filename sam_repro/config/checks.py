@@ -205,13 +205,12 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
         remedy = "hold images out, such as dataset.validation.count=200"
         yield f"report = best_validation: there is no validation split; {remedy}"
 
-    epochs, warmup = leaves["epochs"], leaves.get("schedule.warmup_epochs")
-    if isinstance(warmup, int | float) and warmup >= epochs:
-        yield f"schedule.warmup_epochs = {limits.shown(warmup)}: must be less than epochs = {epochs}"
-
-    warmup = leaves.get("rho_schedule.warmup_epochs")
-    if isinstance(warmup, int | float) and warmup > epochs:
-        yield f"rho_schedule.warmup_epochs = {limits.shown(warmup)}: must be at most epochs = {epochs}"
+    epochs, inside = leaves["epochs"], {"schedule.warmup_epochs", "rho_schedule.epochs"}
+    for key in (*sorted(inside), "rho_schedule.warmup_epochs"):
+        value = leaves.get(key)
+        if isinstance(value, int | float) and (value > epochs or (value == epochs and key in inside)):
+            most = "less than" if key in inside else "at most"
+            yield f"{key} = {limits.shown(value)}: must be {most} epochs = {epochs}"
 
     if leaves["precision"] == "tf32" and leaves["device"] == "cpu":
         yield "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16"
