@@ -231,7 +231,7 @@ def _contradictions_of_branches(leaves: dict[str, Any]) -> Iterator[str]:
     if leaves["device"] == "cpu":
         yield "parts = branches: needs a GPU; leave parts out"
     if leaves["graph"] is False:
-        yield "parts = branches: are those of a CUDA graph; leave graph out"
+        yield "parts = branches: needs a CUDA graph; leave graph out"
     if leaves["micro_batch"] is not None:
         yield "parts = branches: all parts go through the network at once; leave micro_batch out"
     if leaves["batch_norm_statistics"] == "both":

@@ -216,7 +216,7 @@ REFUSED_WITHOUT_TORCH = {
     "graph=true device=cpu": "graph = true: needs a GPU; leave graph out",
     "m=32 parts=branches device=cpu": "parts = branches: needs a GPU; leave parts out",
     "parts=branches": "parts = branches: there is one part; say how many examples share a perturbation, such as m=32",
-    "m=32 parts=branches graph=false": "parts = branches: are those of a CUDA graph; leave graph out",
+    "m=32 parts=branches graph=false": "parts = branches: needs a CUDA graph; leave graph out",
     "m=32 parts=branches micro_batch=32": (
         "parts = branches: all parts go through the network at once; leave micro_batch out"
     ),
