@@ -62,6 +62,7 @@ class Config:
             "validation": Facts(switch="dataset.validation.count"),
             "validation.stream": Facts(neutral="numpy"),
             "shuffle_buffer": Facts(neutral=None),
+            "resize": Facts(switch="dataset.resize.size", off=None),
             "augmentation": Facts(idle=True),  # only names values for the augmentation to take
             "train_images": BOOKKEEPING,
             "verified": BOOKKEEPING,
@@ -72,6 +73,8 @@ class Config:
             "source.cache": BOOKKEEPING,
             "verify": BOOKKEEPING,
             "source.verify": BOOKKEEPING,
+            "source.share": Facts(switch="dataset.source.size", off=None),
+            "source.interpolation": Facts(switch="dataset.source.size", off=None),
         },
     )
     architecture: dict[str, Any] = field(
