@@ -38,6 +38,20 @@ REFUSED_WITHOUT_TORCH = {
     "architecture=resnet19": "architecture = resnet19: no such option; did you mean resnet",
     "augmentation=mosaic": "augmentation = mosaic: no such option; there are: ",
     "schedule=cosin": "schedule = cosin: no such option; did you mean cosine?",
+    "optimizer=adamw": "optimizer = adamw: no such option; base_optimizer has it: write base_optimizer=adamw",
+    "experiment=foret2021/table1": "no such option; table has it: write table=foret2021/table1",
+    # keys of a node, without it
+    "alpha=0.5 optimizer=gsam": "alpha=0.5: no such key; did you mean optimizer.alpha?",
+    "alpha=0.5": "alpha=0.5: no such key; did you mean graph?",  # sam has none
+    "validation.count=4": "validation.count=4: no such key; did you mean dataset.validation.count?",
+    "-m probability=0.5,1 augmentation=cutout": (
+        "did you mean augmentation.flip.probability or augmentation.cutout.probability?"
+    ),
+    # twice
+    "optimizer=sam lr=0.2 optimizer=sgd": (
+        "optimizer=sam and optimizer=sgd: choose one option of optimizer, or several by -m optimizer=a,b"
+    ),
+    "--config-dir a --config-dir=b": "--config-dir and --config-dir=b: write it once, because only one",
     # keys of a node
     "optimizer.lr=1": "optimizer.lr: no such key; there are: optimizer.",
     "schedule.gamma=0.1": "schedule.gamma: no such key; there are: schedule.final, schedule.per,",
@@ -420,6 +434,25 @@ def test_an_option_of_ones_own_that_is_wrong(light, tmp_path, option, mode):
     answer = light.run(tmp_path / "work", f"{mode}--config-dir {tmp_path}/mine optimizer={option}")
     assert_refused(answer, tmp_path / "work", *words)
     assert not answer.torch
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("lr=0.1 rho=0.1 lr=0.2", "lr=0.1: does not count, because lr=0.2 comes later"),
+        ("-m lr=0.1,0.2 lr=0.2 seed=0,1", "lr=0.1,0.2: does not count, because lr=0.2 comes later"),
+        (
+            "'dataset.validation={count:3,seed:1}' dataset.validation.count=4",
+            "dataset.validation={count:3,seed:1}: its dataset.validation.count does not count, because",
+        ),
+        ("lr=0.2 lr=0.2", ""),
+    ],
+)
+def test_the_last_of_two_values_counts_and_is_named(light, tmp_path, line, told):
+    """The line ends in a refusal, so that nothing is trained."""
+    said = light.run(tmp_path, f"{line} m=9999").err.splitlines()
+    assert [told in one for one in said[:-1]] == [True] * bool(told)
+    assert said[-1].startswith("sam_repro: m = 9999: must be at most")
 
 
 def test_an_option_of_ones_own_with_a_name_of_ours(light, tmp_path):
