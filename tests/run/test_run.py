@@ -474,3 +474,16 @@ def test_loading_what_is_damaged(plain: Run, tmp_path: Path, file: str, content:
         (home / file).write_bytes(content)
     with pytest.raises(UserError, match=file):
         sam_repro.load(home)
+
+
+def test_what_is_taken_for_the_same_run_is_the_same_run(tmp_path: Path) -> None:
+    """Keys that are left out of the home, because the values of others leave them without effect."""
+    plain = ["wandb=disabled", "batch_size=300", "rho=0", "weight_decay=0", "max_steps=3", "sharpness=none"]
+    idle = ["m=300", "micro_batch=400", "rho_schedule=like_lr", "weight_decay_in=loss"]
+    results = []
+    for folder, words in ((tmp_path / "plain", plain), (tmp_path / "idle", [*plain, *idle])):
+        folder.mkdir()
+        assert command(train.main, folder, *words).code == 0
+        results += [(path.relative_to(folder), json.loads(path.read_text())) for path in folder.glob("**/result.json")]
+    (home, result), (same_home, same) = results
+    assert (home, result["weights_sha256"]) == (same_home, same["weights_sha256"])
