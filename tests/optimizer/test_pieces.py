@@ -163,9 +163,10 @@ def test_a_rule_that_moves_the_weights_itself_may_go_on() -> None:
 # A gradient that this step did not compute
 
 
-def test_a_layer_that_is_frozen_stands_still(make_rule: Any) -> None:
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_layer_that_is_frozen_stands_still(make_rule: Any, momentum: float) -> None:
     model = network()
-    rule: Rule = make_rule(sgd(model))
+    rule: Rule = make_rule(sgd(model, momentum=momentum))
     objective = Objective(model, cross_entropy)
     rule.step(objective(*batch(0)))
     model[1].requires_grad_(False)

@@ -2,7 +2,7 @@
 
 C1 and C2: operations of a step beside its passes. C3: nothing waits for the host. C4: nothing moves. C5: weights come
 back bitwise. C6: no walk through the modules. C7: the second pass sees the perturbed weights. The contract tests hold
-C3 to C6 for every rule, `test_traps.py` holds C7 in all its forms, and `tests/test_trainer.py` C3 and C6 for the loop.
+C3 to C6 for every rule, `test_traps.py` holds C7 in all its forms, and `training/test_waits.py` C3 and C6 for the loop.
 """
 
 from collections import Counter
@@ -87,7 +87,8 @@ def test_c2_on_a_gpu_for_every_rule_with_its_diagnostics(make_rule, phase):
             if isinstance(rule, SAMMasked):
                 pytest.skip("chooses tensor by tensor")
             look = partial(Diagnostics(), 1, labels=oracle.targets, w=rule.params)
-            rule.step(oracle)  # buffers are made in the first
+            rule.backward(oracle)
+            rule.base.zero_grad()
             rule.steps = phase
             launched = counted(lambda rule=rule, oracle=oracle, look=look: rule.backward(oracle, observe=look))
         counts.append({name: n for name, n in launched.items() if not name.startswith(NO_KERNEL)})
@@ -118,7 +119,7 @@ def given(network, make_rule):
     with torch.device("cuda"):
         model = network(num_classes=10, in_channels=3, image_size=8)
         inputs, targets = torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
-    rule: Rule = make_rule(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    rule: Rule = make_rule(torch.optim.SGD(model.parameters(), lr=0.1))
     if rule.cost(0).products:
         pytest.skip("Hessian products run passes of their own")
     return rule, Given(**vars(Objective(model, cross_entropy)(inputs, targets, noise=0)))
