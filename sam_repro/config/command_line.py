@@ -3,16 +3,16 @@
 import itertools
 import math
 import re
+import sys
 from argparse import ArgumentError, Namespace
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sam_repro import limits
 from sam_repro.config import schema
 from sam_repro.config.checks import LIMITS, finding
-from sam_repro.config.compose import SPELLING, Override, ValueType, hydras_parser, parse_word
-from sam_repro.config.options import groups_of, nearest
+from sam_repro.config.compose import SPELLING, Override, ValueType, hydras_parser, keys_named, parse_word
+from sam_repro.config.options import groups_of, nearest, no_such_option
 from sam_repro.errors import UserError
 
 OF_A_TABLE = ("table", "cell")
@@ -93,10 +93,15 @@ def read_command(argv: Sequence[str], keys: Collection[str] = ()) -> Command:
     if arguments.shell_completion:
         return Command(arguments)
     overrides = [parse_word(word) for word in arguments.overrides]
-    known = keys or [*schema.Config.__dataclass_fields__, *groups_of(arguments.config_dir), *OF_A_TABLE]
+    everything = [*schema.Config.__dataclass_fields__, *groups_of(arguments.config_dir), *OF_A_TABLE]
     for override in overrides:
-        _refuse_override(override, arguments, known)
-    hydras = [override for override in overrides if _first(override) == "hydra"]
+        if keys and _node(override.key_or_group) in set(everything) - set(keys):
+            raise UserError(
+                f"{(override.input_line or '')[:200]}: is not for this command, which takes {', '.join(keys)}"
+            )
+        _refuse_override(override, arguments, keys or everything)
+    _tell_repeated(overrides, groups_of(arguments.config_dir))
+    hydras = [override for override in overrides if _node(override.key_or_group) == "hydra"]
     command = Command(arguments, tuple(o for o in overrides if o not in hydras), tuple(hydras))
     if hydras and command.launcher is None:
         raise UserError(f"{hydras[0].input_line}: this process has nothing to set; add hydra/launcher=joblib")
@@ -109,6 +114,7 @@ def _read_arguments(argv: list[str]) -> Namespace:
         arguments, unknown = hydras_parser().parse_known_args(argv)
     except ArgumentError as error:
         raise UserError(f"{error}; --help shows how it is written; {SPELLING}") from None
+    refuse_repeated_options(argv, ("--config-dir", "-cd"))
     if unknown:
         apart = "=" in unknown[0] and not unknown[0].startswith("-")
         remedy = "options such as -m stand before all settings, or behind" if apart else f"no such option; {SPELLING}"
@@ -133,14 +139,16 @@ def _refuse_override(override: Override, arguments: Namespace, known: Collection
             f"{written}: keys can be set, not added or removed; write {key}=value, if --cfg job shows it; an option "
             "file of your own can have others, with --config-dir"
         )
-    first = _first(override)
+    first = _node(key)
     if first == "hydra":
         _refuse_hydras(override, key, written, bool(arguments.multirun))
         return
     if first in (*schema.RECIPE, "assumed"):
         raise UserError(f"{written}: is what the file of a recipe says of itself, and not set on a command line")
     if first not in known:
-        raise UserError(f"{written}: no such key{nearest(first, known)}")
+        named = [name for name in keys_named(key, arguments.overrides, arguments.config_dir) if _node(name) in known]
+        meant = f"; did you mean {' or '.join(named)}?" if named else nearest(first, known)
+        raise UserError(f"{written}: no such key{meant}")
     if override.is_sweep_override() and not arguments.multirun:
         takes_list = key not in groups and not finding(key, [0.5])
         listed = f", or write a list as {key}=[…]" if takes_list else ""
@@ -149,7 +157,7 @@ def _refuse_override(override: Override, arguments: Namespace, known: Collection
         raise UserError(f"{written}: several values are a sweep; add -m{listed}{quoted}")
     for value in _values(override):
         if key in groups and value not in groups[key]:
-            raise UserError(f"{key} = {limits.shown(value)}: no such option{nearest(str(value), groups[key])}")
+            raise UserError(no_such_option(key, value, groups))
         if key not in groups and not (arguments.config_dir and first in groups):
             _refuse_value(key, value)
 
@@ -180,8 +188,40 @@ def _refuse_range(override: Override) -> None:
         raise UserError(f"{override.input_line}: must be of at most {LONGEST_SWEEP} values, with a step other than 0")
 
 
-def _first(override: Override) -> str:
-    return re.split(r"[./]", override.key_or_group)[0]
+def refuse_repeated_options(argv: Sequence[str], options: Sequence[str]) -> None:
+    """Refuse an option with a value that stands twice on a command line, of which the last one would count.
+
+    Args:
+        argv: the words.
+        options: its spellings.
+    """
+    given = [word for word in argv if word.partition("=")[0] in options]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: write it once, because only one of them can count")
+
+
+def _tell_repeated(overrides: Sequence[Override], groups: Collection[str]) -> None:
+    """Say of each value that is set twice which one counts, as in any command the last; refuse two options of a group.
+
+    Raises:
+        UserError: if a group is chosen twice.
+    """
+    last: dict[str, str] = {}
+    for override in reversed(overrides):
+        key, written = override.key_or_group, override.input_line or ""
+        if key in groups and key in last:
+            raise UserError(
+                f"{written[:200]} and {last[key][:200]}: choose one option of {key}, or several by -m {key}=a,b"
+            )
+        for leaf in schema.flat({key: override.value()}) or [key]:
+            if (later := last.setdefault(leaf, written)) != written:
+                what = "does" if leaf == key else f"its {leaf} does"
+                told = f"{written[:200]}: {what} not count, because {later[:200]} comes later"
+                print(f"sam_repro: {told}", file=sys.stderr)
+
+
+def _node(key: str) -> str:
+    return re.split(r"[./]", key)[0]
 
 
 def _values(override: Override) -> Iterable[Any]:

@@ -5,7 +5,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from yaml import YAMLError
 from sam_repro.config import checks, schema
 from sam_repro.config.identity import is_ours
 from sam_repro.config.named_files import hash_named_files
-from sam_repro.config.options import config_dir, groups_of, nearest, option_files
+from sam_repro.config.options import config_dir, groups_of, is_in_an_option, nearest, option_files
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import quote
 from sam_repro.errors import UserError
@@ -39,6 +39,7 @@ __all__ = [
     "compose",
     "explain",
     "hydras_parser",
+    "keys_named",
     "parse_word",
     "read_yaml",
 ]
@@ -258,12 +259,25 @@ def _no_such_key(key: str, words: Sequence[str], extra_dir: str | None) -> str:
     """The message for a key that the chosen options do not have."""
     key = key[:200]
     node, dot, word = key.rpartition(".")
+    known = [leaf.removeprefix(node + dot) for leaf in _keys(words, extra_dir) if leaf.startswith(node + dot)]
+    return f"{key}: no such key{nearest(word, known, node + dot)}"
+
+
+def keys_named(name: str, words: Sequence[str], extra_dir: str | None) -> list[str]:
+    """The keys of a line's options that end in this name; none where the options cannot be composed."""
+    if not is_in_an_option(name, extra_dir):  # composing takes longer than all else that is said of a key
+        return []
+    with suppress(UserError, HydraException, OmegaConfBaseException, YAMLError):
+        return [key for key in _keys(words, extra_dir) if key.endswith(f".{name}")]
+    return []
+
+
+def _keys(words: Sequence[str], extra_dir: str | None) -> list[str]:
+    """The keys that the options of a line have."""
     groups = groups_of(extra_dir)
     chosen = [word for word in words if word.partition("=")[0] in groups and "," not in word]
     leaves = flat(compose(chosen, extra_dir).plain())
-    below = [leaf.removeprefix(node + dot) for leaf in leaves if leaf.startswith(node + dot)]
-    known = [leaf for leaf in below if not leaf.endswith(("_target_", "_partial_"))]
-    return f"{key}: no such key{nearest(word, known, node + dot)}"
+    return [leaf for leaf in leaves if not leaf.endswith(("_target_", "_partial_"))]
 
 
 def _for_json(value: Any) -> Any:

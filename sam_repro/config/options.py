@@ -2,12 +2,14 @@
 
 import codecs
 import difflib
+import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from sam_repro.errors import UserError
 from sam_repro.limits import shown
@@ -19,9 +21,16 @@ def require_option(group: str, name: str, extra_dir: str | None = None) -> None:
     Raises:
         UserError: with the nearest name, or all of them.
     """
-    known = groups_of(extra_dir).get(group, [])
-    if name not in known:
-        raise UserError(f"{group} = {shown(name)}: no such option{nearest(name, known)}")
+    groups = groups_of(extra_dir)
+    if name not in groups.get(group, []):
+        raise UserError(no_such_option(group, name, groups))
+
+
+def no_such_option(group: str, name: Any, groups: Mapping[str, Sequence[str]]) -> str:
+    """The message for a name that is no option of its group: the one group that has it, or else the nearest name."""
+    others = [other for other, options in groups.items() if name in options]
+    meant = f"; {others[0]} has it: write {others[0]}={name}" if len(others) == 1 else ""
+    return f"{group} = {shown(name)}: no such option{meant or nearest(str(name), groups.get(group, []))}"
 
 
 def comment_of(group: str, name: str, extra_dir: str | None = None) -> str:
@@ -51,6 +60,13 @@ def groups_of(extra_dir: str | None) -> dict[str, list[str]]:
             if below:
                 groups.setdefault(group, []).append(option)
     return groups
+
+
+def is_in_an_option(key: str, extra_dir: str | None) -> bool:
+    """Whether the file of an option has a key of this name, at any depth."""
+    name = re.compile(rf"^ *{re.escape(key.rpartition('.')[2])}:", re.MULTILINE)
+    files = (root / file for root in roots_of(extra_dir) for file in _files(root))
+    return any(name.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
 
 
 def option_files(extra_dir: str | None) -> tuple[tuple[str, int], ...]:

@@ -7,7 +7,6 @@ if __name__ == "__main__":  # Ctrl-C while the rest is imported ends the command
 
 import argparse
 import dataclasses
-import difflib
 import shlex
 import shutil
 import sys
@@ -17,10 +16,11 @@ from operator import add
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sam_repro.config.command_line import refuse_repeated_options
 from sam_repro.config.identity import identity
 from sam_repro.config.launch import guard
 from sam_repro.config.lines import compose_cell, compose_line, read_table
-from sam_repro.config.options import require_option, table_names
+from sam_repro.config.options import table_names
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Search, Table, spell_words
 from sam_repro.errors import UserError, first_line
@@ -31,6 +31,7 @@ from sam_repro.table import plot, render, runs
 from sam_repro.table.compare import compare
 from sam_repro.table.cost import prices
 from sam_repro.table.definitions import HEADER, definitions
+from sam_repro.table.names import require_recipe, require_table
 from sam_repro.table.report import Choice, Report, difference
 
 USAGE = """python -m sam_repro.table                    lists the tables
@@ -66,6 +67,7 @@ def _main(argv: Sequence[str]) -> int:
         case ["why", run]:
             _why(Path(run), table_names(options.config_dir), options)
         case ["why", run, name]:
+            require_table(name, options.config_dir, VERBS)
             _why(Path(run), [name], options)
         case ["compare", one, other]:
             _compare(_run(one), _run(other))
@@ -81,7 +83,6 @@ def _main(argv: Sequence[str]) -> int:
         case [verb] if verb in VERBS:
             raise UserError(f"{verb}: of what? It is one of\n{USAGE}")
         case [name]:
-            _require_table(name, options)
             _show(_report(name, options), options)
         case words:
             raise UserError(f"{' '.join(words)}: cannot be read; it is one of\n{USAGE}")
@@ -106,19 +107,13 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="of a recipe: also the defaults that have no effect")
     parser.add_argument("--markdown", action="store_true", help="of a recipe: as a Markdown table")
     options = parser.parse_intermixed_args(argv)
+    for option in ("--to", "--config-dir"):
+        refuse_repeated_options(argv, (option,))
     options.outputs = [Path(root) for root in options.outputs or ["outputs"]]
     for root in options.outputs[0 if options.outputs != [Path("outputs")] else 1 :]:
         if not root.is_dir():
             raise UserError(f"--outputs {root}: no such folder")
     return options
-
-
-def _require_table(name: str, options: argparse.Namespace) -> None:
-    known = table_names(options.config_dir)
-    if name not in known:
-        near = difflib.get_close_matches(name, [*known, *VERBS], n=1)
-        there = f"without a word the tables are listed, and the verbs are {', '.join(VERBS)}"
-        raise UserError(f"{name}: no such table or verb; {f'did you mean {near[0]}?' if near else there}")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -139,6 +134,7 @@ def _tables(names: Iterable[str], options: argparse.Namespace) -> Iterator[Table
 
 
 def _report(name: str, options: argparse.Namespace) -> Report:
+    require_table(name, options.config_dir, VERBS)
     table = read_table(name, options.config_dir)
     configs: dict[str, Resolved] = {}
     for cell in (cell for cell in table.cells if not cell.waiting):
@@ -337,17 +333,13 @@ def _delta(a: Any, b: Any) -> str:
 
 def _diff(one: str, other: str, options: argparse.Namespace) -> None:
     """Print in which keys two recipes differ."""
-    configs = [compose_line([f"experiment={recipe}"], options.config_dir) for recipe in _recipes((one, other), options)]
+    for recipe in (one, other):
+        require_recipe(recipe, options.config_dir)
+    configs = [compose_line([f"experiment={recipe}"], options.config_dir) for recipe in (one, other)]
     _print_difference(difference(*configs), one, other)
     for recipe, config in zip((one, other), configs, strict=True):
         for key, why in config["assumed"].items():
             print(f"assumed in {recipe}: {key}: {why}")
-
-
-def _recipes(names: Sequence[str], options: argparse.Namespace) -> Sequence[str]:
-    for name in names:
-        require_option("experiment", name, options.config_dir)
-    return names
 
 
 def _recipe(name: str, line: Sequence[str], options: argparse.Namespace) -> None:

@@ -9,10 +9,11 @@ from sam_repro.config.command_line import read_command
 from sam_repro.config.compose import parse_word
 from sam_repro.config.identity import identity
 from sam_repro.config.lines import check_config, compose_line, compose_lines, read_table
-from sam_repro.config.options import comment_of, groups_of, require_option
+from sam_repro.config.options import comment_of, groups_of
 from sam_repro.config.schema import APART, Resolved, facts_of, flat, keys_of
 from sam_repro.errors import UserError
 from sam_repro.limits import shown
+from sam_repro.table.names import require_recipe
 
 HEADER = ("part", "key", "value", "default", "from", "where or why")
 STATED, CODE, ASSUMED, LINE, DEFAULT = "stated", "the authors' code", "assumed", "the line", "our default"
@@ -112,7 +113,7 @@ def definitions(name: str, line: Sequence[str], extra_dir: str | None = None) ->
     Raises:
         UserError: if there is no such recipe, or the line is none that would run.
     """
-    require_option("experiment", name, extra_dir)
+    require_recipe(name, extra_dir)
     words = [*line] if _table(name, line, extra_dir) else [f"experiment={name}", *line]
     read_command([*(["--config-dir", extra_dir] if extra_dir else []), *words])
     (composed,) = compose_lines([words], extra_dir)

@@ -260,6 +260,17 @@ def test_what_is_damaged_is_named_and_the_rest_is_rendered(copy):
     ("words", "told"),
     [
         (["tinny"], "tinny: no such table or verb; did you mean tiny?"),
+        (
+            ["foret2021/cifar"],
+            "foret2021/cifar: is a recipe, and no table; python -m sam_repro.table recipe foret2021/cif",
+        ),
+        (["search", "foret2021/cifar"], "foret2021/cifar: is a recipe, and no table"),
+        (
+            ["recipe", "foret2021/table1"],
+            "foret2021/table1: is a table, and no recipe; python -m sam_repro.table recipe foret2021/cifar table=fo",
+        ),
+        (["diff", "foret2021/cifar", "tiny"], "tiny: is a table, and no recipe; python -m sam_repro.table "),
+        (["tiny", "--to", "a", "--to", "b"], "--to and --to: write it once, because only one of them can count"),
         (["comparre"], "comparre: no such table or verb; did you mean compare?"),
         (
             ["export"],
