@@ -36,6 +36,12 @@ def command(main: Callable[[], None], folder: Path, *words: str) -> Said:
     return Said(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
+def home_of(folder: Path) -> Path:
+    """The home of the one run in a folder."""
+    (home,) = folder.glob("outputs/runs/*/*/seed=[0-9]")
+    return home
+
+
 def rewrite(file: Path, change: Callable[[Any], object]) -> None:
     """Change a record and seal it again, as a run would have written it."""
     content = json.loads(file.read_text())

@@ -3,10 +3,14 @@
 import copy
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sam_repro.optimizer import SAM, TwoPass, parameter_groups
+from sam_repro.oracle import Objective
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 smoothed = partial(F.cross_entropy, label_smoothing=0.1)
@@ -54,7 +58,7 @@ class Dense:
         return jacobian.T @ curvature.reshape(len(jacobian), -1) @ jacobian
 
 
-# A network small enough to be written out: 83 weights
+# Small networks, the first of which is written out: 83 weights
 
 
 def toy() -> nn.Module:
@@ -80,3 +84,37 @@ def gradient(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def batch(seed: int = 1, size: int = 12) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(size, 6, generator=generator), torch.randint(3, (size,), generator=generator)
+
+
+def normed(dropout: float = 0.0) -> nn.Module:
+    """A network with a normalisation, on the same batches."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 3))
+
+
+def convolutional(dropout: float = 0.0) -> nn.Sequential:
+    """A network with kernels of four dimensions, on `images`."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten()]
+    return nn.Sequential(*body, nn.Dropout(dropout), nn.Linear(18, 3))
+
+
+def images(size: int = 8, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(size, 1, 3, 3, generator=generator)
+    return inputs, torch.randint(3, (size,), generator=generator)
+
+
+# A rule of the SAM family, and the gradient that it hands to its base
+
+RHO = 0.1
+
+
+def sam(model: nn.Module, rho: float = RHO, rule: type[TwoPass] = SAM, **options: Any) -> Any:
+    return rule(torch.optim.SGD(parameter_groups(model, 0.0), lr=0.1), rho, **options)
+
+
+def our_gradient(model: nn.Module, x: Tensor, y: Tensor, m: int | None = None, **options: Any) -> Tensor:
+    decay = options.pop("weight_decay", 0.0)
+    sam(model, **options).backward(Objective(model, F.cross_entropy, weight_decay=decay)(x, y, noise=3), m=m)
+    return flat(p.grad for p in model.parameters())

@@ -37,6 +37,21 @@ class Answer(NamedTuple):
     torch: bool
 
 
+def assert_one_message(answer: Answer, code: int, *words: str) -> None:
+    """The command ended with this code and one line, in which these words stand."""
+    assert answer.code == code, answer
+    assert answer.err.startswith("sam_repro: ")
+    assert answer.err.count("\n") == 1
+    for word in words:
+        assert word in answer.err
+
+
+def assert_refused(answer: Answer, folder: Path, *words: str) -> None:
+    """A command that was refused has left nothing in its folder."""
+    assert_one_message(answer, 2, *words)
+    assert not list(folder.iterdir())
+
+
 class Start:
     """A command that has been started; `pid` is its process."""
 

@@ -104,6 +104,7 @@ LIMITS: dict[str, Callable[[str, Any], None]] = {
     "diagnose_every": partial(limits.positive, optional=True),
     "checkpoint_every": partial(limits.number, low=0),
     "cell": _cell,
+    "dataset.in_data_dir": limits.boolean,
     "dataset.train_images": limits.positive,
     "dataset.verified": limits.boolean,
     "dataset.shape": _shape,

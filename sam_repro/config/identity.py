@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from sam_repro.config.schema import APART, FACTS, NONE, facts_of, flat
+from sam_repro.config.schema import APART, FACTS, NONE, Facts, Resolved, facts_of, flat
 
 RUNS = Path("outputs/runs")
 ORDER = "augmentation.order"
@@ -48,7 +49,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         if facts_of(key).role == "definition"
         and not key.endswith("._partial_")
         and not _neutral(key, value)
-        and not _idle(key, leaves)
+        and idle_by(key, leaves) is None
     }
 
 
@@ -56,7 +57,7 @@ def numerics(config: dict[str, Any]) -> dict[str, Any]:
     """How a cell was computed: tables never pool two of these in one mean."""
     leaves = flat(config)
     keys = [key for key, facts in FACTS.items() if facts.role == "numerics" and key in leaves]
-    return {key: leaves[key] for key in keys if not _neutral(key, leaves[key])}
+    return {key: leaves[key] for key in keys if not _neutral(key, leaves[key]) and idle_by(key, leaves) is None}
 
 
 def _neutral(key: str, value: Any) -> bool:
@@ -64,23 +65,35 @@ def _neutral(key: str, value: Any) -> bool:
     return neutral is not NONE and _canonical(_named(key, value)) == _canonical(_named(key, neutral))
 
 
-def _idle(key: str, leaves: dict[str, Any]) -> bool:
-    """Whether a key has no effect under this configuration. Keys of code from elsewhere always count."""
+def idle_by(key: str, leaves: Resolved) -> str | None:
+    """The key whose value leaves this one without effect; None if it has one, as those of code from elsewhere may."""
     node, _, inner = key.partition(".")
     target, order = leaves.get(f"{node}._target_"), leaves.get(ORDER)
     if target is not None and not is_ours(target):
-        return False
+        return None
     if node == "augmentation" and "." in inner and isinstance(order, list) and inner.partition(".")[0] not in order:
-        return True
-    levels = (facts_of(key[:end]) for end in range(len(key) + 1) if key[end : end + 1] in (".", ""))
-    return any(of.idle or (of.switch is not None and leaves.get(of.switch, of.off) == of.off) for of in levels)
+        return ORDER
+    for end in range(len(key) + 1):
+        if key[end : end + 1] in (".", "") and (found := _idle_at(key[:end], facts_of(key[:end]), leaves)):
+            return found
+    return None
+
+
+def _idle_at(key: str, facts: Facts, leaves: Resolved) -> str | None:
+    if facts.idle:
+        return ORDER  # it names values for transforms
+    if facts.switch is not None and leaves.get(facts.switch, facts.off[0]) in facts.off:
+        return facts.switch
+    size = leaves.get(key)
+    whole = [other for other in facts.whole if isinstance(size, int) and size >= (leaves.get(other) or math.inf)]
+    return whole[0] if whole else None
 
 
 def _without_idle_names(leaves: dict[str, Any]) -> dict[str, Any]:
     """The leaves, where the order of the augmentation names only transforms that do something."""
     if not isinstance(order := leaves.get(ORDER), list):
         return leaves
-    return leaves | {ORDER: [name for name in order if not _idle(f"augmentation.{name}.", leaves)]}
+    return leaves | {ORDER: [name for name in order if idle_by(f"augmentation.{name}.", leaves) is None]}
 
 
 def _named(key: str, value: Any) -> Any:

@@ -1,5 +1,6 @@
 """From the words of a line to the configuration that it stands for: a table's cell, a recipe's cases, a seed."""
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -10,11 +11,12 @@ from sam_repro.config import cases, recipe, table_file
 from sam_repro.config.checks import check
 from sam_repro.config.command_line import Command, read_command
 from sam_repro.config.compose import Unresolved, compose, explain, parse_word, read_yaml
-from sam_repro.config.identity import home
+from sam_repro.config.identity import home, idle_by
 from sam_repro.config.options import groups_of, require_option, roots_of
-from sam_repro.config.schema import Resolved
+from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_reader import parse_table
 from sam_repro.errors import UserError
+from sam_repro.limits import shown
 
 
 class Line(NamedTuple):
@@ -115,6 +117,7 @@ def compose_sweep(command: Command) -> list[Line]:
         _refuse_side_by_side(command, lines)
     checked = [Line(words, check_config(config)) for words, config in lines]
     _refuse_two_places_of_data(checked)
+    _tell_idle(command, checked)
     return list({(home(line.config), str(line.config["sharpness"])): line for line in checked}.values())
 
 
@@ -207,6 +210,39 @@ def _origin_of_rho(composed: Unresolved, words: Sequence[str], extra_dir: str | 
     if experiment and read_yaml(files[0], resolve=False).get("rho") != rho:
         return {"rho": f"from the recipe {experiment}"}
     return {"rho": f"the default of {rule}"}
+
+
+def _tell_idle(command: Command, lines: Sequence[Line]) -> None:
+    """Say of each key of the command line why it changes nothing, if it changes nothing on any of its lines."""
+    for key in dict.fromkeys(override.key_or_group for override in command.overrides):
+        if not all(_idle_by(key, line.config) for line in lines):
+            continue
+        typed = zip(command.lines(), lines, strict=True)
+        settings = {tuple(_split(key, words)[0]): (words, line.config) for words, line in typed}
+        if any(_is_lost(key, words, config, command.extra_dir) for words, config in settings.values()):
+            because = _idle_by(key, lines[0].config) or ""
+            value = shown(flat(lines[0].config).get(because))
+            print(f"sam_repro: {key}: has no effect, because {because} = {value}", file=sys.stderr)
+
+
+def _idle_by(key: str, config: Resolved) -> str | None:
+    """The key whose value leaves all at or below this one without effect; None if any of it has one."""
+    leaves = flat(config)
+    found = [idle_by(leaf, leaves) for leaf in leaves if leaf == key or leaf.startswith(f"{key}.")]
+    return found[0] if found and all(found) else None
+
+
+def _is_lost(key: str, words: Sequence[str], config: Resolved, extra_dir: str | None) -> bool:
+    """Whether what a line sets at or below a key is another value than without it, and the same run."""
+    _, rest = _split(key, words)
+    with_it, without = ({**one, "origin": {}, "assumed": {}} for one in (config, compose_line(rest, extra_dir)))
+    return with_it != without and home(with_it) == home(without)
+
+
+def _split(key: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a line that set something at or below a key, and the others."""
+    own = [word for word in words if word.startswith((f"{key}=", f"{key}."))]
+    return own, [word for word in words if word not in own]
 
 
 def _without_foreign_rho(lines: Sequence[Line]) -> list[Line]:

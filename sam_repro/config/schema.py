@@ -25,15 +25,17 @@ class Facts:
             is how it was computed, and makes another home; "bookkeeping" changes no number.
         neutral: the value under which the code does what it did before the key existed: it enters no hash.
         idle: whether this key and those below it never have an effect of their own.
-        switch: they have none where this key has the value `off`, or is not there.
+        switch: they have none where this key has one of the values `off`, or is not there.
         off: see `switch`.
+        whole: the key has none where its value is at least that of one of these keys: of what is no part of it.
     """
 
     role: Role = "definition"
     neutral: Any = NONE
     idle: bool = False
     switch: str | None = None
-    off: Any = 0
+    off: tuple[Any, ...] = (0,)
+    whole: tuple[str, ...] = ()
 
 
 NUMERICS, BOOKKEEPING, YOUNG = Facts("numerics"), Facts("bookkeeping"), Facts(neutral=DEFAULT)
@@ -63,6 +65,7 @@ class Config:
             "validation.stream": Facts(neutral="numpy"),
             "shuffle_buffer": Facts(neutral=None),
             "augmentation": Facts(idle=True),  # only names values for the augmentation to take
+            "in_data_dir": BOOKKEEPING,
             "train_images": BOOKKEEPING,
             "verified": BOOKKEEPING,
             "shape": BOOKKEEPING,
@@ -78,7 +81,7 @@ class Config:
         default_factory=dict,
         metadata={
             "weights": Facts(neutral=None),
-            "new_head": Facts(switch="architecture.weights", off=None),
+            "new_head": Facts(switch="architecture.weights", off=(None,)),
             "freeze": Facts(neutral=None),
             "batch_norm.momentum": Facts(neutral=None),
             "batch_norm.eps": Facts(neutral=None),
@@ -107,7 +110,7 @@ class Config:
         metadata={
             "_target_": Facts(neutral="sam_repro.rho_schedule.Constant"),
             "warmup_epochs": Facts(neutral=0.0),
-            "": Facts(switch="rho", off=None),
+            "": Facts(switch="rho", off=(None, 0)),
         },
     )
     sharpness: dict[str, Any] = field(default_factory=dict)
@@ -119,9 +122,9 @@ class Config:
     lr: float = 0.1
     lr_factors: list[Any] = field(default_factory=list, metadata={"": YOUNG})
     weight_decay: float = 0.0
-    weight_decay_in: str = field(default="base", metadata={"": YOUNG})
+    weight_decay_in: str = field(default="base", metadata={"": Facts(neutral=DEFAULT, switch="weight_decay")})
     weight_decay_on: str = field(default="all", metadata={"": YOUNG})
-    m: int | None = field(default=None, metadata={"": YOUNG})
+    m: int | None = field(default=None, metadata={"": Facts(neutral=DEFAULT, whole=("batch_size",))})
     clip_norm: float | None = field(default=None, metadata={"": YOUNG})
     drop_last: bool = False
     max_steps: int | None = field(default=None, metadata={"": YOUNG})
@@ -136,7 +139,9 @@ class Config:
     device: str = field(default="auto", metadata={"": NUMERICS})
     deterministic: bool = field(default=False, metadata={"": NUMERICS})
     compile: Any = field(default="auto", metadata={"": Facts("numerics", neutral=False)})  # what "auto" is on a CPU
-    micro_batch: int | None = field(default=None, metadata={"": Facts("numerics", neutral=None)})
+    micro_batch: int | None = field(
+        default=None, metadata={"": Facts("numerics", neutral=None, whole=("m", "batch_size"))}
+    )
     parts: str = field(default="sequence", metadata={"": Facts("numerics", neutral="sequence")})
     threads: int | None = field(default=None, metadata={"": NUMERICS})
     # bookkeeping
@@ -144,14 +149,18 @@ class Config:
         default="auto", metadata={"": BOOKKEEPING}
     )  # a captured step is bitwise the eager one: a GPU test holds it
     name: str = field(default="main", metadata={"": BOOKKEEPING})
-    data_dir: str = field(default="data", metadata={"": BOOKKEEPING})
+    data_dir: str = field(
+        default="data", metadata={"": Facts("bookkeeping", switch="dataset.in_data_dir", off=(False,))}
+    )
     download: bool = field(default=True, metadata={"": BOOKKEEPING})
     wandb: str = field(default="auto", metadata={"": BOOKKEEPING})
     resume: bool = field(default=True, metadata={"": BOOKKEEPING})
     progress: str = field(default="auto", metadata={"": BOOKKEEPING})
     record_every: int | None = field(default=10, metadata={"": BOOKKEEPING})
     diagnostics: str = field(default="standard", metadata={"": BOOKKEEPING})
-    diagnose_every: int | None = field(default=100, metadata={"": BOOKKEEPING})
+    diagnose_every: int | None = field(
+        default=100, metadata={"": Facts("bookkeeping", switch="diagnostics", off=("loss",))}
+    )
     checkpoint_every: float = field(default=60.0, metadata={"": BOOKKEEPING})
     assumed: dict[str, str] = field(default_factory=dict)
 

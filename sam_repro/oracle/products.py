@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointError
 
+from sam_repro.oracle.convolution import TwiceDifferentiable
 from sam_repro.oracle.joint import Joint
 from sam_repro.oracle.oracle import Oracle, full
 from sam_repro.vectors import Vector, rademacher
@@ -28,7 +29,7 @@ def hvp(oracle: Oracle | Joint, params: Sequence[Tensor], v: Sequence[Tensor]) -
     params = list(params)
 
     def product(piece: Oracle) -> Vector:
-        with _differentiable_twice(piece):
+        with _from_start(piece), _differentiable_twice():
             g = _grad(piece, piece.loss_of(piece.outputs()), params, create_graph=True)
             found = _grad(piece, g, params, list(v))
         return piece.add_decay(_like(params, found), v, params)
@@ -43,11 +44,11 @@ def hessian(oracle: Oracle, params: Sequence[Tensor]) -> Callable[[Sequence[Tens
     stand still as long.
     """
     params = list(params)
-    with _differentiable_twice(oracle):
+    with _from_start(oracle), _differentiable_twice():
         g = _grad(oracle, oracle.loss_of(oracle.outputs()), params, create_graph=True)
 
     def product(v: Sequence[Tensor]) -> Vector:
-        with oracle.buffers.held(), sdpa_kernel(SDPBackend.MATH):
+        with oracle.buffers.held(), _differentiable_twice():
             found = _grad(oracle, g, params, list(v), retain_graph=True)
         return oracle.add_decay(_like(params, found), v, params)
 
@@ -106,9 +107,13 @@ def _from_start(oracle: Oracle) -> Iterator[None]:
 
 
 @contextmanager
-def _differentiable_twice(oracle: Oracle) -> Iterator[None]:
-    """A second derivative needs the plain attention kernel, in the forward and in the backward."""
-    with _from_start(oracle), sdpa_kernel(SDPBackend.MATH):
+def _differentiable_twice() -> Iterator[None]:
+    """Inside of the block a graph can be differentiated twice; the backward that does so runs in one too.
+
+    The fused attention kernels cannot be, and torch's convolutions are slow at it. The backward of a checkpointed block
+    runs its forward again, which has to be the same one.
+    """
+    with sdpa_kernel(SDPBackend.MATH), TwiceDifferentiable():
         yield
 
 
@@ -123,7 +128,7 @@ def _like(params: Sequence[Tensor], vector: Sequence[Tensor]) -> Vector:
 
 
 def _ggn_vp(oracle: Oracle, params: Vector, v: Sequence[Tensor], pushed: Pushed) -> Vector:
-    with _differentiable_twice(oracle):
+    with _from_start(oracle), sdpa_kernel(SDPBackend.MATH):
         outputs, jv = pushed(oracle, params, v)
         z = outputs.detach().requires_grad_()
         (slope,) = torch.autograd.grad(oracle.loss_of(z), z, create_graph=True)

@@ -10,6 +10,7 @@ import torch
 
 from sam_repro import limits
 from sam_repro.config import cases
+from sam_repro.config.identity import idle_by
 from sam_repro.config.schema import Resolved, flat, neutral_values
 from sam_repro.run.metrics import read_metrics
 from sam_repro.run.request import Request
@@ -54,9 +55,9 @@ def announce(config: Resolved, folder: Path, trainer: Trainer, done: int) -> Non
         print("\n".join([f"recipe     {recipe}{cell}{assumed}", *map(_cut, cases.describe(config))]))
         print(f"sources    python -m sam_repro.table recipe {recipe} shows each definition, and where it is from")
     told = {"optimizer", "compile"}  # by the lines of the rule and the numerics
-    leaves = {key: value for key, value in flat(config).items() if key.partition(".")[0] not in told}
-    neutral = neutral_values()
-    unusual = {key: value for key, value in leaves.items() if key in neutral and value != neutral[key]}
+    leaves, neutral = flat(config), neutral_values()
+    live = [key for key in leaves if key.partition(".")[0] not in told and idle_by(key, leaves) is None]
+    unusual = {key: leaves[key] for key in live if key in neutral and leaves[key] != neutral[key]}
     if unusual:
         print(f"unusual    {', '.join(f'{key}={limits.shown(value)}' for key, value in unusual.items())}")
     print("\n".join(_numerics(config, trainer)))

@@ -51,6 +51,10 @@ IDLE = [
     ("augmentation.crop.padding_mode=reflect", "augmentation=basic augmentation.crop.pad=0"),
     ("augmentation.cutout.per=batch", "augmentation=cutout augmentation.order=[flip,crop,normalise]"),
     ("augmentation.cutout.size=0", "augmentation=cutout augmentation.cutout.probability=0.5"),
+    ("rho_schedule=late", "optimizer=sgd"),
+    ("rho_schedule=like_lr", "rho=0"),
+    ("weight_decay_in=loss", "weight_decay=0"),
+    ("m=64", "batch_size=64"),
 ]
 
 
@@ -69,6 +73,9 @@ def test_a_key_without_effect_makes_no_other_cell(override, line):
         ("augmentation=cutout", "augmentation.cutout.per=batch"),
         ("augmentation=basic", "augmentation.crop.padding_mode=reflect"),
         ("augmentation=cutout", "augmentation.order=[cutout,crop,normalise]"),
+        ("rho=0.1", "rho_schedule=like_lr"),
+        ("weight_decay=0.001", "weight_decay_in=loss"),
+        ("batch_size=65", "m=64"),
     ],
 )
 def test_the_same_key_with_an_effect_makes_another_cell(switch, override):
@@ -143,6 +150,15 @@ MOVES += ["compile=true", "base_optimizer.fused=false", "channels_last=false", "
 )
 def test_a_home_moves_with_name_seed_numerics_and_cell(override, moves):
     assert (home(compose_line([override])) != home(DEFAULT)) == moves
+
+
+@pytest.mark.parametrize(
+    ("line", "same"),
+    [("micro_batch=64", True), ("micro_batch=999", True), ("micro_batch=63", False), ("m=16 micro_batch=32", True)],
+)
+def test_pieces_that_are_the_whole_make_no_other_home(line, same):
+    words = line.split()
+    assert (home(compose_line(words)) == home(compose_line(words[:-1]))) == same
 
 
 def test_a_home_can_be_read():

@@ -80,6 +80,7 @@ def test_every_limit_is_of_a_key_of_some_option(options):
     nodes = {key[:dot] for key in known for dot in range(len(key)) if key[dot] == "."}
     assert set(FACTS) - known - nodes == set()
     assert {facts.switch for facts in FACTS.values()} - known == {None}
+    assert {key for facts in FACTS.values() for key in facts.whole} <= known
 
 
 def test_every_group_is_built():

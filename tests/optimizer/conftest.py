@@ -4,12 +4,14 @@ import contextlib
 from functools import partial
 
 import pytest
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from sam_repro.config.lines import compose_line
 from sam_repro.config.options import config_dir
 from sam_repro.optimizer import Rule
+from sam_repro.vectors import Vector, rademacher
 
 FILES = sorted((config_dir() / "optimizer").glob("*.yaml"))
 MakeRule = partial[Rule]
@@ -46,3 +48,17 @@ def make_rule(rules: dict[str, MakeRule], rule_name: str) -> MakeRule:
 def rho(make_rule: MakeRule) -> float:
     """The rule's own radius; a test that takes it runs for the rules that have one."""
     return make_rule.keywords["rho"]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Vector]:
+    """The sign vectors that SGDHESS draws, in their order."""
+    seen: list[Vector] = []
+
+    def recorded(like: Vector, generator: torch.Generator | None = None) -> Vector:
+        seen.append(rademacher(like, generator))
+        return seen[-1]
+
+    monkeypatch.setattr("sam_repro.oracle.products.rademacher", recorded)
+    monkeypatch.setattr("sam_repro.optimizer.sgdhess.rademacher", recorded)
+    return seen

@@ -1,24 +1,17 @@
 """SGDHESS against dense Hessians and Gauss–Newton matrices, signs enumerated or recorded, and finite differences."""
 
-import gc
-import io
 import itertools
-import weakref
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from dense import Criterion, Dense, flat, smoothed, squared
+from dense import Criterion, Dense, convolutional, flat, images, smoothed, squared
 from torch import Tensor, nn
 
-from sam_repro.config.lines import compose_line
-from sam_repro.optimizer import SGD, Cost, SGDHess
+from sam_repro.optimizer import SGD, SGDHess
 from sam_repro.oracle import Objective
 from sam_repro.oracle.products import ggn_diagonal
-from sam_repro.run.dry_build import findings
 from sam_repro.vectors import Vector, rademacher
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -29,49 +22,8 @@ every_diagonal = pytest.mark.parametrize("curvature", DIAGONALS)
 weighted = partial(F.cross_entropy, weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
 
 
-def network(dropout: float = 0.0) -> nn.Sequential:
-    torch.manual_seed(0)
-    body = [nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten()]
-    return nn.Sequential(*body, nn.Dropout(dropout), nn.Linear(18, 3))
-
-
-def data(size: int = BATCH, seed: int = 1) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(size, 1, 3, 3, generator=generator)
-    return inputs, torch.randint(3, (size,), generator=generator)
-
-
 def sgd(model: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9, weight_decay=1e-2)
-
-
-def step(rule: Any, objective: Objective, number: int, m: int | None = None) -> Tensor:
-    """One step whose noise and data are functions of its number."""
-    torch.manual_seed(number)
-    return rule.step(objective(*data(seed=number)), m=m)
-
-
-def state(model: nn.Module, rule: Any) -> list[Tensor]:
-    momentum = [slots["momentum_buffer"] for slots in rule.base.state.values()]
-    return [tensor.detach().clone() for tensor in [*model.parameters(), *model.buffers(), *momentum]]
-
-
-def assert_bitwise(ours: Any, theirs: Any) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Vector]:
-    """The sign vectors that are drawn, in their order."""
-    seen: list[Vector] = []
-
-    def recorded(like: Vector, generator: torch.Generator | None = None) -> Vector:
-        seen.append(rademacher(like, generator))
-        return seen[-1]
-
-    monkeypatch.setattr("sam_repro.oracle.products.rademacher", recorded)
-    monkeypatch.setattr("sam_repro.optimizer.sgdhess.rademacher", recorded)
-    return seen
 
 
 # Against dense matrices
@@ -115,12 +67,12 @@ def spatial_means(model: nn.Module, row: Tensor) -> Tensor:
 def test_gradient_equals_the_dense_one(
     curvature: str, m: int | None, training: bool, criterion: Criterion, drawn: list[Vector]
 ) -> None:
-    model = network()
-    model(data(20)[0])
+    model = convolutional()
+    model(images(20)[0])
     model.train(training)
-    parts = [Softmax(model, criterion, x, y) for x, y in zip(*(t.split(m or BATCH) for t in data()), strict=True)]
+    parts = [Softmax(model, criterion, x, y) for x, y in zip(*(t.split(m or BATCH) for t in images()), strict=True)]
     rule = SGDHess(sgd(model), rho=RHO, curvature=curvature)
-    rule.backward(Objective(model, criterion)(*data()), m=m)
+    rule.backward(Objective(model, criterion)(*images()), m=m)
 
     def curved(k: int, part: Dense) -> Tensor:
         if curvature == "gauss_newton":
@@ -162,11 +114,11 @@ def mean_over_all_signs(
 def test_gauss_newton_diagonal_is_unbiased(
     criterion: Criterion, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = network()
-    model(data(20)[0])
+    model = convolutional()
+    model(images(20)[0])
     model.train(training)
-    mean = mean_over_all_signs(monkeypatch, model, criterion, *data(2), count=6)
-    diagonal = Dense(model, criterion, *data(2)).gauss_newton().diagonal()
+    mean = mean_over_all_signs(monkeypatch, model, criterion, *images(2), count=6)
+    diagonal = Dense(model, criterion, *images(2)).gauss_newton().diagonal()
     torch.testing.assert_close(mean, diagonal, rtol=1e-10, atol=1e-14)
     assert diagonal.max() > 1e-3
 
@@ -189,8 +141,8 @@ def test_gauss_newton_diagonal_of_outputs_of_any_shape(
     model = nn.Sequential(nn.Flatten(), nn.Linear(9, count // 2), nn.Tanh(), nn.Unflatten(1, shape or (1,)))
     if not shape:
         model.append(nn.Flatten(0))
-    mean = mean_over_all_signs(monkeypatch, model, criterion, *data(2), count=count)
-    diagonal = Dense(model, criterion, *data(2)).gauss_newton().diagonal()
+    mean = mean_over_all_signs(monkeypatch, model, criterion, *images(2), count=count)
+    diagonal = Dense(model, criterion, *images(2)).gauss_newton().diagonal()
     torch.testing.assert_close(mean, diagonal, rtol=1e-10, atol=1e-14)
 
 
@@ -209,14 +161,14 @@ def test_gauss_newton_diagonal_leaves_the_negative_part_of_a_criterion_out(monke
     def saddle(outputs: Tensor, _: Tensor) -> Tensor:
         return (outputs.square() * torch.tensor([-0.5, 0.5, 0.0])).sum(1).mean()
 
-    mean = mean_over_all_signs(monkeypatch, Itself(), saddle, *data(1), count=3)
+    mean = mean_over_all_signs(monkeypatch, Itself(), saddle, *images(1), count=3)
     torch.testing.assert_close(mean, torch.tensor([0.0, 1.0, 0.0]), rtol=1e-14, atol=0)
 
 
 def test_gauss_newton_diagonal_is_unbiased_over_its_own_draws() -> None:
-    model = network()
+    model = convolutional()
     params = list(model.parameters())
-    objective, (inputs, targets) = Objective(model, F.cross_entropy), data(4)
+    objective, (inputs, targets) = Objective(model, F.cross_entropy), images(4)
     draws = []
     for seed in range(600):
         torch.manual_seed(seed)
@@ -233,13 +185,13 @@ def test_gauss_newton_diagonal_is_unbiased_over_its_own_draws() -> None:
 
 
 def test_decay_is_part_of_the_diagonal_of_the_oracle() -> None:
-    model = network()
+    model = convolutional()
     params = list(model.parameters())
     decays = {params[0]: 0.5, params[5]: 0.1}
     diagonals = []
     for decay in (0.0, decays):
         torch.manual_seed(0)
-        diagonals.append(ggn_diagonal(Objective(model, F.cross_entropy, weight_decay=decay)(*data()), params))
+        diagonals.append(ggn_diagonal(Objective(model, F.cross_entropy, weight_decay=decay)(*images()), params))
     for b, a, p in zip(*diagonals, params, strict=True):
         torch.testing.assert_close(a, b + decays.get(p, 0.0), rtol=1e-14, atol=1e-16)
 
@@ -247,8 +199,8 @@ def test_decay_is_part_of_the_diagonal_of_the_oracle() -> None:
 @every_diagonal
 @pytest.mark.parametrize("m", [None, 3])
 def test_no_factor_is_less_than_one(curvature: str, m: int | None) -> None:
-    model = network()
-    oracle = Objective(model, F.cross_entropy)(*data())
+    model = convolutional()
+    oracle = Objective(model, F.cross_entropy)(*images())
     rule, plain = SGDHess(sgd(model), rho=RHO, curvature=curvature), SGD(sgd(model))
     plain.backward(oracle, m=m)
     g = flat(p.grad for p in rule.params)
@@ -285,7 +237,7 @@ def gradient_at(model: nn.Module, move: Vector, by: float) -> Tensor:
     with torch.no_grad():
         torch._foreach_add_(params, move, alpha=by)
     torch.manual_seed(0)
-    g = flat(Objective(model, F.cross_entropy)(*data()).gradient(params).vector)
+    g = flat(Objective(model, F.cross_entropy)(*images()).gradient(params).vector)
     with torch.no_grad():
         torch._foreach_add_(params, move, alpha=-by)
     return g
@@ -297,7 +249,7 @@ def test_transformer_against_finite_differences() -> None:
     assert {p.ndim for p in params} == {1, 2, 3, 4}
     assert sum(p.ndim == 3 for p in params) == 2
     torch.manual_seed(0)
-    oracle = Objective(model, F.cross_entropy)(*data())
+    oracle = Objective(model, F.cross_entropy)(*images())
     g = oracle.gradient(params).vector
     h = 1e-5
     for curvature, v in (("hessian", g), ("hutchinson_abs", rademacher(params, oracle.shared_generator()))):
@@ -315,9 +267,9 @@ def test_transformer_against_a_dense_jacobian(drawn: list[Vector]) -> None:
     model = Tokens()
     model.block.dropout.p = model.block.dropout1.p = model.block.dropout2.p = model.block.self_attn.dropout = 0.0
     params = list(model.parameters())
-    dense = Softmax(model, F.cross_entropy, *data())
+    dense = Softmax(model, F.cross_entropy, *images())
     g = dense.gradient()
-    oracle = Objective(model, F.cross_entropy)(*data())
+    oracle = Objective(model, F.cross_entropy)(*images())
     SGDHess(sgd(model), rho=RHO).backward(oracle)
     expected = g + RHO * dense.gauss_newton() @ g
     torch.testing.assert_close(flat(p.grad for p in params), expected, rtol=1e-10, atol=1e-13)
@@ -331,7 +283,7 @@ def test_a_layer_out_of_use_and_a_frozen_one(curvature: str) -> None:
     class Partial(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body, self.unused = network(), nn.Conv2d(2, 2, 2)
+            self.body, self.unused = convolutional(), nn.Conv2d(2, 2, 2)
             self.body[0].requires_grad_(False)
 
         def forward(self, inputs: Tensor) -> Tensor:
@@ -341,7 +293,7 @@ def test_a_layer_out_of_use_and_a_frozen_one(curvature: str) -> None:
     rule = SGDHess(torch.optim.SGD(model.parameters(), lr=0.1), rho=RHO, curvature=curvature)
     for m in (None, 3):
         torch.manual_seed(0)
-        oracle = Objective(model, F.cross_entropy)(*data())
+        oracle = Objective(model, F.cross_entropy)(*images())
         rule.backward(oracle, m=m)
         assert all(p.grad is None for p in [*model.unused.parameters(), *model.body[0].parameters()])
         assert all(p.grad.abs().sum() > 0 for p in model.body[5].parameters())
@@ -370,9 +322,9 @@ def test_channels_last_equals_contiguous(curvature: str) -> None:
 def test_reduced_precision_stays_close(curvature: str) -> None:
     gradients = []
     for autocast in (None, torch.bfloat16):
-        model = network(dropout=0.2).float()
+        model = convolutional(dropout=0.2).float()
         torch.manual_seed(0)
-        inputs, targets = data(64)
+        inputs, targets = images(64)
         rule = SGDHess(sgd(model), rho=RHO, curvature=curvature)
         rule.backward(Objective(model, F.cross_entropy, autocast=autocast)(inputs.float(), targets))
         assert all(p.grad.dtype == torch.float32 for p in rule.params)
@@ -384,256 +336,9 @@ def test_reduced_precision_stays_close(curvature: str) -> None:
 
 @every_curvature
 def test_diverged_weights_show_in_the_gradient(curvature: str) -> None:
-    model = network()
+    model = convolutional()
     with torch.no_grad():
         model[5].weight[0, 0] = float("inf")
     rule = SGDHess(sgd(model), rho=RHO, curvature=curvature)
-    rule.backward(Objective(model, F.cross_entropy)(*data()))
+    rule.backward(Objective(model, F.cross_entropy)(*images()))
     assert not flat(p.grad for p in rule.params).isfinite().all()
-
-
-# What a step leaves
-
-
-@every_curvature
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rho_zero_is_bitwise_sgd(curvature: str, dtype: torch.dtype) -> None:
-    ours, theirs = network(0.3).to(dtype), network(0.3).to(dtype)
-    rule, plain = SGDHess(sgd(ours), rho=0.0, curvature=curvature), SGD(sgd(theirs))
-    for number in range(3):
-        for one, model in ((rule, ours), (plain, theirs)):
-            torch.manual_seed(number)
-            inputs, targets = data(seed=number)
-            one.step(Objective(model, F.cross_entropy)(inputs.to(dtype), targets))
-    assert_bitwise(state(ours, rule), state(theirs, plain))
-
-
-@pytest.mark.parametrize(("curvature", "period"), [(c, 1) for c in PRODUCTS + DIAGONALS] + [(c, 3) for c in DIAGONALS])
-def test_forwards_are_passes_and_products(curvature: str, period: int) -> None:
-    model = network()
-    forwards: list[int] = []
-    model.register_forward_pre_hook(lambda *_: forwards.append(1))
-    rule, objective = SGDHess(sgd(model), rho=RHO, curvature=curvature, period=period), Objective(model, squared)
-    for number in range(7):
-        forwards.clear()
-        step(rule, objective, number)
-        assert rule.cost(number) == Cost(passes=1, products=number % period == 0)
-        assert len(forwards) == rule.cost(number).passes + rule.cost(number).products
-
-
-@every_curvature
-@pytest.mark.parametrize("m", [None, 4])
-def test_running_statistics_are_those_of_one_forward(curvature: str, m: int | None) -> None:
-    model, twin = network(), network()
-    step(SGDHess(sgd(model), rho=RHO, curvature=curvature), Objective(model, F.cross_entropy), 0, m)
-    step(SGD(sgd(twin)), Objective(twin, F.cross_entropy), 0, m)
-    assert_bitwise(list(model.buffers()), list(twin.buffers()))
-    assert model[1].num_batches_tracked == 1
-
-
-@every_curvature
-@pytest.mark.parametrize("m", [None, 4])
-def test_graphs_are_freed_without_the_collector(curvature: str, m: int | None) -> None:
-    model = network()
-    alive: list[weakref.ref[Tensor]] = []
-    for layer in model:
-        layer.register_forward_hook(lambda _, __, outputs: alive.append(weakref.ref(outputs)))
-    rule, objective = SGDHess(sgd(model), rho=RHO, curvature=curvature), Objective(model, F.cross_entropy)
-    gc.disable()
-    try:
-        rule.backward(objective(*data()), m=m)
-    finally:
-        survivors = [reference for reference in alive if reference() is not None]
-        gc.enable()
-    assert len(alive) >= 2 * len(model)
-    assert not survivors
-    assert not any(p.grad.requires_grad or p.grad.grad_fn for p in rule.params)
-
-
-# Period
-
-
-@every_diagonal
-def test_reuse_takes_the_last_diagonal(curvature: str) -> None:
-    model = network()
-    rule, objective = SGDHess(sgd(model), rho=RHO, curvature=curvature, period=3), Objective(model, F.cross_entropy)
-    diagonal: Vector = []
-    for number in range(7):
-        torch.manual_seed(number)
-        oracle = objective(*data(seed=number))
-        terms = rule.terms(oracle, "refresh")
-        if number in (0, 3, 6):
-            assert rule.phase(number) == "refresh"
-            diagonal = terms["curved"].vector
-        expected = [g * (1 + RHO * d) for g, d in zip(terms["g"].vector, diagonal, strict=True)]
-        torch.manual_seed(number)
-        rule.backward(objective(*data(seed=number)))
-        torch.testing.assert_close([p.grad for p in rule.params], expected, rtol=1e-13, atol=0)
-        rule.base.step()
-        rule.steps += 1
-
-
-@every_diagonal
-@pytest.mark.parametrize("period", [1, 3])
-@pytest.mark.parametrize("stop", range(1, 6))
-def test_save_load_continue_is_bitwise(curvature: str, period: int, stop: int) -> None:
-    def fresh() -> tuple[nn.Module, SGDHess]:
-        model = network(dropout=0.3)
-        return model, SGDHess(sgd(model), rho=RHO, curvature=curvature, period=period)
-
-    (straight, whole), (first, before), (second, after) = fresh(), fresh(), fresh()
-    for number in range(6):
-        step(whole, Objective(straight, F.cross_entropy), number)
-    for number in range(stop):
-        step(before, Objective(first, F.cross_entropy), number)
-    file = io.BytesIO()
-    torch.save({"model": first.state_dict(), "rule": before.state_dict()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    addresses = [x.data_ptr() for x in after.memory.get("diagonal", [])]
-    second.load_state_dict(saved["model"])
-    after.load_state_dict(saved["rule"])
-    for number in range(stop, 6):
-        step(after, Objective(second, F.cross_entropy), number)
-    assert_bitwise(state(second, after), state(straight, whole))
-    assert [x.data_ptr() for x in after.memory.get("diagonal", [])] == addresses
-    assert len(addresses) == (0 if period == 1 else 6)
-
-
-def test_state_of_another_period_is_refused() -> None:
-    rules = [SGDHess(sgd(network()), rho=RHO, curvature="hutchinson_abs", period=period) for period in (1, 2)]
-    with pytest.raises(ValueError, match="memory does not fit SGDHess"):
-        rules[1].load_state_dict(rules[0].state_dict())
-
-
-# Noise
-
-
-@every_curvature
-def test_gradient_is_a_function_of_the_seed(curvature: str) -> None:
-    model = network(dropout=0.3)
-    rule, objective = SGDHess(sgd(model), rho=RHO, curvature=curvature), Objective(model, F.cross_entropy)
-    gradients = []
-    for seed, drawn_before in ((5, 0), (5, 3), (6, 0)):
-        torch.rand(drawn_before)
-        rule.backward(objective(*data(), noise=seed), m=4)
-        gradients.append(flat(p.grad for p in rule.params))
-        rule.base.zero_grad()
-    assert torch.equal(gradients[0], gradients[1])
-    assert not torch.equal(gradients[0], gradients[2])
-
-
-def test_signs_of_the_outputs_differ_between_parts_and_steps(drawn: list[Vector]) -> None:
-    model = network()
-    rule, objective = SGDHess(sgd(model), RHO, "gauss_newton_diagonal"), Objective(model, F.cross_entropy)
-    torch.manual_seed(0)
-    for _ in range(3):  # the caller does not seed again
-        rule.step(objective(*data(16)), m=8)
-    assert [u.shape for (u,) in drawn] == [(8, 3)] * 6
-    assert all((u.abs() == 1).all() for (u,) in drawn)
-    assert all(not torch.equal(a, b) for (a,), (b,) in itertools.combinations(drawn, 2))
-
-
-def test_signs_of_the_weights_are_those_of_the_batch(drawn: list[Vector]) -> None:
-    model = network(dropout=0.3)
-    rule, objective = SGDHess(sgd(model), RHO, "hutchinson_abs"), Objective(model, F.cross_entropy)
-    torch.manual_seed(0)
-    for _ in range(3):
-        rule.step(objective(*data()), m=3)
-    signs = [flat(v) for v in drawn]
-    assert len(signs) == 9
-    assert all((v.abs() == 1).all() for v in signs)
-    for first in (0, 3, 6):  # the three parts of a step
-        assert torch.equal(signs[first], signs[first + 1])
-        assert torch.equal(signs[first], signs[first + 2])
-    assert all(not torch.equal(a, b) for a, b in itertools.combinations(signs[::3], 2))
-
-
-def test_ranks_share_the_signs_of_the_weights() -> None:
-    """Two ranks, each with a half and a noise of its own, are one process with m = half the batch."""
-    models = network(dropout=0.3), network(dropout=0.3)
-    whole, rank = (SGDHess(sgd(model), RHO, "hutchinson_abs") for model in models)
-    torch.manual_seed(0)
-    whole.backward(Objective(models[0], F.cross_entropy)(*data()), m=BATCH // 2)
-    terms = []
-    for number, (inputs, targets) in enumerate(zip(*(t.split(BATCH // 2) for t in data()), strict=True)):
-        torch.manual_seed(0)
-        oracle = Objective(models[1], F.cross_entropy)(inputs, targets)
-        terms.append(rank.terms(replace(oracle, noise=oracle.noise + number), "refresh").values())
-    means = [torch._foreach_lerp(a.vector, b.vector, 0.5) for a, b in zip(*terms, strict=True)]
-    torch.testing.assert_close([p.grad for p in whole.params], rank.combine(*means), rtol=1e-12, atol=1e-15)
-
-
-@every_diagonal
-def test_signs_are_not_the_noise_of_the_passes(curvature: str, drawn: list[Vector]) -> None:
-    model = network(dropout=0.5)
-    states, masks = [], []
-    model.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()))
-    model[4].register_forward_hook(lambda _, __, outputs: masks.append(outputs != 0))
-    torch.manual_seed(3)
-    SGDHess(sgd(model), RHO, curvature).backward(Objective(model, F.cross_entropy)(*data()))
-    assert len(masks) == 2
-    assert torch.equal(masks[0], masks[1])
-    start = torch.Generator()
-    start.set_state(states[0])
-    (signs,) = drawn
-    assert not torch.equal(flat(rademacher(signs, start)), flat(signs))
-
-
-def test_shared_draws_leave_the_global_generator_alone() -> None:
-    oracle = Objective(network(), F.cross_entropy)(*data())
-    before = torch.get_rng_state()
-    a, b = (
-        torch.rand(3, generator=oracle.shared_generator()),
-        torch.rand(3, generator=oracle.split(4)[1].shared_generator()),
-    )
-    assert torch.equal(a, b)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-# Refusals
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"rho": -0.1}, r"rho = -0.1: must be a finite number >= 0"),
-        ({"rho": float("nan")}, r"rho = nan: must be a finite number"),
-        (
-            {"curvature": "fisher"},
-            r"curvature = fisher: must be one of gauss_newton, hessian, gauss_newton_d",
-        ),
-        ({"curvature": "hutchinson_abs", "period": 0}, r"period = 0: must be an integer >= 1"),
-        ({"curvature": "hutchinson_abs", "period": True}, r"period = true: must be an integer >= 1"),
-        ({"period": 2}, r"period = 2: gauss_newton has no diagonal to keep; choose period=1, or curvature=g"),
-        ({"curvature": "hessian", "period": 5}, r"period = 5: hessian has no diagonal to keep"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SGDHess(sgd(network()), **({"rho": RHO} | settings))
-
-
-@every_curvature
-def test_weight_decay_in_the_loss_is_refused(curvature: str) -> None:
-    model = network()
-    rule = SGDHess(sgd(model), RHO, curvature)
-    with pytest.raises(ValueError, match="SGDHess takes gradients without weight decay"):
-        rule.backward(Objective(model, F.cross_entropy, weight_decay=0.1)(*data()))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "finding"),
-    [
-        (["optimizer.period=2"], "optimizer.period = 2: "),
-        (["optimizer.curvature=hessian", "optimizer.period=2"], "optimizer.period = 2: "),
-        (["optimizer.curvature=fisher"], "optimizer.curvature = fisher: must be one of "),
-        (["optimizer.curvature=hutchinson_abs", "optimizer.period=0"], "optimizer.period = 0: must be an integer >= 1"),
-        (["optimizer.curvature=hutchinson_abs", "optimizer.period=2"], None),
-        ([], None),
-    ],
-)
-def test_the_door_refuses_the_same(overrides: list[str], finding: str | None) -> None:
-    heard = findings([compose_line(["optimizer=sgdhess", *overrides])])
-    assert len(heard) == (finding is not None)
-    assert all(line.startswith(finding) for line in heard)

@@ -2,7 +2,7 @@
 
 C1 and C2: operations of a step beside its passes. C3: nothing waits for the host. C4: nothing moves. C5: weights come
 back bitwise. C6: no walk through the modules. C7: the second pass sees the perturbed weights. The contract tests hold
-C3 to C6 for every rule, `test_traps.py` holds C7 in all its forms, and `tests/test_trainer.py` C3 and C6 for the loop.
+C3 to C6 for every rule, `test_traps.py` holds C7 in all its forms, and `training/test_waits.py` C3 and C6 for the loop.
 """
 
 from collections import Counter

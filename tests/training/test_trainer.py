@@ -1,11 +1,6 @@
 """The loop against loops written by hand in plain PyTorch, on a few made-up images."""
 
 import math
-import random
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,179 +8,37 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from loops import (
+    BATCH,
+    DECAY,
+    EPOCHS,
+    EXAMPLES,
+    LR,
+    MOMENTUM,
+    RHO,
+    STEPS,
+    Flat,
+    Listener,
+    Net,
+    assert_bitwise,
+    assert_same,
+    batches,
+    by_hand,
+    dataset,
+    resident,
+    sam,
+    split,
+    trainer,
+)
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_repro.augmentation import Augmentation, Crop, Cutout, Flip, Transform
-from sam_repro.dataset import Data, Raw, Resident
-from sam_repro.optimizer import SAM, SGD, Rule, parameter_groups
-from sam_repro.oracle import Objective
+from sam_repro.dataset import Data
+from sam_repro.optimizer import SGD
 from sam_repro.rho_schedule import LikeLR
 from sam_repro.schedule import Constant, Cosine
-from sam_repro.seeds import derived
-from sam_repro.training import checkpoint, evaluation
-from sam_repro.training.diagnostics import Diagnostics
+from sam_repro.training import checkpoint
 from sam_repro.training.means import Mean, weighted
-from sam_repro.training.plan import Plan
-from sam_repro.training.trainer import Interrupted, NonFinite, Trainer
-
-EXAMPLES, BATCH, EPOCHS, CLASSES = 22, 5, 3, 3
-STEPS = EPOCHS * 5  # the last batch of an epoch has 2 examples
-LR, MOMENTUM, DECAY, RHO = 0.2, 0.9, 0.03, 0.1
-MEAN, STD = 0.0, 256 / 255  # pixels/256, without rounding
-
-
-def resident(images: Tensor, labels: Tensor) -> Resident:
-    plain = Augmentation([MEAN], [STD])
-    return Resident(images=images, labels=labels, clean_labels=labels, num_classes=CLASSES, augmentation=plain)
-
-
-def split(count: int, seed: int) -> Resident:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    labels = (images[:, 0, 0, 0] > 127).long() + torch.randint(2, (count,), generator=generator)
-    return resident(images, labels)
-
-
-def dataset(validation: int = 0) -> Data:
-    held_out = split(validation, 2) if validation else None
-    return Data(split(EXAMPLES, 0), held_out, split(11, 1))
-
-
-class Net(nn.Module):
-    """A convolution, batch norm, dropout and a head; it takes float32 images to its own dtype."""
-
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        # statistics that follow quickly: else in eval mode every unit is dead, and no image makes a difference
-        self.conv, self.norm = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3, momentum=0.5)
-        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(48, CLASSES)
-
-    def forward(self, images: Tensor) -> Tensor:
-        hidden = self.norm(self.conv(images.to(self.head.weight.dtype))).relu()
-        return self.head(self.dropout(hidden.flatten(1)))
-
-
-class Flat(nn.Module):
-    """A linear layer in float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.head = nn.Linear(16, CLASSES).double()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(images.double().flatten(1))
-
-
-class Listener:
-    """Keeps the rows, and does something at each step."""
-
-    def __init__(self, at_step: Callable[[int], None] = lambda done: None) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.at_step = at_step
-
-    def step(self, done: int) -> None:
-        self.at_step(done)
-
-    def row(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-
-    def saving(self) -> None:
-        pass
-
-    def epochs(self) -> list[dict[str, Any]]:
-        return [row for row in self.rows if row["kind"] == "epoch"]
-
-
-def plan(**changes: Any) -> Plan:
-    return Plan(**({"seed": 3, "epochs": EPOCHS, "batch_size": BATCH, "lr": LR, "checkpoint_every": 1e9} | changes))
-
-
-def trainer(
-    folder: Path,
-    model: nn.Module | None = None,
-    rule: Callable[[torch.optim.Optimizer], Rule] = SGD,
-    *,
-    data: Data | None = None,
-    criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    augmentation: Augmentation | None = None,
-    decay_on: str = "all",
-    fused: bool | None = None,
-    schedule: Any = None,
-    rho_schedule: Any = None,
-    diagnostics: Diagnostics | None = None,
-    **changes: Any,
-) -> Trainer:
-    model = Net() if model is None else model
-    data = data or dataset()
-    if augmentation is not None:
-        seen = {
-            part: replace(getattr(data, part), augmentation=augmentation)
-            for part in ("train", "validation", "test")
-            if getattr(data, part) is not None
-        }
-        data = replace(data, **seen)
-    groups = parameter_groups(model, DECAY, decay_on)
-    base = torch.optim.SGD(groups, lr=LR, momentum=MOMENTUM, fused=fused)
-    return Trainer(
-        Objective(model, criterion),
-        rule(base),
-        schedule or Cosine(),
-        data,
-        plan(**changes),
-        diagnostics or Diagnostics(),
-        folder,
-        rho_schedule=rho_schedule,
-    )
-
-
-def sam(base: torch.optim.Optimizer) -> SAM:
-    return SAM(base, RHO)
-
-
-def batches(data: Data, seed: int = 3, epochs: int = EPOCHS) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels in the documented order: a permutation by (seed, epoch)."""
-    for epoch in range(epochs):
-        order = torch.randperm(EXAMPLES, generator=torch.Generator().manual_seed(derived(seed, "order", epoch)))
-        for rows in order.split(BATCH):
-            yield data.train.images[rows] / 256, data.train.labels[rows]
-
-
-def by_hand(model: nn.Module, rho: float | None, decay_on: str = "all") -> list[dict[str, float]]:
-    """Algorithm 1 of the paper, or the plain gradient, with SGD in plain arithmetic; what each step saw."""
-    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    seen = []
-    for step, (images, labels) in enumerate(batches(dataset())):
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels)
-        gradients = dict(zip(velocity, torch.autograd.grad(loss, list(model.parameters())), strict=True))
-        length = math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients.values()))
-        wrong = int((logits.argmax(dim=1) != labels).sum())
-        seen.append({"count": len(labels), "loss": loss.item(), "wrong": wrong, "gradient_norm": length})
-        if rho is not None:
-            after_pass_1 = {name: value.clone() for name, value in model.state_dict().items()}
-            with torch.no_grad():
-                for name, p in model.named_parameters():
-                    p += rho / length * gradients[name]
-            loss = F.cross_entropy(model(images), labels)
-            gradients = dict(zip(velocity, torch.autograd.grad(loss, list(model.parameters())), strict=True))
-            model.load_state_dict(after_pass_1)
-            seen[-1]["perturbed_loss"] = loss.item()
-        lr = LR * (1 + math.cos(math.pi * step / STEPS)) / 2
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                decays = decay_on == "all" or p.dim() > 1
-                gradient = gradients[name] + (DECAY * p if decays else 0)
-                velocity[name] = MOMENTUM * velocity[name] + gradient
-                p -= lr * velocity[name]
-    return seen
-
-
-def assert_same(ours: nn.Module, theirs: nn.Module, tolerance: float) -> None:
-    for name, value in ours.state_dict().items():
-        torch.testing.assert_close(value, theirs.state_dict()[name], rtol=tolerance, atol=tolerance, msg=name)
+from sam_repro.training.trainer import NonFinite
 
 
 @pytest.mark.parametrize("rho", [None, RHO])
@@ -324,153 +177,6 @@ def test_max_steps_ends_the_run_and_leaves_the_schedule(tmp_path: Path) -> None:
     assert cut.epochs()[-1]["step"] == 6
 
 
-def random_parts(**changes: Any) -> dict[str, Any]:
-    """All that draws: crops, flips, cutout, dropout, and validation images that are augmented."""
-    order = ["flip", "crop", "normalise", "cutout"]
-    transforms: dict[str, Transform] = {"flip": Flip(), "crop": Crop(1), "cutout": Cutout(2, "image", 0.5)}
-    augmentation = Augmentation([MEAN], [STD], order=order, **transforms)
-    return {"model": Net(dropout=0.3), "rule": sam, "augmentation": augmentation} | changes
-
-
-def augmented_validation() -> Data:
-    return Data(split(EXAMPLES, 0), split(9, 2), split(11, 1), validation_augmented=True)
-
-
-def final(folder: Path, listener: Listener, **parts: Any) -> dict[str, Tensor]:
-    parts = random_parts(**parts)
-    trainer(folder, **parts).run(listener)
-    return parts["model"].state_dict()
-
-
-def assert_bitwise(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        assert torch.equal(value, theirs[name]), name
-
-
-def numbers(rows: list[dict[str, Any]], part: str = "") -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key.startswith(part) and key != "seconds"} for row in rows]
-
-
-def test_nothing_depends_on_global_generators(tmp_path: Path) -> None:
-    def stir(done: int) -> None:
-        torch.manual_seed(done + 99)
-        np.random.seed(done)
-        random.seed(done)
-        torch.rand(done), np.random.rand(done)
-
-    calm, stirred = Listener(), Listener(stir)
-    ours = final(tmp_path, calm, data=augmented_validation())
-    assert_bitwise(ours, final(tmp_path, stirred, data=augmented_validation()))
-    assert numbers(calm.rows) == numbers(stirred.rows)
-    assert not torch.equal(ours["head.weight"], final(tmp_path, Listener(), seed=4)["head.weight"])
-
-
-def test_evaluation_changes_no_bit_of_the_training(tmp_path: Path) -> None:
-    with_validation, without = Listener(), Listener()
-    ours = final(tmp_path, with_validation, data=augmented_validation())
-    assert_bitwise(ours, final(tmp_path, without))
-    assert numbers(with_validation.rows, "epoch") == numbers(without.rows, "epoch")
-    assert numbers(with_validation.rows, "train") == numbers(without.rows, "train")
-    assert all("validation/error_pct" in row for row in with_validation.epochs())
-    assert not any("validation/error_pct" in row for row in without.epochs())
-
-
-class Draws(Flat):
-    """Notes the images that it is trained on, and noise that it draws there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[bytes, bytes]] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            self.seen.append((images.numpy().tobytes(), torch.rand(1).numpy().tobytes()))
-        return super().forward(images)
-
-
-def test_every_step_of_every_seed_draws_anew(tmp_path: Path) -> None:
-    """On one image many times over, so that the batches differ in nothing but the draws."""
-    image = split(1, 0).images.repeat(EXAMPLES, 1, 1, 1)
-    labels = torch.zeros(EXAMPLES, dtype=torch.long)
-    data = Data(resident(image, labels), None, split(11, 1))
-    crop = Augmentation([MEAN], [STD], order=["crop", "normalise"], crop=Crop(3))
-    seen = []
-    for seed in (3, 4):
-        model = Draws()
-        trainer(tmp_path, model, data=data, augmentation=crop, seed=seed).run(Listener())
-        seen += model.seen
-    for draws in zip(*seen, strict=True):
-        assert len(set(draws)) == len(draws) == 2 * STEPS
-
-
-@pytest.mark.parametrize("augmented", [True, False])
-def test_validation_draws_anew_after_each_epoch_if_it_is_augmented(tmp_path: Path, augmented: bool) -> None:
-    """At a learning rate of 0, where nothing moves but the draws."""
-    rows = []
-    for seed in (3, 4):
-        listener, data = Listener(), augmented_validation() if augmented else dataset(validation=9)
-        parts = random_parts(model=Flat(), data=data, lr=0.0, seed=seed)
-        trainer(tmp_path, **parts).run(listener)
-        rows += listener.epochs()
-    assert len({row["validation/loss"] for row in rows}) == (2 * EPOCHS if augmented else 1)
-    assert len({row["test/loss"] for row in rows}) == 1
-
-
-class Died(Exception):
-    pass
-
-
-def test_each_step_can_be_taken_up(tmp_path: Path) -> None:
-    """Each trainer dies in its second step, and the next one takes up what it saved after the first."""
-    data, whole, rows = augmented_validation(), Listener(), []
-    ours = final(tmp_path, whole, data=data, record_every=3, diagnostics=Diagnostics("drift", every=2, period=2))
-
-    for start in range(STEPS):
-
-        def die(done: int, start: int = start) -> None:
-            if done == start + 2:
-                raise Died
-
-        parts = random_parts(model=Net(dropout=0.3), data=data, record_every=3)
-        piece = trainer(tmp_path, **parts, diagnostics=Diagnostics("drift", every=2, period=2), checkpoint_every=0)
-        assert piece.resume() == start
-        listener = Listener(die)
-        with nullcontext() if start == STEPS - 1 else pytest.raises(Died):
-            piece.run(listener)
-        rows += listener.rows
-    assert_bitwise(ours, parts["model"].state_dict())
-    assert numbers(rows) == numbers(whole.rows)
-    assert "epoch/drift_g_v" in rows[-1]
-
-
-def test_rate_and_options_are_the_trainers_own_after_loading(tmp_path: Path) -> None:
-    saved = trainer(tmp_path, fused=False, max_steps=7)
-    saved.run(Listener())
-    saved.save()
-    loaded = trainer(tmp_path, fused=True, schedule=Constant())
-    rates = [group["lr"] for group in loaded.rule.base.param_groups]
-    assert loaded.resume() == 7
-    for group, rate in zip(loaded.rule.base.param_groups, rates, strict=True):
-        assert group["lr"] is rate
-        assert group["fused"] is True
-    for p, q in zip(saved.rule.params, loaded.rule.params, strict=True):
-        assert torch.equal(saved.rule.base.state[p]["momentum_buffer"], loaded.rule.base.state[q]["momentum_buffer"])
-    listener = Listener()
-    loaded.run(listener)
-    assert {row["lr"] for row in listener.rows if row["kind"] == "train"} == {LR}
-    assert all(float(rate) == LR for rate in rates)
-
-
-def test_checkpoint_loads_with_the_default_of_torch(tmp_path: Path) -> None:
-    saved = trainer(tmp_path, rule=sam, data=dataset(validation=7))
-    saved.run(Listener())
-    saved.save()
-    state = torch.load(saved.path)
-    assert state["rule"]["steps"] == STEPS
-    assert_bitwise(state["model"], saved.model.state_dict())
-
-
 class LearnsInTheThird(Constant):
     """Learns in the third epoch, climbs in the fifth and last; in the others weights move, but too little for a score.
 
@@ -568,139 +274,6 @@ def test_non_finite_step_is_named_and_never_saved(
         assert state["rule"]["steps"] == bad
         tensors = [*state["model"].values(), *(v["momentum_buffer"] for v in state["rule"]["base"]["state"].values())]
         assert all(tensor.isfinite().all() for tensor in tensors)
-
-
-class HostSync(TorchDispatchMode):
-    """Refuses the operations through which the host reads a tensor, or hands a new one to the device."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "lift_fresh"):
-            raise AssertionError(f"{func} makes host and device wait for each other")
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("diagnostics", [Diagnostics("loss"), Diagnostics(every=2), Diagnostics("drift", period=2)])
-@pytest.mark.parametrize(("m", "clip_norm"), [(None, None), (2, 0.1)])
-@pytest.mark.parametrize("rule", [SGD, sam])
-def test_c3_c6_train_step_never_waits_for_the_device_and_walks_through_no_module(
-    tmp_path: Path,
-    rule: Any,
-    m: int | None,
-    clip_norm: float | None,
-    diagnostics: Diagnostics,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    parts = random_parts(rule=rule, diagnostics=diagnostics)
-    trained = trainer(tmp_path, **parts, fused=True, m=m, clip_norm=clip_norm)
-    batches = torch.arange(EXAMPLES).split(BATCH)
-    trained._train_step(0, Raw(batches[0]))  # constants of the augmentation are brought to the device in the first
-
-    def walk(*_: Any) -> None:
-        raise AssertionError("a step walked through the modules")
-
-    for name in ("modules", "apply", "named_modules", "parameters", "named_parameters"):
-        monkeypatch.setattr(nn.Module, name, walk)
-    with HostSync():
-        for step, rows in enumerate(batches[1:], start=1):
-            trained._train_step(step, Raw(rows))
-    assert trained.step == 5
-
-
-def test_clock_counts_training_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("sam_repro.training.clock.time.perf_counter", lambda: now[0])
-
-    def pass_time(module: nn.Module, inputs: Any) -> None:
-        now[0] += 1.0 if module.training else 1000.0
-
-    model = Net()
-    model.register_forward_pre_hook(pass_time)
-    listener = Listener()
-    trained = trainer(tmp_path, model, sam, data=dataset(validation=7), checkpoint_every=0, max_steps=8)
-    trained.run(listener)
-    assert trained.clock.seconds == 16
-    assert [row["seconds"] for row in listener.epochs()] == [10, 16]
-
-    def die(done: int) -> None:
-        if done == 13:
-            raise Died
-
-    for listener, end in ((Listener(die), pytest.raises(Died)), (Listener(), nullcontext())):
-        again = trainer(tmp_path, Net(), sam, data=dataset(validation=7), checkpoint_every=0)
-        again.resume()
-        again.model.register_forward_pre_hook(pass_time)
-        with end:
-            again.run(listener)
-    assert again.clock.seconds == 2 * STEPS
-
-
-def test_checkpoints_come_every_so_many_seconds_and_are_told_of_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("sam_repro.training.trainer.time.monotonic", lambda: now[0])
-
-    def pass_time(done: int) -> None:
-        now[0] += 1.0
-
-    def on_disk() -> int:
-        return checkpoint.read(trained.path)["rule"]["steps"] if trained.path.exists() else 0
-
-    told, listener = [], Listener(pass_time)
-    listener.saving = lambda: told.append((on_disk(), trained.step))
-    trained = trainer(tmp_path, checkpoint_every=4)
-    trained.run(listener)
-    assert told == [(0, 4), (4, 8), (8, 12)]
-    assert on_disk() == 12
-
-
-def test_the_first_signal_stops_a_run_after_its_step(tmp_path: Path) -> None:
-    def send(done: int) -> None:
-        if done == 7:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGTERM)
-
-    trained = trainer(tmp_path)
-    with pytest.raises(Interrupted) as stop:
-        trained.run(Listener(send))
-    assert (stop.value.signal, stop.value.steps) == (signal.SIGINT, 7)
-    assert checkpoint.read(trained.path)["rule"]["steps"] == 7
-
-
-class Signalled(Net):
-    """Gets a signal in the forward of this number."""
-
-    at = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.at -= 1
-        if not self.at:
-            signal.raise_signal(signal.SIGTERM)
-        return super().forward(images)
-
-
-@pytest.mark.parametrize("at", [6, 7, 8])
-def test_a_signal_ends_an_evaluation_which_is_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
-    """The first epoch has the forwards 1 to 5, then come two batches of validation and three of the test set."""
-    monkeypatch.setattr(evaluation, "BATCH", 4)
-    data = dataset(validation=7)
-    whole, left, rest = Listener(), Listener(), Listener()
-    undisturbed, again = (trainer(tmp_path / name, data=data, record_every=2) for name in ("whole", "left"))
-    undisturbed.run(whole)
-    model = Signalled()
-    model.at = at
-    stopped = trainer(tmp_path / "left", model, data=data, record_every=2)
-    stopped.path.parent.mkdir()
-    with pytest.raises(Interrupted) as stop:
-        stopped.run(left)
-    assert (stop.value.steps, model.at, left.epochs()) == (5, 0, [])
-    assert again.resume() == 5
-    again.run(rest)
-    told = [{key: row[key] for key in row if key != "seconds"} for row in (*left.rows, *rest.rows)]
-    assert told == [{key: row[key] for key in row if key != "seconds"} for row in whole.rows]
-    assert_same(again.model, undisturbed.model, 0)
 
 
 def test_the_radius_warms_up_and_follows_the_learning_rate(tmp_path: Path) -> None:

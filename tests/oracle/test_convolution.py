@@ -1,0 +1,130 @@
+"""Convolutions in products: torch's values, and no kernel as large as an output map."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from sam_repro.oracle import Objective
+from sam_repro.oracle.convolution import TwiceDifferentiable
+from sam_repro.oracle.products import hessian, hvp
+
+LAYERS = {
+    "padded": (F.conv2d, (2, 4, 5, 6), (3, 4, 3, 3), {"padding": 1}),
+    "strided, uneven": (F.conv2d, (2, 4, 7, 6), (3, 4, 3, 2), {"stride": (2, 1), "padding": (0, 1)}),
+    "dilated": (F.conv2d, (2, 2, 7, 7), (2, 2, 3, 3), {"dilation": 2, "padding": 2}),
+    "in groups": (F.conv2d, (2, 4, 4, 4), (6, 2, 3, 3), {"groups": 2}),
+    "depthwise": (F.conv2d, (2, 3, 5, 5), (3, 1, 3, 3), {"groups": 3, "padding": 1}),
+    "pointwise": (F.conv2d, (2, 3, 4, 4), (5, 3, 1, 1), {}),
+    "1-d": (F.conv1d, (2, 3, 9), (4, 3, 3), {"stride": 2}),
+    "3-d": (F.conv3d, (2, 2, 3, 4, 3), (2, 2, 2, 3, 2), {"padding": 1}),
+    "one example, torch's": (F.conv2d, (2, 5, 5), (3, 2, 3, 3), {}),
+    "same, torch's": (F.conv2d, (2, 2, 4, 4), (3, 2, 3, 3), {"padding": "same"}),
+}
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def twice(function: Any, **options: Any) -> Any:
+    def call(*arguments: Tensor) -> Tensor:
+        with TwiceDifferentiable():
+            outputs: Tensor = function(*arguments, **options)
+        return outputs
+
+    return call
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_both_derivatives_against_differences(layer: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    function, inputs, weight, options = LAYERS[layer]
+    arguments = [drawn(*inputs), drawn(*weight), *([drawn(weight[0])] if bias else [])]
+    ours = twice(function, **options)
+    assert torch.equal(ours(*arguments), function(*arguments, **options))
+    assert gradcheck(ours, arguments, fast_mode=True)
+    assert gradgradcheck(ours, arguments, fast_mode=True)
+
+
+def network(**options: Any) -> nn.Sequential:
+    torch.manual_seed(0)
+    last = nn.Conv2d(4, 4, 3, groups=2)
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), last, nn.Flatten()).to(**options)
+
+
+class Largest(TorchDispatchMode):
+    """The largest extent of a kernel that is convolved with."""
+
+    extent = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.convolution.default:
+            self.extent = max(self.extent, *args[1].shape[2:])
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_kernel_of_a_product_is_larger_than_the_layers() -> None:
+    model = network()
+    oracle = Objective(model, F.cross_entropy)(torch.randn(3, 2, 9, 9), torch.randint(196, (3,)), noise=0)
+    params = list(model.parameters())
+    with Largest() as seen:
+        hvp(oracle, params, [torch.randn_like(p) for p in params])
+    assert seen.extent == 3
+
+
+@pytest.mark.parametrize("frozen", [(), ("0.weight",), ("0.bias", "3.weight"), ("3.bias",)])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_products_are_those_of_torchs_convolutions(frozen: tuple[str, ...], mode: str) -> None:
+    model = network(dtype=torch.float64).train(mode == "train")
+    params = []
+    for name, p in model.named_parameters():
+        p.requires_grad_(name not in frozen)
+        params += [p] if p.requires_grad else []
+    inputs, targets = torch.randn(3, 2, 5, 5, dtype=torch.float64), torch.randint(36, (3,))
+    v = [torch.randn_like(p) for p in params]
+    loss = F.cross_entropy(model(inputs), targets)
+    reference = torch.autograd.grad(torch.autograd.grad(loss, params, create_graph=True), params, v)
+    oracle = Objective(model, F.cross_entropy)(inputs, targets, noise=0)
+    for product in (partial(hvp, oracle, params), hessian(oracle, params)):
+        torch.testing.assert_close(product(v), list(reference), rtol=1e-11, atol=1e-13)
+
+
+def test_under_autocast() -> None:
+    """Values as torch's, and gradients in the dtypes of the weights."""
+    model = network()
+    inputs = torch.randn(3, 2, 5, 5)
+    gradients = []
+    for ours in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            outputs = twice(model)(inputs) if ours else model(inputs)
+        gradients.append([outputs.detach(), *torch.autograd.grad(outputs.float().square().mean(), model.parameters())])
+    for theirs, found in zip(*gradients, strict=True):
+        assert found.dtype == theirs.dtype
+        torch.testing.assert_close(found, theirs, rtol=0.02, atol=0.001)
+
+
+def test_a_checkpointed_block_runs_again_as_it_ran() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network(dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs: Tensor = checkpoint(self.inner, x, use_reentrant=False)
+            return outputs
+
+    model, batch = Checkpointed(), (torch.randn(3, 2, 5, 5, dtype=torch.float64), torch.randint(36, (3,)))
+    v = [torch.randn_like(p) for p in model.parameters()]
+    plain = Objective(model.inner, F.cross_entropy)(*batch, noise=0)
+    oracle = Objective(model, F.cross_entropy)(*batch, noise=0)
+    product = hessian(oracle, list(model.parameters()))
+    for _ in range(2):
+        torch.testing.assert_close(product(v), hvp(plain, list(model.inner.parameters()), v), rtol=1e-12, atol=1e-14)
