@@ -213,6 +213,9 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
             most = "less than" if key in inside else "at most"
             yield f"{key} = {limits.shown(value)}: must be {most} epochs = {epochs}"
 
+    if isinstance(low := leaves.get("rho_schedule.low"), int | float) and rho is not None and low > rho:
+        yield f"rho_schedule.low = {limits.shown(low)}: must be at most rho = {limits.shown(rho)}"
+
     if leaves["precision"] == "tf32" and leaves["device"] == "cpu":
         yield "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16"
 

@@ -250,9 +250,8 @@ def _begin(
     """
     torch.set_num_threads(before["threads"])
     sources = provenance.sources(targets_of(config))
-    if done and (changed := provenance.changed(before["sources"], sources)):
-        files = ", ".join(map(provenance.file_of, changed[:3])) + (f" and {len(changed) - 3} more" * (len(changed) > 3))
-        print(f"changed    since step {done}: {files}; add resume=false to begin anew")
+    if done and (changed := provenance.describe_changed(before["sources"], sources)):
+        print(f"changed    since step {done}: {changed}; add resume=false to begin anew")
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "step": done,
