@@ -154,6 +154,18 @@ def test_a_run_of_ones_own_comes_before_kept_evidence_whose_inputs_were_not_reco
     assert str(own) in problem
 
 
+def test_a_run_whose_inputs_were_not_recorded_hides_none_of_two_others(lab):
+    """It comes first, and may be of the data of either, so that it is neither."""
+    for name, inputs in (("a", None), ("b", "one"), ("c", "two")):
+        folder = lab.run("sam 0.1", 0, 10.0, own=(f"name={name}",))
+        rewritten(folder, lambda result, inputs=inputs: result.update(inputs=inputs, weights_sha256=inputs or "none"))
+    report = lab.report()
+    lines = [line for line in report.cells if line.row == "sam 0.1"]
+    assert [line.numerics.rpartition("inputs ")[2] for line in lines] == ["not recorded", "one", "two"]
+    assert [line.estimates[0].n for line in lines] == [1, 1, 1]
+    assert report.found.problems == []
+
+
 def test_of_many_runs_that_are_there_twice_one_line_tells(lab, two):
     for folder in two:
         again = lab.outputs / f"evidence/mine/runs/cell/{folder.name}"
