@@ -185,6 +185,15 @@ def test_sharpness_of_two_protocols_is_never_pooled(lab):
     assert (line.estimates[0].mean, line.estimates[0].n) == (55.0, 2)
 
 
+def test_a_sharpness_of_other_settings_is_not_shown_and_these_are_said(lab):
+    lab.table = dataclasses.replace(lab.table, metrics=("sharpness/m/v",))
+    for seed, batches in enumerate((40, 40, 10)):
+        protocol = {"settings": {"batches": batches, "mode": "eval"}}
+        lab.run("sam 0.1", seed, sharpness={"m": {"values": {"v": 1.0}, "protocol": protocol}})
+    (line,) = [line for line in lab.report().cells if line.row == "sam 0.1"]
+    assert line.marks == ("sharpness/m/v: of 2 of 3 runs; 1 with other settings: batches 10",)
+
+
 def test_sharpness_of_the_result_and_what_was_measured_later(lab):
     folder = lab.run("sam 0.1", sharpness={"lambda_max": {"values": {"lambda_max": 3.5}, "protocol": {}}})
     (folder / "sharpness").mkdir()
@@ -211,7 +220,8 @@ def test_sharpness_asked_for_in_two_ways_is_not_compared_across_cells(lab):
     ((_, _, difference, _),) = report.effects
     assert difference is None
     (line,) = [line for line in report.cells if line.row == "sgd"]
-    assert (line.estimates, line.marks) == ((None,), ("sharpness/m/v: of 0 of 1 runs",))
+    assert line.estimates == (None,)
+    assert line.marks == ("sharpness/m/v: of 0 of 1 runs; 1 with other settings: examples 8",)
     assert "sharpness/m/v with checkpoint last, examples 256." in render.markdown(report)
     lab.run("sgd", 0, sharpness=measured(1.0, examples=256))
     ((_, _, difference, _),) = lab.report().effects
