@@ -7,6 +7,8 @@ from sam_repro.optimizer.groups import parameter_groups
 from sam_repro.optimizer.gsam import GSAM
 from sam_repro.optimizer.look_layersam import LookLayerSAM
 from sam_repro.optimizer.looksam import LookSAM
+from sam_repro.optimizer.mesa import MESA
+from sam_repro.optimizer.momentum_sam import MomentumSAM
 from sam_repro.optimizer.rule import Cost, Rule, Terms
 from sam_repro.optimizer.sam import SAM
 from sam_repro.optimizer.sam_ball import SAMBall
@@ -25,6 +27,7 @@ from sam_repro.vectors import moved
 __all__ = [
     "ASAM",
     "GSAM",
+    "MESA",
     "SAM",
     "SAMK",
     "SGD",
@@ -33,6 +36,7 @@ __all__ = [
     "FriendlySAM",
     "LookLayerSAM",
     "LookSAM",
+    "MomentumSAM",
     "Perturbing",
     "Rule",
     "SAMBall",

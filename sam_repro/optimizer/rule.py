@@ -122,6 +122,12 @@ class Rule(ABC):
         """The base's parameters that require a gradient."""
         return [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
 
+    def backup(self) -> Vector:
+        """Where the weights are kept while they are moved: made once, so that addresses stay."""
+        if "w" not in self.room:
+            self.room["w"] = [torch.empty_like(p, requires_grad=False) for p in self.params]
+        return self.room["w"]
+
     def backward(
         self,
         *oracles: Oracle,

@@ -62,12 +62,6 @@ class Perturbing(Rule):
         moves = [group["norm"] == wanted for group in groups for p in group["params"] if p.requires_grad]
         return [x if moving else torch.zeros_like(x) for x, moving in zip(a, moves, strict=True)]
 
-    def backup(self) -> Vector:
-        """Where the weights are kept meanwhile: made once, so that addresses stay."""
-        if "w" not in self.room:
-            self.room["w"] = [torch.empty_like(p, requires_grad=False) for p in self.params]
-        return self.room["w"]
-
     def _refuse_groups_without_flag(self) -> None:
         flags = [group.get("norm") for group in self.base.param_groups]
         wanted = self.perturb == "only_norm"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sam_repro.oracle.buffers import Mean
-from sam_repro.oracle.oracle import Objective, Oracle, Term
+from sam_repro.oracle.oracle import Auxiliary, Objective, Oracle, Term
 from sam_repro.vectors import Vector
 
 Ask = Callable[[Oracle], Vector]
@@ -58,12 +58,16 @@ class Joint:
         if mean is not None and self.objective.batch_norm_statistics != "first" and self.buffers.norms:
             torch._foreach_copy_(self.buffers.values, mean(self.buffers.values))
 
-    def gradient(self, params: Sequence[Tensor], update_statistics: bool = True) -> Term:
+    def gradient(
+        self, params: Sequence[Tensor], update_statistics: bool = True, auxiliary: Auxiliary | None = None
+    ) -> Term:
         """∇L over `params`, as `Oracle.gradient`."""
         total, policy = None, self.objective.batch_norm_statistics
         move = policy == "both" or (policy == "mean" and update_statistics)
+        sizes = [len(piece.targets) for piece in self.pieces]
+        beside = iter(auxiliary.split(sizes) if auxiliary else [None] * len(sizes))
         for piece in self.buffers.averaged(self.pieces) if move else self.pieces:
-            term = piece.gradient(params, update_statistics).times(piece.share)
+            term = piece.gradient(params, update_statistics, next(beside)).times(piece.share)
             total = term if total is None else total.plus(term)
         assert total is not None
         return total
@@ -71,6 +75,10 @@ class Joint:
     def loss(self) -> Tensor:
         """Mean loss over the batch, as `Oracle.loss`."""
         return torch.stack([piece.loss() * piece.share for piece in self.pieces]).sum()
+
+    def predict(self) -> Tensor:
+        """Outputs of the whole batch, as `Oracle.predict`."""
+        return torch.cat([piece.predict() for piece in self.pieces])
 
     def shared_generator(self) -> torch.Generator:
         """A generator whose draws are the same for all pieces."""

@@ -49,6 +49,27 @@ class Term(NamedTuple):
         )
 
 
+class Auxiliary(NamedTuple):
+    """A loss of the outputs beside the criterion, which a rule adds: its gradient counts, and no loss is told with it.
+
+    Args:
+        criterion: (outputs [B, …], targets [B, …]) → mean over the batch, a 0-dim tensor.
+        targets: [B, …], such as outputs of other weights.
+    """
+
+    criterion: Criterion
+    targets: Tensor
+
+    def of(self, outputs: Tensor) -> Tensor:
+        """Mean over the batch."""
+        with torch.autocast(outputs.device.type, enabled=False):
+            return self.criterion(full(outputs), full(self.targets))
+
+    def split(self, sizes: list[int]) -> list["Auxiliary"]:
+        """The same for each piece of the batch."""
+        return [self._replace(targets=targets) for targets in self.targets.split(sizes)]
+
+
 class Objective:
     """The mean loss of a model on a batch, as a function of its weights; calling it makes the oracle of one batch.
 
@@ -181,12 +202,15 @@ class Oracle:
     is_first: bool = True
     rows: Tensor | None = None
 
-    def gradient(self, params: Sequence[Tensor], update_statistics: bool = True) -> Term:
+    def gradient(
+        self, params: Sequence[Tensor], update_statistics: bool = True, auxiliary: Auxiliary | None = None
+    ) -> Term:
         """∇L over `params`: one forward and one backward pass.
 
         Args:
             params: the leaves to differentiate by; nothing else receives a gradient.
             update_statistics: whether this pass moves the running statistics of batch norm (a rule's first pass does).
+            auxiliary: what the gradient is of besides L, default nothing.
 
         Returns:
             The gradient (zeros where the loss does not depend on a parameter, and `given` says so), the mean loss and
@@ -203,8 +227,9 @@ class Oracle:
             outputs = self.outputs(self.objective.forward(len(self.targets)))
             loss = self.loss_of(outputs)
             # p.grad, not autograd.grad: that hands out shared or stride-0 storage, which fused kernels misread
+            total = loss if auxiliary is None else loss + auxiliary.of(outputs)
             with self.buffers.repeating():
-                loss.backward(inputs=None if self._are_all(params) else params)
+                total.backward(inputs=None if self._are_all(params) else params)
         vector, given = take_gradients(params)
         given = [has or self.objective.weight_decay(p) != 0 for has, p in zip(given, params, strict=True)]
         self.add_decay(vector, params)
@@ -216,6 +241,13 @@ class Oracle:
         self.objective.reseed(self.noise, self.device)
         with self.buffers.held():
             return self.loss_of(self.outputs())
+
+    @torch.no_grad()
+    def predict(self) -> Tensor:
+        """Outputs of one forward, with the noise of the passes: no gradient, and nothing moves."""
+        self.objective.reseed(self.noise, self.device)
+        with self.buffers.held():
+            return self.outputs()
 
     def over_pieces(self, ask: Callable[["Oracle"], Vector]) -> Vector:
         """The answer for the mean loss, where an oracle of several batches asks each: here there is one."""

@@ -15,7 +15,8 @@ from sam_repro.vectors import Vector, dot, norm, ratio
 class Diagnostics:
     """Numbers of a step, 0-dim tensors on the device; nothing is read by the host.
 
-    "loss": the mean loss at w and, after a second pass, at w + ε; the training error of the first pass in percent.
+    "loss": the mean loss at w and, after a second pass, at w + ε; the training error of the first pass in percent. A
+    rule whose only pass is at w + ε has both there.
     "standard", besides: ‖w‖, ‖g‖, and after a second pass ‖g_s‖, cos(g, g_s), the rise L(w + ε) − L(w), whether
     ‖g_s‖ > ‖g‖ (in percent of the steps), and every `every` steps the shares of `element_shares`.
     "drift", besides, for rules with a second pass at every step: how far g, g_s and its parts along and across g have

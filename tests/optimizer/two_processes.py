@@ -51,7 +51,7 @@ def trained(make_rule: Any, case: str, rank: int | None) -> dict[str, Tensor]:
             mine = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
             oracle = objective(inputs[mine], targets[mine], noise=step + rank)
             losses.append(rule.backward(oracle, mean=all_reduce_mean))
-            rule.base.step()
+            rule.update()
             rule.steps += 1
     return {"losses": torch.stack(losses)} | model.state_dict()
 
