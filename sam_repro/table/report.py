@@ -1,5 +1,6 @@
 """A table, evaluated: what the runs that are there say about its cells, claims and effects."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sam_repro import limits
 from sam_repro.config import formula
 from sam_repro.config.identity import cell_hash
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Search, Table
-from sam_repro.limits import counted
 from sam_repro.table import statistic
 from sam_repro.table.runs import Found, Run, asked_settings, label
 from sam_repro.table.statistic import Estimate
@@ -303,7 +304,26 @@ class Report:
     def _lacking(self, runs: Sequence[Run], metrics: Sequence[str], epoch: float | None = None) -> tuple[str, ...]:
         """What is to be said of metrics that not all of the runs have: a mean of a part of the seeds must be seen."""
         counts = {metric: len(self._by_seed(runs, metric, epoch)) for metric in metrics}
-        return tuple(f"{metric}: of {n} of {len(runs)} runs" for metric, n in counts.items() if n < len(runs))
+        return tuple(
+            f"{metric}: of {n} of {len(runs)} runs{self._otherwise(runs, metric) if epoch is None else ''}"
+            for metric, n in counts.items()
+            if n < len(runs)
+        )
+
+    def _otherwise(self, runs: Sequence[Run], metric: str) -> str:
+        """With which other settings some of the runs were measured: these are never in one column."""
+        if not metric.startswith("sharpness/"):
+            return ""
+        own = self.settings_of(metric)
+        measured = [[protocol.settings for protocol in run.by_protocol(metric)] for run in runs]
+        others = [settings[0] for settings in measured if settings and own not in settings]
+        keys = {
+            f"{k} {limits.shown(v)}"
+            for text in others
+            for k, v in json.loads(text).items()
+            if json.loads(own).get(k) != v
+        }
+        return f"; {len(others)} with other settings: {', '.join(sorted(keys))}" if others else ""
 
 
 def difference(ours: Resolved, other: Resolved) -> list[tuple[str, Any, Any]]:
@@ -352,8 +372,8 @@ def _badness(ours: Estimate | None, metric: str) -> float:
 def _budget(run: Run, config: Resolved) -> str:
     done = run.result["cost"]["steps"]
     if run.config["epochs"] != config["epochs"]:
-        return f"{run.config['epochs']} of {counted(config['epochs'], 'epoch')}, {counted(done, 'step')}"
-    return f"{counted(done, 'step')} of {counted(config['epochs'], 'epoch')}"
+        return f"{run.config['epochs']} of {limits.counted(config['epochs'], 'epoch')}, {limits.counted(done, 'step')}"
+    return f"{limits.counted(done, 'step')} of {limits.counted(config['epochs'], 'epoch')}"
 
 
 def _printed_choice(search: Search, per: str) -> Any:

@@ -196,24 +196,24 @@ class Found:
 def find(roots: Iterable[Path]) -> Found:
     """Read every run below the folders; of two of the same cell, seed, numerics and inputs the first counts.
 
-    Inputs that were not recorded may be those of any other run.
+    Inputs that were not recorded may be those of another run, unless there are several that they may be.
 
     Args:
         roots: folders, such as outputs; in each, what lies below `runs` comes before `evidence`.
     """
     found = Found()
-    seen: dict[tuple[Any, ...], list[list[Run]]] = {}
+    seen: dict[tuple[Any, ...], list[Run]] = {}
     twice: list[tuple[Path, Path]] = []
     for folder in (folder for root in roots for folder in _homes(root, found.problems)):
         try:
             if (folder / "result.json").exists():
                 run = _read_finished(folder)
-                _group(seen.setdefault((run.cell_hash, run.seed, run.numerics), []), run).append(run)
+                seen.setdefault((run.cell_hash, run.seed, run.numerics), []).append(run)
             else:
                 found.unfinished.append(_read_unfinished(folder))
         except (ValueError, OSError) as error:
             found.problems.append(f"{folder}: damaged, not counted ({error})")
-    for first, *others in (runs for alike in seen.values() for runs in alike):
+    for first, *others in (runs for alike in seen.values() for runs in _by_inputs(alike)):
         copies = [run for run in others if run.result["weights_sha256"] == first.result["weights_sha256"]]
         found.runs.append(Run(first.folder, first.result, tuple(run.folder for run in copies)))
         found.problems += _problems(first)
@@ -224,13 +224,12 @@ def find(roots: Iterable[Path]) -> Found:
     return found
 
 
-def _group(groups: list[list[Run]], run: Run) -> list[Run]:
-    """The group that has the inputs of the run; inputs that were not recorded may be those of any other run."""
-    for group in groups:
-        if None in (run.inputs, group[0].inputs) or run.inputs == group[0].inputs:
-            return group
-    groups.append([])
-    return groups[-1]
+def _by_inputs(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs of one seed by their inputs; where one digest was recorded at most, they are taken for runs of the same."""
+    groups: dict[str | None, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.inputs, []).append(run)
+    return list(groups.values()) if len(groups.keys() - {None}) > 1 else [list(runs)]
 
 
 def read(folder: Path) -> Run:

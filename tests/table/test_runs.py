@@ -154,6 +154,18 @@ def test_a_run_of_ones_own_comes_before_kept_evidence_whose_inputs_were_not_reco
     assert str(own) in problem
 
 
+def test_a_run_whose_inputs_were_not_recorded_hides_none_of_two_others(lab):
+    """It comes first, and may be of the data of either, so that it is neither."""
+    for name, inputs in (("a", None), ("b", "one"), ("c", "two")):
+        folder = lab.run("sam 0.1", 0, 10.0, own=(f"name={name}",))
+        rewritten(folder, lambda result, inputs=inputs: result.update(inputs=inputs, weights_sha256=inputs or "none"))
+    report = lab.report()
+    lines = [line for line in report.cells if line.row == "sam 0.1"]
+    assert [line.numerics.rpartition("inputs ")[2] for line in lines] == ["not recorded", "one", "two"]
+    assert [line.estimates[0].n for line in lines] == [1, 1, 1]
+    assert report.found.problems == []
+
+
 def test_of_many_runs_that_are_there_twice_one_line_tells(lab, two):
     for folder in two:
         again = lab.outputs / f"evidence/mine/runs/cell/{folder.name}"
@@ -171,6 +183,15 @@ def test_sharpness_of_two_protocols_is_never_pooled(lab):
         lab.run("sam 0.1", seed, sharpness={"m": {"values": {"v": 10.0**seed}, "protocol": protocol}})
     (line,) = [line for line in lab.report().cells if line.row == "sam 0.1"]
     assert (line.estimates[0].mean, line.estimates[0].n) == (55.0, 2)
+
+
+def test_a_sharpness_of_other_settings_is_not_shown_and_these_are_said(lab):
+    lab.table = dataclasses.replace(lab.table, metrics=("sharpness/m/v",))
+    for seed, batches in enumerate((40, 40, 10)):
+        protocol = {"settings": {"batches": batches, "mode": "eval"}}
+        lab.run("sam 0.1", seed, sharpness={"m": {"values": {"v": 1.0}, "protocol": protocol}})
+    (line,) = [line for line in lab.report().cells if line.row == "sam 0.1"]
+    assert line.marks == ("sharpness/m/v: of 2 of 3 runs; 1 with other settings: batches 10",)
 
 
 def test_sharpness_of_the_result_and_what_was_measured_later(lab):
@@ -199,7 +220,8 @@ def test_sharpness_asked_for_in_two_ways_is_not_compared_across_cells(lab):
     ((_, _, difference, _),) = report.effects
     assert difference is None
     (line,) = [line for line in report.cells if line.row == "sgd"]
-    assert (line.estimates, line.marks) == ((None,), ("sharpness/m/v: of 0 of 1 runs",))
+    assert line.estimates == (None,)
+    assert line.marks == ("sharpness/m/v: of 0 of 1 runs; 1 with other settings: examples 8",)
     assert "sharpness/m/v with checkpoint last, examples 256." in render.markdown(report)
     lab.run("sgd", 0, sharpness=measured(1.0, examples=256))
     ((_, _, difference, _),) = lab.report().effects
