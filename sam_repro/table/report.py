@@ -1,5 +1,6 @@
 """A table, evaluated: what the runs that are there say about its cells, claims and effects."""
 
+import difflib
 import json
 import math
 from collections import Counter
@@ -305,7 +306,8 @@ class Report:
         """What is to be said of metrics that not all of the runs have: a mean of a part of the seeds must be seen."""
         counts = {metric: len(self._by_seed(runs, metric, epoch)) for metric in metrics}
         return tuple(
-            f"{metric}: of {n} of {len(runs)} runs{self._otherwise(runs, metric) if epoch is None else ''}"
+            f"{metric}: in {f'{n} of {len(runs)} runs' if n else 'no run'}"
+            f"{(self._otherwise(runs, metric) if epoch is None else '') or _meant(runs, metric)}"
             for metric, n in counts.items()
             if n < len(runs)
         )
@@ -351,9 +353,17 @@ def _mixed(runs: Sequence[Run]) -> tuple[str, ...]:
     marks += [f"kept evidence: {kept} of {len(runs)} runs"] if 0 < kept < len(runs) else []
     if unrecorded := sum(run.inputs is None for run in runs):
         marks.append(
-            "inputs not recorded" + (f": of {unrecorded} of {len(runs)} runs" if unrecorded < len(runs) else "")
+            "inputs not recorded" + (f": in {unrecorded} of {len(runs)} runs" if unrecorded < len(runs) else "")
         )
     return tuple(marks)
+
+
+def _meant(runs: Sequence[Run], metric: str) -> str:
+    """The number that a metric probably means, where the runs have none of this name."""
+    part = metric.partition("/")[0]
+    known = {f"{part}/{leaf}" for run in runs for leaf in run.leaves(part)}
+    near = [] if metric in known else difflib.get_close_matches(metric, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _most_common(texts: Iterable[str]) -> str:

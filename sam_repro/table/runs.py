@@ -129,7 +129,9 @@ class Run:
         return value if isinstance(value, str) else None
 
     def leaves(self, part: str) -> list[str]:
-        """The leaves of a part of the result, as the rest of their paths."""
+        """The leaves of a part of the result, or of the rows of its epochs, as the rest of their paths."""
+        if part == "epoch":
+            return list(dict.fromkeys(key.removeprefix("epoch/") for row in self.epochs.values() for key in row))
         inside = self._part(part)
         return [key.replace(".", "/") for key in flat(inside)] if isinstance(inside, dict) else []
 
