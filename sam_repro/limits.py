@@ -12,6 +12,7 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
     """Refuse what is not an integer in [low, high]; `optional` also allows None."""
     if optional and value is None:
         return
+    _refuse_boxed(name, value)
     if isinstance(value, bool) or not isinstance(value, int) or not _inside(value, low, high):
         raise ValueError(f"{name} = {shown(value)}: must be an integer{_range(low, high)}{_or_null(optional)}")
     if abs(value) >= 2**63:
@@ -30,6 +31,7 @@ def number(
     """Refuse what is not a finite number in [low, high], or in (above, below); `optional` also allows None."""
     if optional and value is None:
         return
+    _refuse_boxed(name, value)
     fits = (
         isinstance(value, int | float)
         and not isinstance(value, bool)
@@ -65,6 +67,7 @@ def integers(name: str, value: Any, **limits: Any) -> None:
 
 def boolean(name: str, value: Any) -> None:
     """Refuse what is neither true nor false."""
+    _refuse_boxed(name, value)
     if not isinstance(value, bool):
         raise ValueError(f"{name} = {shown(value)}: must be true or false")
 
@@ -137,6 +140,13 @@ def _spell(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"{str(value)[:20]}… ({len(str(abs(value)))} digits)"
     return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)
+
+
+def _refuse_boxed(name: str, value: Any) -> None:
+    """Refuse a number of NumPy or torch, which looks like one of Python's."""
+    if hasattr(value, "item") and not isinstance(value, int | float):
+        kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+        raise ValueError(f"{name} = {shown(value)}: is a {kind}; give the number in it, by its .item()")
 
 
 def _inside(value: float, low: float | None, high: float | None) -> bool:

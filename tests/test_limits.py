@@ -164,6 +164,13 @@ def test_order(value, said):
     assert message(limits.order, value) == said
 
 
+@pytest.mark.parametrize("check", [limits.integer, limits.number, limits.boolean])
+def test_a_number_of_another_library_is_no_number_of_pythons(check):
+    for value in (np.float32(0.5), np.int64(1), np.bool_(True)):
+        kind = type(value).__name__
+        assert message(check, value) == f"x = {value}: is a numpy.{kind}; give the number in it, by its .item()"
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [

@@ -94,7 +94,8 @@ def read_table(name: str, extra_dir: str | None = None) -> table_file.Table:
     require_option("table", name, extra_dir)
     file = next(file for root in roots_of(extra_dir) if (file := root / f"table/{name}.yaml").exists())
     table, measures = _read_table(name, file, file.stat().st_mtime_ns), groups_of(extra_dir)["sharpness"]
-    for metric in (*table.metrics, *(one.metric for one in (*table.claims, *table.effects))):
+    named = (*(claim.metric for claim in table.claims), *(effect.metric for effect in table.effects))
+    for metric in (*table.metrics, *named):
         part, _, rest = metric.partition("/")
         if part == "sharpness" and (measure := rest.rpartition("/")[0]) not in measures:
             raise UserError(f"{file}: metric = {metric}: no such measure{nearest(measure, measures)}")

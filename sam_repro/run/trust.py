@@ -1,16 +1,24 @@
 """Whose code a record may name: this package's, torch.nn's, torch.optim's and timm's, and no other's."""
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sam_repro.config.schema import Resolved
 from sam_repro.errors import UserError
 
 ROOMS = ("architecture", "augmentation", "dataset", "optimizer", "rho_schedule", "schedule", "sharpness")
 TRUSTED = (*(f"sam_repro.{room}" for room in ROOMS), "torch.nn", "torch.optim", "timm")
 """Packages whose own classes and functions may be built. Of ours only the options: no other room builds a network."""
+
+
+def rebuilt(config: Resolved) -> dict[str, Any]:
+    """What is built again to measure a finished run, by its key in the configuration."""
+    nodes = {key: config[key] for key in ("architecture", "augmentation")}
+    return {"dataset.source": config["dataset"]["source"], **nodes}
 
 
 def refuse_foreign(nodes: Mapping[str, Any], file: Path) -> None:
@@ -49,6 +57,7 @@ def is_trusted(target: str) -> bool:
         if importlib.util.find_spec(module) is None:
             return False
         made = getattr(importlib.import_module(module), name, None)
+        made = made.func if isinstance(made, functools.partial) else made
     except (ImportError, ValueError):
         return False
     return callable(made) and f"{getattr(made, '__module__', '')}.".startswith(f"{package}.")

@@ -80,6 +80,14 @@ def _main(argv: Sequence[str]) -> int:
             _diff(one, other, options)
         case ["recipe", name, *line]:
             _recipe(name, line, options)
+        case ["why", *given] if len(given) > 2:
+            raise UserError(f"why: takes a run, and a table if you like; {len(given)} given: {' '.join(given)}")
+        case ["search" | "keep" as verb, *given] if len(given) > 1:
+            raise UserError(f"{verb}: takes one table, such as digits/search; {len(given)} given: {' '.join(given)}")
+        case [name, *words] if words and all("=" in word for word in words):
+            raise UserError(
+                f"{' '.join(words)}: is for training: python -m sam_repro.train table={name} {' '.join(words)}"
+            )
         case [verb] if verb in VERBS:
             raise UserError(f"{verb}: of what? It is one of\n{USAGE}")
         case [name]:

@@ -1,10 +1,9 @@
 """What a word of the table door may name: a table or a recipe, each refused where the other is meant."""
 
-import difflib
 from collections.abc import Sequence
 
 from sam_repro.config.lines import read_table
-from sam_repro.config.options import groups_of, require_option, table_names
+from sam_repro.config.options import groups_of, meant, require_option, table_names
 from sam_repro.errors import UserError
 
 DOOR = "python -m sam_repro.table"
@@ -26,9 +25,8 @@ def require_table(name: str, extra_dir: str | None, verbs: Sequence[str]) -> Non
         return
     if name in groups_of(extra_dir)["experiment"]:
         raise UserError(f"{name}: is a recipe, and no table; {DOOR} recipe {name} shows it")
-    near = difflib.get_close_matches(name, [*known, *verbs], n=1)
-    there = f"without a word the tables are listed, and the verbs are {', '.join(verbs)}"
-    raise UserError(f"{name}: no such table or verb; {f'did you mean {near[0]}?' if near else there}")
+    there = f"; without a word the tables are listed, and the verbs are {', '.join(verbs)}"
+    raise UserError(f"{name}: no such table or verb{meant(name, [*known, *verbs]) or there}")
 
 
 def require_recipe(name: str, extra_dir: str | None) -> None:
