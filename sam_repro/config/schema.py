@@ -64,6 +64,7 @@ class Config:
             "validation": Facts(switch="dataset.validation.count"),
             "validation.stream": Facts(neutral="numpy"),
             "shuffle_buffer": Facts(neutral=None),
+            "resize": Facts(switch="dataset.resize.size", off=(None,)),
             "augmentation": Facts(idle=True),  # only names values for the augmentation to take
             "in_data_dir": BOOKKEEPING,
             "train_images": BOOKKEEPING,
@@ -75,6 +76,8 @@ class Config:
             "source.cache": BOOKKEEPING,
             "verify": BOOKKEEPING,
             "source.verify": BOOKKEEPING,
+            "source.share": Facts(switch="dataset.source.size", off=(None,)),
+            "source.interpolation": Facts(switch="dataset.source.size", off=(None,)),
         },
     )
     architecture: dict[str, Any] = field(

@@ -47,6 +47,11 @@ def test_a_head_for_other_classes_starts_anew_and_is_told(new_head: str, told: s
     assert torch.equal(ours.stem.conv.weight, theirs.stem.conv.weight)
 
 
+def test_another_kind_of_head_is_refused() -> None:
+    with pytest.raises(ValueError, match="new_head = one: must be one of zero, network"):
+        load_weights(network(), None, num_classes=10, new_head="one")
+
+
 def test_the_first_loss_of_a_head_at_zero_is_log_k_and_its_gradient_leaves_the_rest_alone(tmp_path: Path) -> None:
     ours = network(10).double()
     with pytest.warns(NetworkWarning):

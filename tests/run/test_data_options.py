@@ -54,3 +54,17 @@ def test_every_augmentation(augmentation, tmp_path, monkeypatch):
     words = [f"augmentation={augmentation}", "optimizer=sam"]
     of_files = "resized_crop" in compose_line(words)["augmentation"]["order"]
     two_steps(tmp_path, monkeypatch, f"dataset={'folder' if of_files else 'cifar10'}", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (["dataset=cifar10", "augmentation=cutout", "augmentation.cutout.size=60"], 40),
+        (["dataset=svhn"], 16),
+        (["dataset=folder"], 12),
+    ],
+)
+def test_images_of_another_size(words, size, tmp_path, monkeypatch):
+    two_steps(tmp_path, monkeypatch, *words, "optimizer=sam", f"dataset.resize.size={size}")
+    (result,) = tmp_path.glob("outputs/**/result.json")
+    assert json.loads(result.read_text())["shape"]["image_size"] == size
