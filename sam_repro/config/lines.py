@@ -13,7 +13,7 @@ from sam_repro.config.command_line import Command, read_command
 from sam_repro.config.compose import Unresolved, compose, explain, parse_word, read_yaml
 from sam_repro.config.identity import home, idle_by
 from sam_repro.config.options import groups_of, require_option, roots_of
-from sam_repro.config.schema import Resolved, flat
+from sam_repro.config.schema import OPEN, Resolved, flat, what_is_open
 from sam_repro.config.table_reader import parse_table
 from sam_repro.errors import UserError
 from sam_repro.limits import shown
@@ -115,7 +115,7 @@ def compose_sweep(command: Command) -> list[Line]:
     if command.is_sweep:
         lines = _without_foreign_rho(lines)
         _refuse_side_by_side(command, lines)
-    checked = [Line(words, check_config(config)) for words, config in lines]
+    checked = [Line(words, _whole(check_config(config))) for words, config in lines]
     _refuse_two_places_of_data(checked)
     return list({(home(line.config), str(line.config["sharpness"])): line for line in checked}.values())
 
@@ -127,7 +127,7 @@ def compose_part(argv: Sequence[str], keys: Collection[str]) -> list[Line]:
         if getattr(command.arguments, option):
             raise UserError(f"--{option.replace('_', '-')}: is not for this command; --help says what is")
     lines = compose_lines(command.lines(), command.extra_dir)
-    return [Line(words, check_config(config)) for words, config in lines]
+    return [Line(words, _whole(check_config(config))) for words, config in lines]
 
 
 def tell_idle(command: Command, lines: Sequence[Line]) -> None:
@@ -143,13 +143,23 @@ def tell_idle(command: Command, lines: Sequence[Line]) -> None:
 
 
 def check_config(config: Resolved) -> Resolved:
-    """The configuration, if it may run.
+    """The configuration, if it may run once what it leaves open is given.
 
     Raises:
         UserError: with a line for each thing that is wrong.
     """
     if findings := check(config):
         raise UserError("\n".join(findings))
+    return config
+
+
+def _whole(config: Resolved) -> Resolved:
+    """The configuration, if it leaves nothing open."""
+    if asked := what_is_open(config):
+        told = (
+            f"{key} = {OPEN}: is yours to give{what and f' ({what})'}; write {key}=…" for key, what in asked.items()
+        )
+        raise UserError("\n".join(told))
     return config
 
 
@@ -210,7 +220,7 @@ def _ask_recipe(composed: Unresolved, words: Sequence[str], extra_dir: str | Non
 
 def _origin_of_rho(composed: Unresolved, words: Sequence[str], extra_dir: str | None) -> dict[str, str]:
     """Where the radius came from, for the first lines of a run."""
-    if (rho := composed.config.rho) is None:
+    if composed.is_open("rho") or (rho := composed.config.rho) is None:
         return {}
     rule, experiment = composed.choices["optimizer"], composed.choices.get("experiment")
     if any(word.startswith("rho=") for word in words):

@@ -117,7 +117,7 @@ def test_what_was_set_aside_does_not_count(lab, two):
 def test_several_roots_are_read_together(lab, two, tmp_path):
     other = tmp_path / "other"
     shutil.move(two[1], other / "runs/main/cell/seed=1")
-    assert [run.seed for run in lab.report(lab.outputs, other).found.of(lab.report().hashes["sam 0.1"])] == [0, 1]
+    assert [run.seed for run in lab.report(lab.outputs, other).found.of(lab.report().sought["sam 0.1"])] == [0, 1]
     assert not lab.report(lab.outputs, other).found.problems
 
 
