@@ -1,26 +1,11 @@
 """One thread everywhere, so that sums have one order; float64 where a test asks for it."""
 
-import copy
 import functools
 from collections.abc import Iterator
-from typing import Any
 
-import omegaconf
 import pytest
 import torch
-import yaml
 from door import Server
-
-
-def pytest_configure() -> None:
-    """A text of YAML is parsed once, because Hydra parses every option file anew for each line that chooses it."""
-    load, make_loader = yaml.load, functools.cache(omegaconf._utils.get_yaml_loader)
-    parsed = functools.lru_cache(maxsize=1024)(lambda text, loader: load(text, loader))
-
-    def load_once(stream: Any, Loader: Any) -> Any:
-        return copy.deepcopy(parsed(stream.read() if hasattr(stream, "read") else stream, Loader))
-
-    omegaconf._utils.get_yaml_loader, yaml.load = make_loader, load_once
 
 
 @pytest.fixture(scope="session", autouse=True)

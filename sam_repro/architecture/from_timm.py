@@ -90,7 +90,8 @@ def _check_images(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
     if size % patch[0]:
         raise ValueError(
             f"image_size = {size}: does not fit {name}, whose patches have {patch[0]} pixels a side; resize the "
-            "images, such as by dataset.source.size, or set architecture.arguments={patch_size: 4}"
+            "images, by dataset.resize.size, or by dataset.source.size of a folder, or set "
+            "architecture.arguments={patch_size: 4}"
         )
     if next(model.parameters()).is_meta:
         try:

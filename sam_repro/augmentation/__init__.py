@@ -7,6 +7,7 @@ from sam_repro.augmentation.cutout import Cutout
 from sam_repro.augmentation.flip import Flip
 from sam_repro.augmentation.mixup import Mixup
 from sam_repro.augmentation.randaugment import RandAugment
+from sam_repro.augmentation.resize import Resize
 from sam_repro.augmentation.transform import Draws, Transform
 from sam_repro.augmentation.view import CentreCrop, ResizedCrop, View
 
@@ -20,6 +21,7 @@ __all__ = [
     "Flip",
     "Mixup",
     "RandAugment",
+    "Resize",
     "ResizedCrop",
     "Transform",
     "View",

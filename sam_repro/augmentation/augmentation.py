@@ -9,10 +9,12 @@ from torch import Generator, Tensor
 
 from sam_repro import limits
 from sam_repro.augmentation.colour import per_channel
+from sam_repro.augmentation.resize import Resize
 from sam_repro.augmentation.transform import Draws, Transform
 from sam_repro.augmentation.view import View
 
 NORMALISE = "normalise"
+AS_THEY_ARE = Resize()
 
 
 class Augmentation:
@@ -21,6 +23,7 @@ class Augmentation:
     Args:
         mean: of pixels/255, one number per channel.
         std: of pixels/255, one number per channel, each > 0.
+        resize: images of another size, made where they are normalised; default: as they are.
         order: names of transforms in the order in which they work, with "normalise", which gives (x/255 − mean)/std,
             at its place; a view, which makes squares of images from files, stands first. Default: ["normalise"].
         transforms: by name, and views. One that `order` does not name does nothing.
@@ -31,7 +34,13 @@ class Augmentation:
     """
 
     def __init__(
-        self, mean: Sequence[float], std: Sequence[float], *, order: Sequence[str] = (NORMALISE,), **transforms: Any
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        resize: Resize = AS_THEY_ARE,
+        order: Sequence[str] = (NORMALISE,),
+        **transforms: Any,
     ) -> None:
         limits.numbers("mean", mean)
         limits.numbers("std", std, above=0)
@@ -40,6 +49,7 @@ class Augmentation:
         _check_order(order, transforms)
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self.resize = resize
         self.view: View | None = transforms[order[0]] if isinstance(transforms.get(order[0]), View) else None
         order = order if self.view is None else order[1:]
         at = list(order).index(NORMALISE)
@@ -47,7 +57,7 @@ class Augmentation:
         self.after = _placed(order[at + 1 :], transforms, "inputs", [0.0])
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Augmented images [B, C, H, W], float32.
+        """Augmented images [B, C, H, W], float32, resized.
 
         Args:
             images: [B, C, H, W], uint8.
@@ -58,10 +68,10 @@ class Augmentation:
     def draw(self, images: Tensor, generator: Generator) -> list[Draws]:
         """The random choices of each transform for a batch, in their order."""
         self.check(images)
-        return [
-            tuple(x.to(images.device) if isinstance(x, Tensor) else x for x in transform.draw(images, generator))
-            for transform in self._transforms
-        ]
+        resized = self.resize.blank(images)
+        drawn = [transform.draw(images, generator) for transform in self.before.values()]
+        drawn += [transform.draw(resized, generator) for transform in self.after.values()]
+        return [tuple(x.to(images.device) if isinstance(x, Tensor) else x for x in draws) for draws in drawn]
 
     def apply(self, images: Tensor, draws: Iterable[Draws]) -> Tensor:
         """The augmented images that the draws make of a batch."""
@@ -80,19 +90,21 @@ class Augmentation:
         return targets
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(x/255 − mean)/std per channel, float32: all that happens to images on which a run is measured."""
+        """(x/255 − mean)/std per channel, float32, resized: all that happens to images on which a run is measured."""
         self._check_kind(images)
         numbers = torch.float32, images.device
         shift = per_channel(tuple(-m / s for m, s in zip(self.mean, self.std, strict=True)), *numbers)
         scale = per_channel(tuple(1 / (255 * s) for s in self.std), *numbers)
-        return torch.addcmul(shift, images, scale)
+        return torch.addcmul(shift, self.resize(images), scale)
 
     def check(self, images: Tensor) -> None:
         """Refuse images that it cannot work on: of another kind, or too small for a transform."""
         self._check_kind(images)
-        for name, transform in (self.before | self.after).items():
-            with _named(name):
-                transform.check(images)
+        resized = self.resize.blank(images)
+        for transforms, shown in ((self.before, images), (self.after, resized)):
+            for name, transform in transforms.items():
+                with _named(name):
+                    transform.check(shown)
 
     @property
     def _transforms(self) -> list[Transform]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sam_repro import limits
-from sam_repro.config.schema import flat
+from sam_repro.config.schema import OPEN, flat
 
 
 def _one_of(*allowed: str | bool) -> Callable[[str, Any], None]:
@@ -150,10 +150,11 @@ for _key in LIMITS:
 
 
 def check(config: dict[str, Any]) -> list[str]:
-    """What is wrong with a resolved configuration: one line for each finding, none if it may run."""
+    """What is wrong with a resolved configuration, one line for each finding; nothing is said of what is `OPEN`."""
     leaves = flat(config)
-    findings = [line for key, value in leaves.items() if (line := finding(key, value))]
-    return findings or _unbuilt(leaves) or list(contradictions(leaves))
+    given = {key: value for key, value in leaves.items() if value != OPEN}
+    findings = [line for key, value in given.items() if (line := finding(key, value))]
+    return findings or _unbuilt(leaves) or (list(contradictions(leaves)) if len(given) == len(leaves) else [])
 
 
 def finding(key: str, value: Any) -> str | None:
@@ -206,12 +207,7 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
         remedy = "hold images out, such as dataset.validation.count=200"
         yield f"report = best_validation: there is no validation split; {remedy}"
 
-    epochs, inside = leaves["epochs"], {"schedule.warmup_epochs", "rho_schedule.epochs"}
-    for key in (*sorted(inside), "rho_schedule.warmup_epochs"):
-        value = leaves.get(key)
-        if isinstance(value, int | float) and (value > epochs or (value == epochs and key in inside)):
-            most = "less than" if key in inside else "at most"
-            yield f"{key} = {limits.shown(value)}: must be {most} epochs = {epochs}"
+    yield from _contradictions_of_schedules(leaves)
 
     if leaves["precision"] == "tf32" and leaves["device"] == "cpu":
         yield "precision = tf32: is for CUDA; on the CPU choose fp32 or bf16"
@@ -223,6 +219,20 @@ def contradictions(leaves: dict[str, Any]) -> Iterator[str]:
         yield from _contradictions_of_branches(leaves)
 
     yield from contradictions_of_sharpness(leaves, rho)
+
+
+def _contradictions_of_schedules(leaves: dict[str, Any]) -> Iterator[str]:
+    """What a schedule says that does not fit into the run, or to its radius."""
+    epochs, inside = leaves["epochs"], {"schedule.warmup_epochs", "rho_schedule.epochs"}
+    for key in (*sorted(inside), "rho_schedule.warmup_epochs"):
+        value = leaves.get(key)
+        if isinstance(value, int | float) and (value > epochs or (value == epochs and key in inside)):
+            most = "less than" if key in inside else "at most"
+            yield f"{key} = {limits.shown(value)}: must be {most} epochs = {epochs}"
+
+    low, rho = leaves.get("rho_schedule.low"), leaves["rho"]
+    if isinstance(low, int | float) and rho is not None and low > rho:
+        yield f"rho_schedule.low = {limits.shown(low)}: must be at most rho = {limits.shown(rho)}"
 
 
 def _contradictions_of_branches(leaves: dict[str, Any]) -> Iterator[str]:

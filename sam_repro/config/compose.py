@@ -1,7 +1,7 @@
 """Hydra: from the words of a line to a configuration."""
 
-import copy
 import math
+import pickle
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,10 @@ from typing import Any
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
@@ -80,9 +82,13 @@ class Unresolved:
         """
         OmegaConf.update(self.config, key, value, merge=False)
 
+    def is_open(self, key: str) -> bool:
+        """Whether a top-level key is left to who runs it."""
+        return OmegaConf.is_missing(self.config, key)
+
     def plain(self) -> Resolved:
         """Its plain values."""
-        container = OmegaConf.to_container(self.config, resolve=True, throw_on_missing=True, enum_to_str=True)
+        container = OmegaConf.to_container(self.config, resolve=True, throw_on_missing=False, enum_to_str=True)
         return dict(_for_json(container))
 
     def resolved(self) -> Resolved:
@@ -110,12 +116,14 @@ def compose(words: Sequence[str], extra_dir: str | None = None) -> Unresolved:
     groups = groups_of(extra_dir)
     overrides = [parse_word(word) for word in words]
     chosen = tuple(o.input_line or "" for o in overrides if o.key_or_group in groups)
-    base = copy.deepcopy(_base(chosen, extra_dir, option_files(extra_dir)))
+    base: Unresolved = pickle.loads(_base(chosen, extra_dir, option_files(extra_dir)))
     keys = [o for o in overrides if o.key_or_group not in groups]
     for override in keys:
         _refuse_value_of_a_node(base.config, override)
     _open_own_nodes(base)
     ConfigLoaderImpl._apply_overrides_to_config(keys, base.config)
+    if base.is_open("rho") and "rho" in base.config.optimizer:  # what follows an open radius is open, too
+        base.config.optimizer.rho = schema.OPEN
     return base
 
 
@@ -143,11 +151,16 @@ def _open_own_nodes(base: Unresolved) -> None:
 
 
 @lru_cache(maxsize=256)
-def _base(chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]) -> Unresolved:
-    """The configuration of some options; `files` are there for the cache, which must see that one of them changed."""
+def _base(chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]) -> bytes:
+    """The configuration of some options, pickled, because each line changes its own.
+
+    `files` are there for the cache, which must see that one of them changed.
+    """
     path = f"file://{Path(extra_dir).absolute()}" if extra_dir else ""
     search = [f"hydra.searchpath=[{quote(path)}]"] if extra_dir else []
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        loader: Any = GlobalHydra.instance().config_loader()
+        loader.repository = _ReadOnce(loader.repository, _read_of(extra_dir, files))
         try:
             config = hydra.compose("config", [*chosen, *search], return_hydra_config=True)
         except (ValueError, TypeError, AttributeError, AssertionError) as error:  # of a file that Hydra did not expect
@@ -163,7 +176,35 @@ def _base(chosen: tuple[str, ...], extra_dir: str | None, files: tuple[Any, ...]
             _drop_lacking(config, [word for word in chosen if not word.startswith("experiment=")], extra_dir, files)
         del config["hydra"]
         apart: Any = {key: _plain(config.pop(key)) for key in (*schema.RECIPE, "assumed")}
-    return Unresolved(config, found, recipe=apart, origin={}, assumed=apart.pop("assumed"))
+    return pickle.dumps(Unresolved(config, found, recipe=apart, origin={}, assumed=apart.pop("assumed")))
+
+
+class _ReadOnce(CachingConfigRepository):
+    """Option files that are read once for all lines, because Hydra would parse each of them anew for every line.
+
+    Args:
+        delegate: reads the files.
+        read: what has been read, by path; pickled, because Hydra moves the nodes into what it composes.
+    """
+
+    def __init__(self, delegate: Any, read: dict[str, bytes]) -> None:
+        super().__init__(delegate)
+        self.read = read
+
+    def __deepcopy__(self, memo: object) -> "_ReadOnce":
+        """Itself: Hydra copies its repository for every line, in order to keep there what it has read."""
+        return self
+
+    def load_config(self, config_path: str) -> Any:
+        if config_path not in self.read:
+            self.read[config_path] = pickle.dumps(self.delegate.load_config(config_path))
+        return pickle.loads(self.read[config_path])
+
+
+@lru_cache(maxsize=8)
+def _read_of(extra_dir: str | None, files: tuple[Any, ...]) -> dict[str, bytes]:
+    """What has been read of these files."""
+    return {}
 
 
 def _plain(node: Any) -> Any:
@@ -177,7 +218,7 @@ def _drop_lacking(config: DictConfig, chosen: Sequence[str], extra_dir: str | No
     """
     for word in chosen:
         if (node := word.partition("=")[0]) in schema.Config.__dataclass_fields__:
-            own = _base((word,), extra_dir, files).config[node]
+            own = pickle.loads(_base((word,), extra_dir, files)).config[node]
             for key in [key for key in config[node] if key not in own]:
                 del config[node][key]
 

@@ -76,6 +76,13 @@ class Split(ABC):
     def shape(self) -> tuple[int, int, int]:
         """C, H, W of an image."""
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """C, H, W of what a network gets of an image."""
+        channels, height, width = self.shape
+        size = self.augmentation.resize.size
+        return (channels, height, width) if size is None else (channels, size, size)
+
     @abstractmethod
     def read(self, rows: Iterable[Tensor], seeds: Iterable[int] | None = None) -> abc.Generator[Raw]:
         """The host's half of batches, in their order.

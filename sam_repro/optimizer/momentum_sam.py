@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_repro import limits
-from sam_repro.optimizer.rule import Terms
+from sam_repro.optimizer.terms import Terms
 from sam_repro.optimizer.two_pass import Perturbing
 from sam_repro.oracle import Oracle
 from sam_repro.vectors import Vector, moved, norm, ratio, scaled

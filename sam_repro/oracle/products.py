@@ -1,4 +1,4 @@
-"""Products of a batch's Hessian, Gauss–Newton matrix and Jacobian with vectors, as functions of its oracle.
+"""Products of a batch's Hessian and Gauss–Newton matrix with vectors, as functions of its oracle.
 
 They are of the mean loss with its weight decay, on the eager model, in the noise and from the buffers of the passes.
 They move no buffer and touch no `p.grad`. A checkpoint with `use_reentrant=True` has no products: torch refuses them.
@@ -76,13 +76,6 @@ def ggn_diagonal(oracle: Oracle | Joint, params: Sequence[Tensor]) -> Vector:
         return piece.add_decay(found, [torch.ones_like(p) for p in params], params)
 
     return oracle.over_pieces(squares)
-
-
-def vjp(oracle: Oracle, params: Sequence[Tensor], cotangent: Tensor) -> Vector:
-    """Jᵀu over `params`: J of the outputs [B, …], u the `cotangent` in their shape; one pass, without weight decay."""
-    params = list(params)
-    with _from_start(oracle):
-        return _like(params, _grad(oracle, oracle.outputs(), params, cotangent))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ class Between(RhoSchedule):
     ρ_t = low + (ρ − low)·lr_t/lr, as GSAM has it.
 
     Args:
-        low: ≥ 0.
+        low: ≥ 0; a run takes none above ρ.
     """
 
     def __init__(self, low: float) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sam_repro.architecture.batch_norm import BatchNorm
 from sam_repro.architecture.layers import NetworkWarning
 from sam_repro.architecture.start import freeze, load_weights
-from sam_repro.augmentation import Augmentation
+from sam_repro.augmentation import Augmentation, Resize
 from sam_repro.config.schema import Resolved
 from sam_repro.dataset import Data, Examples, LabelNoise, Validation, prepare
 from sam_repro.errors import UserError
@@ -99,8 +99,11 @@ def _normalisation(config: Resolved, examples: Examples, recorded: Mapping[str, 
 
 def _refuse_shape(config: Resolved, data: Data) -> None:
     channels, height, width = data.train.shape
-    if height != width:
-        raise UserError(f"dataset: its images are {width}×{height} pixels, and networks here take squares; resize them")
+    if height != width and data.train.augmentation.resize.size is None:
+        raise UserError(
+            f"dataset: its images are {width}×{height} pixels, and networks here take squares; resize them, or squeeze "
+            f"them by dataset.resize.size={min(height, width)}"
+        )
     told, found = config["dataset"].get("shape"), [data.train.num_classes, channels, height]
     if told not in (None, found):
         raise UserError(
@@ -121,8 +124,8 @@ def make_noise(config: Resolved) -> LabelNoise:
 
 
 def shape_of(data: Data) -> Shape:
-    """The shape of a data set."""
-    channels, size, _ = data.train.shape
+    """The shape of a data set, as a network gets it."""
+    channels, size, _ = data.train.input_shape
     return Shape(data.train.num_classes, channels, size)
 
 
@@ -151,9 +154,16 @@ def make_network(config: Resolved, shape: Shape) -> nn.Module:
 
 def make_augmentation(config: Resolved, normalisation: Mapping[str, Any]) -> Augmentation:
     """The augmentation, with the data set's normalisation: `mean` and `std`."""
+    resize, numbers = make_resize(config), {key: normalisation[key] for key in ("mean", "std")}
     with refuse_by_key(config, "augmentation", "dataset"):
-        made: Augmentation = _make(config["augmentation"])(mean=normalisation["mean"], std=normalisation["std"])
+        made: Augmentation = _make(config["augmentation"])(**numbers, resize=resize)
         return made
+
+
+def make_resize(config: Resolved) -> Resize:
+    """What makes images of another size."""
+    with refuse_by_key(config, "dataset.resize"):
+        return Resize(**config["dataset"].get("resize", {}))  # older records have none
 
 
 def make_objective(config: Resolved, model: nn.Module) -> Objective:
@@ -178,8 +188,8 @@ def make_objective(config: Resolved, model: nn.Module) -> Objective:
     )
 
 
-def make_rule(config: Resolved, model: nn.Module) -> Rule:
-    """The rule on its base optimizer."""
+def make_rule(config: Resolved, model: nn.Module, images: int = 0) -> Rule:
+    """The rule on its base optimizer, for so many training images."""
     in_base = config["weight_decay"] if config["weight_decay_in"] == "base" else 0.0
     groups = make_groups(config, model, in_base)
     with refuse_by_key(config, "base_optimizer"):
@@ -191,6 +201,8 @@ def make_rule(config: Resolved, model: nn.Module) -> Rule:
     if config["weight_decay_in"] == "loss" and not rule.allows_decay_in_loss:
         name = config["choices"]["optimizer"]
         raise UserError(f"weight_decay_in = loss: {name} takes gradients without it; choose weight_decay_in=base")
+    if rule.needs_rows and rule.examples < images:
+        raise UserError(f"optimizer.examples = {rule.examples}: the data have {images} training images; give as many")
     return rule
 
 

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -88,13 +89,16 @@ def _sizes(config: Resolved) -> None:
         warnings.simplefilter("ignore", NetworkWarning)  # it has been printed
         network = _bare_network(config)
     images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
-    if network is not None and images >= config["batch_size"]:  # else the data say so, once they are there
-        refuse_sizes(network, build.Shape(*config["dataset"]["shape"]), build.make_plan(config), images)
+    shape = _told_input(config)
+    if (
+        network is not None and shape is not None and images >= config["batch_size"]
+    ):  # else the data say so, once they are there
+        refuse_sizes(network, shape, build.make_plan(config), images)
 
 
 def _bare_network(config: Resolved) -> nn.Module | None:
     """Without numbers; None where the shape of the data is not told, or where the network looks at its numbers."""
-    if (shape := _told_shape(config)) is None:
+    if (shape := _told_input(config)) is None:
         return None
     try:
         with torch.device("meta"):
@@ -119,6 +123,12 @@ def _measure(config: Resolved, network: nn.Module | None = None) -> None:
 def _told_shape(config: Resolved) -> build.Shape | None:
     told = config["dataset"].get("shape")
     return None if told is None else build.Shape(*told)
+
+
+def _told_input(config: Resolved) -> build.Shape | None:
+    """What the network gets, where the data set's file tells its shape."""
+    shape, size = _told_shape(config), build.make_resize(config).size
+    return shape if shape is None or size is None else replace(shape, image_size=size)
 
 
 def _blank(shape: build.Shape) -> torch.Tensor:

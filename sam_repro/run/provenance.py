@@ -38,12 +38,14 @@ def digest(sources: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Names of the sources that differ, appeared or disappeared, sorted."""
-    return sorted({name for name, _ in old.items() ^ new.items()})
+def describe_changed(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """Three of the files that differ, appeared or disappeared, one's own first, and how many more; empty for none."""
+    names = {name for name, _ in old.items() ^ new.items()}
+    files = [_file_of(name) for name in sorted(names, key=lambda name: (name.endswith(".py"), name))]
+    return ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
 
 
-def file_of(source: str) -> str:
+def _file_of(source: str) -> str:
     """The file of a source, as it is called: a module of one's own is known by its dotted name."""
     return source if source.endswith(".py") else f"{source.replace('.', '/')}.py"
 

@@ -64,14 +64,14 @@ def find_finished(folder: Path, config: Resolved) -> Result | None:
 def announce_finished(folder: Path, config: Resolved, result: Result) -> None:
     """Say that a run is done, and which sources changed since; clear what a kill after the result left."""
     with refuse_damaged(folder / "run.json"):
-        changed = provenance.changed(read_run(folder)["sources"], provenance.sources(targets_of(config)))
+        now = provenance.sources(targets_of(config))
+        changed = provenance.describe_changed(read_run(folder)["sources"], now)
     with suppress(OSError):  # a disk that is read-only takes nothing from a finished run
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     print(f"done       {folder}")
     print(summarize(result))
     if changed:
-        files = ", ".join(map(provenance.file_of, changed))
-        print(f"changed    since that run: {files}; add resume=false to set it aside and run again")
+        print(f"changed    since that run: {changed}; add resume=false to set it aside and run again")
 
 
 def load(folder: str | Path, trust: bool = False) -> Loaded:

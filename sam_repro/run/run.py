@@ -78,7 +78,7 @@ def run(config: Resolved, overrides: list[str]) -> Result:
     Raises:
         UserError: if the data, the device or the output folder are not what the configuration needs.
         Busy: if another process is running it.
-        Failure: if the run broke off; `failed.json` says where.
+        Failure: if the run broke off, and `failed.json` says where; or if it is done, but could not be measured.
         Stopped: if a signal stopped it; the same command goes on.
     """
     config = with_numerics(config)
@@ -100,7 +100,7 @@ def run(config: Resolved, overrides: list[str]) -> Result:
     sharpness = RunSharpness(request, build.make_measure(request.settings, model), config, objective, data, folder)
     trainer = Trainer(
         objective,
-        build.make_rule(config, model),
+        build.make_rule(config, model, len(data.train)),
         build.make_schedule(config),
         data,
         build.make_plan(config),
@@ -144,7 +144,7 @@ def _refuse_other_data(folder: Path, data: Data) -> None:
 
 
 def _complete(config: Resolved, folder: Path, result: Result) -> Result:
-    """Measure what this command asks for and the finished run lacks. A failure here does not fail the run."""
+    """Measure what this command asks for and the finished run lacks."""
     announce_finished(folder, config, result)
     request = make_request(config, folder, result)
     if request.every not in (None, result["config"].get("sharpness", {}).get("every")):
@@ -156,7 +156,7 @@ def _complete(config: Resolved, folder: Path, result: Result) -> Result:
         if not request.is_nothing and find_measurement(request) is None:
             measure_finished(request, config, trust=True)  # this command's own configuration
     except (UserError, Failure, OSError) as error:
-        print(f"sharpness  {request.name}: not measured; {error}")
+        raise Failure(f"sharpness {request.name}: not measured; {error}; the run itself is done") from None
     return result
 
 
@@ -201,6 +201,8 @@ def _train(config: Resolved, overrides: list[str], folder: Path, trainer: Traine
     finally:
         watch.close(code)
     _print_end(result, folder, sharpness.request)
+    if sharpness.measure is not None and not result["sharpness"]:
+        raise Failure(f"sharpness {sharpness.request.name}: not measured, as is said above; the run itself is done")
     return result
 
 
@@ -248,9 +250,8 @@ def _begin(
     """
     torch.set_num_threads(before["threads"])
     sources = provenance.sources(targets_of(config))
-    if done and (changed := provenance.changed(before["sources"], sources)):
-        files = ", ".join(map(provenance.file_of, changed[:3])) + (f" and {len(changed) - 3} more" * (len(changed) > 3))
-        print(f"changed    since step {done}: {files}; add resume=false to begin anew")
+    if done and (changed := provenance.describe_changed(before["sources"], sources)):
+        print(f"changed    since step {done}: {changed}; add resume=false to begin anew")
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "step": done,

@@ -241,9 +241,11 @@ class _Progress:
         now = time.monotonic()
         self.first = done - 1 if self.first is None else self.first  # what was kept before took no time
         if not self.silent and now - self.told >= SECONDS:
-            left = (now - self.began) / (done - self.first) * (of - done)
-            number, most = (f"at most {of} products", "at most") if at_most else (str(of), "about")
-            print(f"measuring  {self.name}: {done} of {number}, {most} {left:.0f} s to go", flush=True)
+            each = (now - self.began) / (done - self.first)
+            # how many of a budget it takes, nobody knows: mostly few
+            rest = f"{done} products, {each:.2g} s each, at most {of}" if at_most else ""
+            rest = rest or f"{done} of {of}, about {each * (of - done):.0f} s to go"
+            print(f"measuring  {self.name}: {rest}", flush=True)
             self.told = now
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sam_repro.config.identity import identity
 from sam_repro.limits import shown
 from sam_repro.run.metrics import read_metrics
-from sam_repro.run.provenance import changed, file_of
+from sam_repro.run.provenance import describe_changed
 from sam_repro.run.record import read_run
 from sam_repro.table.report import difference
 from sam_repro.table.runs import Run
@@ -59,10 +59,10 @@ def _sources(one: Run, other: Run) -> str:
     if one.sources == other.sources:
         return "sources equal"
     try:
-        files = changed(*(read_run(run.folder)["sources"] for run in (one, other)))
+        files = describe_changed(*(read_run(run.folder)["sources"] for run in (one, other)))
     except (OSError, ValueError, KeyError):
         return "sources different; which files is not recorded"
-    return f"sources different: {', '.join(map(file_of, files))}"
+    return f"sources different: {files}"
 
 
 def _parting(one: Run, other: Run) -> str:

@@ -1,5 +1,6 @@
 """The table at the end of a sweep, made from the homes of its cells."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sam_repro.limits import counted
 from sam_repro.run.lock import is_locked
 from sam_repro.run.numerics import with_numerics
 from sam_repro.run.record import Record, read_failure, read_result
+from sam_repro.run.request import find_measurement, make_request
 from sam_repro.table import statistic
 from sam_repro.table.render import shown
 
@@ -23,15 +25,17 @@ def table(cells: list[Resolved]) -> tuple[str, int]:
         cells: the resolved configurations of the sweep, one for each cell and seed.
 
     Returns:
-        The table, and the exit code: 0 if every run of it is done, 3 if other processes run what is missing, else 1.
+        The table, and the exit code: 0 if every run of it is done and measured, 3 if other processes run what is
+        missing, else 1.
     """
     columns = _varying(cells)
     groups: dict[Path, list[Resolved]] = {}
     for folder, cell in {_home(cell): cell for cell in cells}.items():  # auto may be another cell's bf16
         groups.setdefault(folder.parent, []).append(cell)
+    lost = _unmeasured(cells)
     rows = [[*columns, "done", "test error %", "state"]]
     missing: list[str] = []
-    for group in groups.values():
+    for folder, group in groups.items():
         leaves = flat(group[0])
         read = [_result(cell) for cell in group]
         results = [result for result in read if not isinstance(result, str)]
@@ -40,6 +44,7 @@ def table(cells: list[Resolved]) -> tuple[str, int]:
         missing += [why for why in read if isinstance(why, str)]
         cut = any(result.get("cut_budget") for result in results)
         notes += [f"cut budget: {counted(results[0]['cost']['steps'], 'step')}"] if cut else []
+        notes += lost.get(folder, [])
         rows.append(
             [
                 *(_shown(leaves.get(column)) for column in columns.values()),
@@ -51,7 +56,7 @@ def table(cells: list[Resolved]) -> tuple[str, int]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     note = "(mean over seeds, of the weights that `report` names, ± half of the 95 % t-interval)"
-    code = 0 if not missing else 3 if set(missing) == {ELSEWHERE} else 1
+    code = 1 if lost or set(missing) - {ELSEWHERE} else 3 if missing else 0
     return "\n".join(["", *lines, note]), code
 
 
@@ -80,6 +85,20 @@ def _result(cell: Resolved) -> Record | str:
     except ValueError:
         return f"damaged: {folder}"
     return "missing"
+
+
+def _unmeasured(cells: list[Resolved]) -> dict[Path, list[str]]:
+    """What was asked to be measured of finished runs, and is not there, by cell."""
+    lost: dict[Path, list[str]] = {}
+    for cell in cells:
+        if isinstance(result := _result(cell), str):
+            continue
+        request = make_request(cell, _home(cell), result)
+        with suppress(UserError):  # a damaged file, which the line of the run has named
+            if request.is_nothing or find_measurement(request) is not None:
+                continue
+        lost.setdefault(_home(cell).parent, []).append(f"seed {cell['seed']}: {request.name} not measured")
+    return lost
 
 
 def _varying(cells: list[Resolved]) -> dict[str, str]:

@@ -35,7 +35,7 @@ def outputs(
         seed: of the augmentation; None (default): not augmented.
         forward: the forward of a batch, such as a captured one; its outputs are copied. Default: the model's.
     """
-    _, height, width = split.shape
+    _, height, width = split.input_shape
     # a cached cast of a weight would be frozen in a captured forward
     region = torch.autocast(split.device.type, dtype=autocast, enabled=autocast is not None, cache_enabled=False)
     with evaluating(model), region:

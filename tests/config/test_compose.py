@@ -100,6 +100,15 @@ def test_options_of_ones_own(tmp_path):
     assert config["schedule"] == {"_target_": "mine.Schedule", "speed": 4}
 
 
+def test_a_file_of_ones_own_is_read_again_once_it_has_changed(tmp_path):
+    file = tmp_path / "schedule" / "mine.yaml"
+    file.parent.mkdir()
+    for speed in (3, 4):
+        file.write_text(f"_target_: mine.Schedule\nspeed: {speed}\n")
+        for _ in range(2):
+            assert compose_line(["schedule=mine"], str(tmp_path))["schedule"]["speed"] == speed
+
+
 @pytest.mark.parametrize(
     "line",
     [

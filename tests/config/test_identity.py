@@ -22,6 +22,7 @@ LIVELY = compose_line(
     [
         *("label_noise.rate=0.2", "dataset.validation.count=200", "optimizer=sam"),
         *("augmentation=cutout", "augmentation.flip.probability=0.5", "architecture.weights=start.pt"),
+        "dataset.resize.size=16",
     ]
 )
 """A configuration in which nothing is idle."""
@@ -46,6 +47,9 @@ IDLE = [
     ("dataset.validation.seed=7", ""),
     ("dataset.validation.augmented=true", ""),
     ("dataset.augmentation.cutout=2", ""),
+    ("dataset.resize.interpolation=bilinear", ""),
+    ("dataset.source.share=0.5", "dataset=torchvision"),
+    ("dataset.source.interpolation=bicubic", "dataset=torchvision"),
     ("architecture.new_head=network", ""),
     ("augmentation.flip.probability=0.0", "augmentation=basic"),
     ("augmentation.crop.padding_mode=reflect", "augmentation=basic augmentation.crop.pad=0"),
@@ -70,6 +74,7 @@ def test_a_key_without_effect_makes_no_other_cell(override, line):
         ("label_noise.rate=0.2", "label_noise.seed=1"),
         ("dataset.validation.count=200", "dataset.validation.seed=7"),
         ("architecture.weights=start.pt", "architecture.new_head=network"),
+        ("dataset.resize.size=16", "dataset.resize.interpolation=bilinear"),
         ("augmentation=cutout", "augmentation.cutout.per=batch"),
         ("augmentation=basic", "augmentation.crop.padding_mode=reflect"),
         ("augmentation=cutout", "augmentation.order=[cutout,crop,normalise]"),

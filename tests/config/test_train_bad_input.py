@@ -224,6 +224,7 @@ REFUSED_WITHOUT_TORCH = {
     "schedule.warmup_epochs=20": "schedule.warmup_epochs = 20: must be less than epochs = 20",
     "epochs=1 schedule.warmup_epochs=1.5": "schedule.warmup_epochs = 1.5: must be less than epochs = 1",
     "rho_schedule.warmup_epochs=1e308": "rho_schedule.warmup_epochs = 1e+308: must be at most epochs = 20",
+    "rho_schedule=between rho_schedule.low=0.1": "rho_schedule.low = 0.1: must be at most rho = 0.05",
     "rho_schedule=late epochs=1": "rho_schedule.epochs = 1.0: must be less than epochs = 1",
     "graph=true device=cpu": "graph = true: needs a GPU; leave graph out",
     "m=32 parts=branches device=cpu": "parts = branches: needs a GPU; leave parts out",

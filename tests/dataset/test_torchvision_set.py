@@ -70,8 +70,14 @@ def test_images_of_several_sizes_need_one(photographs, tmp_path, monkeypatch):
         torchvision_set(str(tmp_path), False, "Food101")
     images = torchvision_set(str(tmp_path), False, "Food101", size=5)
     assert images.train_images.shape == (4, 3, 5, 5)
-    small = Photographs(None, "train", False)[2][0].resize((5, 5), Image.Resampling.BILINEAR)
-    assert torch.equal(images.train_images[2], torch.from_numpy(np.array(small)).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(("share", "box"), [(1, (1, 0, 7, 6)), (0.5, (2.5, 1.5, 5.5, 4.5)), (None, (0, 0, 8, 6))])
+def test_a_square_shows_the_middle_and_keeps_proportions(photographs, tmp_path, share, box):
+    images = torchvision_set(str(tmp_path), False, "Food101", size=12, share=share, interpolation="nearest")
+    whole = Photographs(None, "train", False)[2][0]
+    square = whole.resize((12, 12), Image.Resampling.NEAREST, box=box)
+    assert torch.equal(images.train_images[2], torch.from_numpy(np.array(square)).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize(

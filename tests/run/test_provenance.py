@@ -37,11 +37,15 @@ def test_sources_cover_the_folder_at_any_depth_and_python_only(tmp_path, monkeyp
     assert list(provenance.sources()) == ["b/a.py", "b/c/a.py", "z.py"]
 
 
-def test_changed_names_what_differs_appeared_or_disappeared():
-    old = {"same.py": "1", "edited.py": "1", "gone.py": "1"}
-    new = {"same.py": "1", "edited.py": "2", "appeared.py": "1"}
-    assert provenance.changed(old, new) == ["appeared.py", "edited.py", "gone.py"]
-    assert provenance.changed(old, old) == []
+def test_what_differs_appeared_or_disappeared_is_named_shortly_and_ones_own_first():
+    old = {"a/same.py": "1", "a/edited.py": "1", "a/gone.py": "1", "package.mine": "1"}
+    new = old | {"a/edited.py": "2", "package.mine": "2"}
+    assert provenance.describe_changed(old, old) == ""
+    assert provenance.describe_changed(old, new) == "package/mine.py, a/edited.py"
+    del new["a/gone.py"]
+    assert provenance.describe_changed(old, new) == "package/mine.py, a/edited.py, a/gone.py"
+    new |= {"a/here.py": "1", "a/there.py": "1"}
+    assert provenance.describe_changed(old, new) == "package/mine.py, a/edited.py, a/gone.py and 2 more"
     assert provenance.digest(old) != provenance.digest(new)
 
 

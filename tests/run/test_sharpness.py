@@ -20,6 +20,8 @@ import sam_repro
 from sam_repro import train
 from sam_repro.sharpness import LambdaMax, Unmeasurable
 
+UNMEASURED = "not measured, as is said above; the run itself is done"
+
 
 def test_a_plain_run_ends_with_lambda_max_and_its_protocol(plain_folder: Path) -> None:
     node = result(plain_folder)["sharpness"]
@@ -124,7 +126,8 @@ def test_a_run_whose_sharpness_cannot_be_had_is_finished(tmp_path: Path, monkeyp
         raise Unmeasurable("not on Sundays")
 
     monkeypatch.setattr(LambdaMax, "__call__", no)
-    said = trained(tmp_path, "sharpness.every=1")
+    said = command(train.main, tmp_path, *SETTINGS, "sharpness.every=1")
+    assert (said.code, said.err) == (1, f"sam_repro: sharpness lambda_max: {UNMEASURED}\n")
     assert said.out.count("sharpness  lambda_max: not on Sundays\n") == 4
     assert result(tmp_path)["sharpness"] == {}
 
@@ -134,7 +137,8 @@ def test_a_measure_that_breaks_loses_no_run(tmp_path: Path, monkeypatch: pytest.
         raise ZeroDivisionError("in a measure of one's own")
 
     monkeypatch.setattr(LambdaMax, "__call__", no)
-    said = trained(tmp_path)
+    said = command(train.main, tmp_path, *SETTINGS)
+    assert (said.code, said.err) == (1, f"sam_repro: sharpness lambda_max: {UNMEASURED}\n")
     assert "sharpness  lambda_max: in a measure of one's own\n" in said.out
     assert result(tmp_path)["sharpness"] == {}
 
@@ -214,6 +218,10 @@ def test_a_run_of_before_is_measured_without_its_data_or_says_why_not(folder: Pa
 
     rewrite(path, age)
     save_file({}, folder / home(folder) / "model.safetensors")
-    said = trained(folder, *SMALL)
-    assert "sharpness  lambda_max: not measured; " in said.out
-    assert "model.safetensors: damaged (its weights are not those of result.json)" in said.out
+    said = command(train.main, folder, *SETTINGS, *SMALL)
+    assert said.code == 1
+    assert "sharpness lambda_max: not measured; " in said.err
+    assert "model.safetensors: damaged (its weights are not those of result.json)" in said.err
+    swept = command(train.main, folder, "-m", *SETTINGS, *SMALL)
+    assert swept.code == 1
+    assert swept.out.splitlines()[-2].endswith("seed 0: lambda_max not measured")

@@ -117,7 +117,7 @@ def test_what_was_set_aside_does_not_count(lab, two):
 def test_several_roots_are_read_together(lab, two, tmp_path):
     other = tmp_path / "other"
     shutil.move(two[1], other / "runs/main/cell/seed=1")
-    assert [run.seed for run in lab.report(lab.outputs, other).found.of(lab.report().hashes["sam 0.1"])] == [0, 1]
+    assert [run.seed for run in lab.report(lab.outputs, other).found.of(lab.report().sought["sam 0.1"])] == [0, 1]
     assert not lab.report(lab.outputs, other).found.problems
 
 
@@ -154,6 +154,18 @@ def test_a_run_of_ones_own_comes_before_kept_evidence_whose_inputs_were_not_reco
     assert str(own) in problem
 
 
+def test_a_run_whose_inputs_were_not_recorded_hides_none_of_two_others(lab):
+    """It comes first, and may be of the data of either, so that it is neither."""
+    for name, inputs in (("a", None), ("b", "one"), ("c", "two")):
+        folder = lab.run("sam 0.1", 0, 10.0, own=(f"name={name}",))
+        rewritten(folder, lambda result, inputs=inputs: result.update(inputs=inputs, weights_sha256=inputs or "none"))
+    report = lab.report()
+    lines = [line for line in report.cells if line.row == "sam 0.1"]
+    assert [line.numerics.rpartition("inputs ")[2] for line in lines] == ["not recorded", "one", "two"]
+    assert [line.estimates[0].n for line in lines] == [1, 1, 1]
+    assert report.found.problems == []
+
+
 def test_of_many_runs_that_are_there_twice_one_line_tells(lab, two):
     for folder in two:
         again = lab.outputs / f"evidence/mine/runs/cell/{folder.name}"
@@ -173,6 +185,15 @@ def test_sharpness_of_two_protocols_is_never_pooled(lab):
     assert (line.estimates[0].mean, line.estimates[0].n) == (55.0, 2)
 
 
+def test_a_sharpness_of_other_settings_is_not_shown_and_these_are_said(lab):
+    lab.table = dataclasses.replace(lab.table, metrics=("sharpness/m/v",))
+    for seed, batches in enumerate((40, 40, 10)):
+        protocol = {"settings": {"batches": batches, "mode": "eval"}}
+        lab.run("sam 0.1", seed, sharpness={"m": {"values": {"v": 1.0}, "protocol": protocol}})
+    (line,) = [line for line in lab.report().cells if line.row == "sam 0.1"]
+    assert line.marks == ("sharpness/m/v: of 2 of 3 runs; 1 with other settings: batches 10",)
+
+
 def test_sharpness_of_the_result_and_what_was_measured_later(lab):
     folder = lab.run("sam 0.1", sharpness={"lambda_max": {"values": {"lambda_max": 3.5}, "protocol": {}}})
     (folder / "sharpness").mkdir()
@@ -182,6 +203,21 @@ def test_sharpness_of_the_result_and_what_was_measured_later(lab):
     assert run.value("sharpness/lambda_max/lambda_max") == 3.5
     assert run.value("sharpness/luong2024/mean_positive") == 7.0
     assert run.value("sharpness/hessian/trace") is None
+
+
+def test_what_was_measured_of_other_weights_does_not_count(lab):
+    """As where a folder of measurements was copied from another home."""
+    folder = lab.run("sam 0.1")
+    (folder / "sharpness").mkdir()
+    protocol = {"checkpoint": "last", "weights_sha256": "other"}
+    later = {"schema": 2, "measure": "m", "values": {"v": 7.0}, "protocol": protocol}
+    file = folder / "sharpness/m-last-0.json"
+    file.write_text(json.dumps(later))
+    found = lab.report().found
+    assert found.runs[0].value("sharpness/m/v") is None
+    assert found.problems == [f"{file}: damaged, not counted (it is of other weights than those of result.json)"]
+    file.write_text(json.dumps(later | {"protocol": protocol | {"checkpoint": "best"}}))  # their hash is nowhere
+    assert lab.report().found.runs[0].value("sharpness/m/v") == 7.0
 
 
 def test_sharpness_asked_for_in_two_ways_is_not_compared_across_cells(lab):
@@ -199,7 +235,8 @@ def test_sharpness_asked_for_in_two_ways_is_not_compared_across_cells(lab):
     ((_, _, difference, _),) = report.effects
     assert difference is None
     (line,) = [line for line in report.cells if line.row == "sgd"]
-    assert (line.estimates, line.marks) == ((None,), ("sharpness/m/v: of 0 of 1 runs",))
+    assert line.estimates == (None,)
+    assert line.marks == ("sharpness/m/v: of 0 of 1 runs; 1 with other settings: examples 8",)
     assert "sharpness/m/v with checkpoint last, examples 256." in render.markdown(report)
     lab.run("sgd", 0, sharpness=measured(1.0, examples=256))
     ((_, _, difference, _),) = lab.report().effects
@@ -230,7 +267,8 @@ def test_measurements_that_are_incomplete_or_damaged_hide_no_run(lab, two):
     (two[0] / "sharpness/m-last-2.json").write_text("{")
     found = lab.report().found
     assert [run.seed for run in found.runs] == [0, 1]
-    assert found.problems == [f"{two[0]}/sharpness/m-last-{i}.json: damaged, not counted" for i in (1, 2)]
+    told = [problem.partition(" (")[0] for problem in found.problems]
+    assert told == [f"{two[0]}/sharpness/m-last-{i}.json: damaged, not counted" for i in (1, 2)]
 
 
 def test_a_copy_of_a_run_brings_its_measurements(lab, two):
