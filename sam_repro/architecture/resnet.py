@@ -14,6 +14,7 @@ All take `num_classes` (≥ 2), `in_channels` and `image_size` (pixels a side; a
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -141,107 +142,16 @@ class ResNet(nn.Module):
         return self.classifier(self.stages(self.stem(images)).mean((2, 3)))
 
 
-def resnet8(
-    *, num_classes: int, in_channels: int, image_size: int, shortcut: str = "pad", initialisation: str = "he_fan_in"
-) -> nn.Module:
-    """ResNet-8 for small images."""
-    return _cifar_form(8, num_classes, in_channels, image_size, shortcut, initialisation)
-
-
-def resnet20(
-    *, num_classes: int, in_channels: int, image_size: int, shortcut: str = "pad", initialisation: str = "he_fan_in"
-) -> nn.Module:
-    """ResNet-20 for small images."""
-    return _cifar_form(20, num_classes, in_channels, image_size, shortcut, initialisation)
-
-
-def resnet32(
-    *, num_classes: int, in_channels: int, image_size: int, shortcut: str = "pad", initialisation: str = "he_fan_in"
-) -> nn.Module:
-    """ResNet-32 for small images."""
-    return _cifar_form(32, num_classes, in_channels, image_size, shortcut, initialisation)
-
-
-def resnet56(
-    *, num_classes: int, in_channels: int, image_size: int, shortcut: str = "pad", initialisation: str = "he_fan_in"
-) -> nn.Module:
-    """ResNet-56 for small images."""
-    return _cifar_form(56, num_classes, in_channels, image_size, shortcut, initialisation)
-
-
-def resnet18(
+def small_resnet(
+    layers: int,
     *,
     num_classes: int,
     in_channels: int,
     image_size: int,
-    stem: str = "auto",
-    zero_gamma: bool = False,
-    initialisation: str = "torch",
+    shortcut: str = "pad",
+    initialisation: str = "he_fan_in",
 ) -> nn.Module:
-    """ResNet-18."""
-    task = (num_classes, in_channels, image_size)
-    return _imagenet_form(BasicBlock, (2, 2, 2, 2), task, stem, zero_gamma, initialisation)
-
-
-def resnet34(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    stem: str = "auto",
-    zero_gamma: bool = False,
-    initialisation: str = "torch",
-) -> nn.Module:
-    """ResNet-34."""
-    task = (num_classes, in_channels, image_size)
-    return _imagenet_form(BasicBlock, (3, 4, 6, 3), task, stem, zero_gamma, initialisation)
-
-
-def resnet50(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    stem: str = "auto",
-    zero_gamma: bool = False,
-    initialisation: str = "torch",
-) -> nn.Module:
-    """ResNet-50."""
-    task = (num_classes, in_channels, image_size)
-    return _imagenet_form(Bottleneck, (3, 4, 6, 3), task, stem, zero_gamma, initialisation)
-
-
-def resnet101(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    stem: str = "auto",
-    zero_gamma: bool = False,
-    initialisation: str = "torch",
-) -> nn.Module:
-    """ResNet-101."""
-    task = (num_classes, in_channels, image_size)
-    return _imagenet_form(Bottleneck, (3, 4, 23, 3), task, stem, zero_gamma, initialisation)
-
-
-def resnet152(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    stem: str = "auto",
-    zero_gamma: bool = False,
-    initialisation: str = "torch",
-) -> nn.Module:
-    """ResNet-152."""
-    task = (num_classes, in_channels, image_size)
-    return _imagenet_form(Bottleneck, (3, 8, 36, 3), task, stem, zero_gamma, initialisation)
-
-
-def _cifar_form(
-    layers: int, num_classes: int, in_channels: int, image_size: int, shortcut: str, initialisation: str
-) -> nn.Module:
+    """The form for CIFAR of so many layers; `resnet8` … `resnet56` are partials of it."""
     check_task(num_classes, in_channels, image_size, initialisation)
     limits.choice("shortcut", shortcut, ("pad", "none"))
     stem = conv_norm_relu(in_channels, 16, 3)
@@ -250,15 +160,18 @@ def _cifar_form(
     return initialise(model, initialisation)
 
 
-def _imagenet_form(
+def large_resnet(
     block: type[BasicBlock] | type[Bottleneck],
     depths: Sequence[int],
-    task: tuple[int, int, int],
-    stem: str,
-    zero_gamma: bool,
-    initialisation: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    stem: str = "auto",
+    zero_gamma: bool = False,
+    initialisation: str = "torch",
 ) -> nn.Module:
-    num_classes, in_channels, image_size = task
+    """The form for ImageNet of so many blocks a stage; `resnet18` … `resnet152` are partials of it."""
     check_task(num_classes, in_channels, image_size, initialisation)
     limits.boolean("zero_gamma", zero_gamma)
     first = _stem(stem, in_channels, image_size)
@@ -269,6 +182,17 @@ def _imagenet_form(
             if isinstance(module, BasicBlock | Bottleneck):
                 nn.init.zeros_((module.norm2 if isinstance(module, BasicBlock) else module.norm3).weight)
     return model
+
+
+resnet8 = partial(small_resnet, 8)
+resnet20 = partial(small_resnet, 20)
+resnet32 = partial(small_resnet, 32)
+resnet56 = partial(small_resnet, 56)
+resnet18 = partial(large_resnet, BasicBlock, (2, 2, 2, 2))
+resnet34 = partial(large_resnet, BasicBlock, (3, 4, 6, 3))
+resnet50 = partial(large_resnet, Bottleneck, (3, 4, 6, 3))
+resnet101 = partial(large_resnet, Bottleneck, (3, 4, 23, 3))
+resnet152 = partial(large_resnet, Bottleneck, (3, 8, 36, 3))
 
 
 def _stem(form: str, in_channels: int, image_size: int) -> nn.Sequential:

@@ -120,7 +120,11 @@ class WideResNet(nn.Module):
         return self.classifier(self.activation(self.norm(self.stages(self.stem(images)))).mean((2, 3)))
 
 
-def wrn16_4(
+def wide_resnet(
+    depth: int,
+    widening: int,
+    stem: int = 16,
+    activation: Layer = nn.ReLU,
     *,
     num_classes: int,
     in_channels: int,
@@ -129,80 +133,19 @@ def wrn16_4(
     norm: str = "batch",
     initialisation: str = "he_fan_out",
 ) -> nn.Module:
-    """WRN-16-4."""
-    return _wide(16, 4, (num_classes, in_channels, image_size), Form(shortcut, norm), initialisation)
-
-
-def wrn16_8(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    shortcut: str = "conv",
-    norm: str = "batch",
-    initialisation: str = "he_fan_out",
-) -> nn.Module:
-    """WRN-16-8."""
-    return _wide(16, 8, (num_classes, in_channels, image_size), Form(shortcut, norm), initialisation)
-
-
-def wrn28_10(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    shortcut: str = "conv",
-    norm: str = "batch",
-    initialisation: str = "he_fan_out",
-) -> nn.Module:
-    """WRN-28-10."""
-    return _wide(28, 10, (num_classes, in_channels, image_size), Form(shortcut, norm), initialisation)
-
-
-def wrn40_2(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    shortcut: str = "conv",
-    norm: str = "batch",
-    initialisation: str = "he_fan_out",
-) -> nn.Module:
-    """WRN-40-2."""
-    return _wide(40, 2, (num_classes, in_channels, image_size), Form(shortcut, norm), initialisation)
-
-
-def wrn40_10(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    shortcut: str = "conv",
-    norm: str = "batch",
-    initialisation: str = "he_fan_out",
-) -> nn.Module:
-    """WRN-40-10."""
-    return _wide(40, 10, (num_classes, in_channels, image_size), Form(shortcut, norm), initialisation)
-
-
-def resnet32_mentornet(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    shortcut: str = "pool",
-    norm: str = "batch",
-    initialisation: str = "he_fan_out",
-) -> nn.Module:
-    """ResNet-32 of the code of MentorNet, 29.4 million weights."""
-    form = Form(shortcut, norm, stem=64, activation=partial(nn.LeakyReLU, 0.1))
-    return _wide(34, 8, (num_classes, in_channels, image_size), form, initialisation)
-
-
-def _wide(depth: int, widening: int, task: tuple[int, int, int], form: Form, initialisation: str) -> nn.Module:
-    num_classes, in_channels, image_size = task
+    """The network of `depth` layers, 6n + 4, and of `widening` times as many channels; `wrnD_K` are partials of it."""
     check_task(num_classes, in_channels, image_size, initialisation)
+    form = Form(shortcut, norm, stem, activation)
     return initialise(WideResNet((depth - 4) // 6, widening, form, in_channels, num_classes), initialisation)
+
+
+wrn16_4 = partial(wide_resnet, 16, 4)
+wrn16_8 = partial(wide_resnet, 16, 8)
+wrn28_10 = partial(wide_resnet, 28, 10)
+wrn40_2 = partial(wide_resnet, 40, 2)
+wrn40_10 = partial(wide_resnet, 40, 10)
+resnet32_mentornet = partial(wide_resnet, 34, 8, 64, partial(nn.LeakyReLU, 0.1), shortcut="pool")
+"""ResNet-32 of the code of MentorNet, 29.4 million weights."""
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, form: Form) -> nn.Sequential:

@@ -9,7 +9,8 @@ from sam_repro.optimizer.look_layersam import LookLayerSAM
 from sam_repro.optimizer.looksam import LookSAM
 from sam_repro.optimizer.mesa import MESA
 from sam_repro.optimizer.momentum_sam import MomentumSAM
-from sam_repro.optimizer.rule import Cost, Rule, Terms
+from sam_repro.optimizer.rule import Cost, Rule
+from sam_repro.optimizer.saf import SAF
 from sam_repro.optimizer.sam import SAM
 from sam_repro.optimizer.sam_ball import SAMBall
 from sam_repro.optimizer.sam_direction import SAMDirection
@@ -20,6 +21,7 @@ from sam_repro.optimizer.sam_random import SAMRandom
 from sam_repro.optimizer.sam_second_order import SAMSecondOrder
 from sam_repro.optimizer.sgd import SGD
 from sam_repro.optimizer.sgdhess import SGDHess
+from sam_repro.optimizer.terms import Terms
 from sam_repro.optimizer.two_pass import Perturbing, TwoPass
 from sam_repro.oracle import Term
 from sam_repro.vectors import moved
@@ -28,6 +30,7 @@ __all__ = [
     "ASAM",
     "GSAM",
     "MESA",
+    "SAF",
     "SAM",
     "SAMK",
     "SGD",

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sam_repro.errors import UserError
-from sam_repro.optimizer.rule import Terms
 from sam_repro.optimizer.sgd import SGD
+from sam_repro.optimizer.terms import Terms
 from sam_repro.optimizer.trial import (
     BATCH,
     STEPS,

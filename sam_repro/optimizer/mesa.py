@@ -1,17 +1,17 @@
-"""MESA (Du et al., 2022): one pass, and a pull towards the outputs of the average of the weights so far."""
+"""MESA (Du et al., 2022): one pass, and a pull towards the outputs at the average of the weights so far."""
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
 from torch.optim import Optimizer
 
 from sam_repro import limits
-from sam_repro.optimizer.rule import Cost, Rule, Terms
-from sam_repro.oracle import Auxiliary, Oracle
-from sam_repro.vectors import Vector, moved
+from sam_repro.optimizer.rule import Cost
+from sam_repro.optimizer.trajectory import Trajectory
+from sam_repro.oracle import Oracle
+from sam_repro.vectors import moved
 
 
-class MESA(Rule):
+class MESA(Trajectory):
     """The gradient of L(w) + λT²·KL(softmax(z̄/T) ‖ softmax(z/T)), with outputs z at w and z̄ at the average w̄.
 
     1. z̄ are the outputs of the batch at w̄, a constant.
@@ -42,34 +42,19 @@ class MESA(Rule):
         decay: float = 0.9998,
         start: int = 0,
     ) -> None:
-        limits.number("strength", strength, low=0)
-        limits.number("temperature", temperature, above=0)
         limits.share("decay", decay)
         limits.integer("start", start, low=0)
-        super().__init__(base)
-        self.strength = strength
-        self.temperature = temperature
+        super().__init__(base, strength, temperature)
         self.decay = decay
         self.start = start
         self.memory["lag"] = [torch.zeros_like(p, requires_grad=False) for p in self.params]  # w̄ − w
 
-    def terms(self, oracle: Oracle, phase: str) -> Terms:
-        """∇[L(w) + λT²·KL], before the start ∇L(w)."""
+    def earlier(self, oracle: Oracle, phase: str) -> Tensor | None:
+        """softmax(z̄/T) from the start on."""
         if phase == "plain":
-            return {"g": oracle.gradient(self.params)}
+            return None
         with moved(self.params, by=self.memory["lag"], backup=self.backup()):
-            outputs = oracle.predict()
-        return {"g": oracle.gradient(self.params, auxiliary=Auxiliary(self.divergence, outputs))}
-
-    def divergence(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """λT²·KL(softmax(targets/T) ‖ softmax(outputs/T)), the mean over the examples."""
-        ours, theirs = (log_softmax(z / self.temperature, dim=1) for z in (outputs, targets))
-        kl = kl_div(ours, theirs, reduction="batchmean", log_target=True)
-        return self.strength * self.temperature**2 * kl
-
-    def combine(self, g: Vector) -> Vector:
-        """The gradient is g."""
-        return g
+            return self.probabilities(oracle.predict())
 
     @torch.no_grad()
     def update(self) -> None:

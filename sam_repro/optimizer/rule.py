@@ -12,11 +12,10 @@ from torch.optim import Optimizer
 
 from sam_repro import limits
 from sam_repro.errors import UserError
-from sam_repro.optimizer.state import Memory, Watch, followed, layout, shapes_of, tensors_of
-from sam_repro.oracle import Branches, Joint, Mean, Oracle, Term
+from sam_repro.optimizer.state import Memory, Watch, followed, grow, layout, shapes_of, tensors_of
+from sam_repro.optimizer.terms import Terms, added, averaged, loss_of
+from sam_repro.oracle import Branches, Joint, Mean, Oracle
 from sam_repro.vectors import Vector
-
-Terms = dict[str, Term]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,9 @@ class Rule(ABC):
     reads_base_state: bool = False
     """Reads the base's state, such as its momentum."""
     needs_rows: bool = False
-    """Asks which examples are in the batch."""
+    """Remembers something of each example: asks which examples are in the batch."""
+    examples: int = 0
+    """How many examples a rule that needs rows can number, from 0."""
     allows_decay_in_loss: bool = True
     """Its gradients may hold weight decay that is a part of the loss."""
     capturable: bool = True
@@ -98,6 +99,15 @@ class Rule(ABC):
 
     def remember(self, **vectors: Vector) -> None:
         """Write into `memory` in place, once a step, after `combine` and from the same vectors; default nothing."""
+        return
+
+    def remember_examples(self, rows: Tensor, outputs: Tensor) -> None:
+        """Write into `memory` what lasts of each example; called after `remember` where the rule `needs_rows`.
+
+        Args:
+            rows: numbers [B] of the batch's examples.
+            outputs: [B, …] of the first term, one of `gradient`.
+        """
         return
 
     def cost(self, step: int) -> Cost:
@@ -150,32 +160,37 @@ class Rule(ABC):
             The mean loss of the first term at w, else of the first term: a fresh 0-dim tensor on the device.
 
         Raises:
-            ValueError: if weight decay is a part of the loss and the rule takes its gradients without.
+            ValueError: if weight decay is a part of the loss and the rule takes its gradients without, or the rule
+                `needs_rows` and there are several ranks.
             TypeError: if one of `oracles` is no oracle, such as an m without its name, a tensor or a closure.
             RuntimeError: if the gradient of the last call is still there, which no step has taken.
         """
         _refuse_other_than_oracles(oracles)
         oracle = oracles[0] if len(oracles) == 1 else cast(Oracle, Joint(oracles))
         self._refuse_decay_in_loss(oracle)
+        self._refuse_without_rows(oracle, mean)
         self._refuse_second_backward()
         self._follow()
         if self._watch is None:
             self._watch = Watch(self._attributes(), self._declared())
-        terms = dict[str, Term]()
+        terms: Terms = {}
         for part, answer in self._answered(oracle, m, mean, branches):
-            terms = _added(terms, answer, part.share)
+            terms = added(terms, answer, part.share)
             del answer  # its memory is free for the next part
         if mean is not None:
-            terms = _averaged(terms, mean)
+            terms = averaged(terms, mean)
         if observe is not None:
             observe(terms)
         vectors = {name: term.vector for name, term in terms.items()}
         with torch.no_grad():
             gradient = self.combine(**vectors)
             self.remember(**vectors)
+            outputs = next(iter(terms.values())).outputs
+            if self.needs_rows and oracle.rows is not None and outputs is not None:
+                self.remember_examples(oracle.rows, outputs)
         given = [any(flags) for flags in zip(*(term.given for term in terms.values() if term.given), strict=True)]
         self._leave(gradient, given)
-        return _loss(terms)
+        return loss_of(terms)
 
     def _answered(
         self, oracle: Oracle, m: int | None, mean: Mean | None, branches: Branches | None
@@ -224,6 +239,7 @@ class Rule(ABC):
             ValueError: if it was written by another rule or for other parameters.
         """
         self._follow()
+        grow(self.memory, state.get("memory"))
         if shapes_of(state.get("memory")) != shapes_of(self.memory):
             kept = ", ".join(self.memory) or "nothing"
             raise ValueError(
@@ -304,6 +320,15 @@ class Rule(ABC):
             name = type(self).__name__
             raise ValueError(f"{name} takes gradients without weight decay: give it to the base, not to the objective")
 
+    def _refuse_without_rows(self, oracle: Oracle, mean: Mean | None) -> None:
+        name = type(self).__name__
+        if self.needs_rows and oracle.rows is None:
+            raise ValueError(
+                f"{name} remembers something of each example: number them, objective(inputs, targets, rows=rows)"
+            )
+        if self.needs_rows and mean is not None:
+            raise ValueError(f"{name}: each rank would remember its own examples alone; train in one process")
+
     def _refuse_second_backward(self) -> None:
         if self._left_in == self.steps and any(p.grad is not None for p in self.params):
             raise RuntimeError(
@@ -351,27 +376,3 @@ def _refuse_other_than_oracles(given: Sequence[Any]) -> None:
 def _laid_out_as(p: Tensor, u: Tensor) -> Tensor:
     """`u` with the strides of `p`: a fused base walks through both as they lie in memory."""
     return u if u.stride() == p.stride() else torch.empty_like(p, requires_grad=False).copy_(u)
-
-
-def _loss(terms: Terms) -> Tensor:
-    """The loss of the first term at w that has one, else of the first that has one."""
-    with_loss = [term for term in terms.values() if term.loss is not None]
-    loss = next((term for term in with_loss if term.at == "w"), with_loss[0]).loss
-    assert loss is not None
-    return loss
-
-
-def _averaged(terms: Terms, mean: Mean) -> Terms:
-    """The means over ranks of vectors and losses."""
-    vectors = [mean(term.vector) for term in terms.values()]
-    losses = iter(mean([term.loss for term in terms.values() if term.loss is not None]))
-    return {
-        name: term._replace(vector=vector, loss=None if term.loss is None else next(losses))
-        for (name, term), vector in zip(terms.items(), vectors, strict=True)
-    }
-
-
-def _added(total: Terms, terms: Terms, share: float) -> Terms:
-    """Total + share·terms, term by term."""
-    weighted = {name: term.times(share) for name, term in terms.items()}
-    return {name: total[name].plus(term) for name, term in weighted.items()} if total else weighted

@@ -2,7 +2,8 @@
 
 import torch
 
-from sam_repro.optimizer.rule import Cost, Terms
+from sam_repro.optimizer.rule import Cost
+from sam_repro.optimizer.terms import Terms
 from sam_repro.optimizer.two_pass import TwoPass
 from sam_repro.oracle import Oracle, Term, products
 from sam_repro.vectors import Vector, dot, norm, ratio, scaled

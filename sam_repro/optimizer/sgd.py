@@ -1,6 +1,7 @@
 """SGD: the plain gradient, whatever the base makes of it."""
 
-from sam_repro.optimizer.rule import Rule, Terms
+from sam_repro.optimizer.rule import Rule
+from sam_repro.optimizer.terms import Terms
 from sam_repro.oracle import Oracle
 from sam_repro.vectors import Vector
 

@@ -47,6 +47,13 @@ def shapes_of(memory: Any) -> Any:
     }
 
 
+def grow(memory: Memory, like: Any) -> None:
+    """Give tensors that are still empty, because the first step tells their shape, the shapes of a saved memory."""
+    for name, value in memory.items():
+        if isinstance(value, Tensor) and not value.numel() and isinstance(like, dict) and name in like:
+            memory[name] = torch.empty_like(like[name], device=value.device)
+
+
 class Watch:
     """Remembers what the attributes of an object hold, and says later which of them have changed.
 

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_repro.optimizer.groups import parameter_groups
-from sam_repro.optimizer.rule import Rule, Terms
+from sam_repro.optimizer.rule import Rule
+from sam_repro.optimizer.terms import Terms
 from sam_repro.oracle import Objective, Oracle, products
 
 Make = Callable[..., Rule]

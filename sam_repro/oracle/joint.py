@@ -42,6 +42,12 @@ class Joint:
             for k, piece in enumerate(pieces)
         ]
 
+    @property
+    def rows(self) -> Tensor | None:
+        """Numbers of the examples of all pieces; None where a piece has none."""
+        rows = [piece.rows for piece in self.pieces if piece.rows is not None]
+        return torch.cat(rows) if len(rows) == len(self.pieces) else None
+
     def split(self, m: int | None) -> list["Joint"]:
         """The whole batch: one perturbation is shared by all pieces.
 

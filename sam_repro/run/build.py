@@ -188,8 +188,8 @@ def make_objective(config: Resolved, model: nn.Module) -> Objective:
     )
 
 
-def make_rule(config: Resolved, model: nn.Module) -> Rule:
-    """The rule on its base optimizer."""
+def make_rule(config: Resolved, model: nn.Module, images: int = 0) -> Rule:
+    """The rule on its base optimizer, for so many training images."""
     in_base = config["weight_decay"] if config["weight_decay_in"] == "base" else 0.0
     groups = make_groups(config, model, in_base)
     with refuse_by_key(config, "base_optimizer"):
@@ -201,6 +201,8 @@ def make_rule(config: Resolved, model: nn.Module) -> Rule:
     if config["weight_decay_in"] == "loss" and not rule.allows_decay_in_loss:
         name = config["choices"]["optimizer"]
         raise UserError(f"weight_decay_in = loss: {name} takes gradients without it; choose weight_decay_in=base")
+    if rule.needs_rows and rule.examples < images:
+        raise UserError(f"optimizer.examples = {rule.examples}: the data have {images} training images; give as many")
     return rule
 
 

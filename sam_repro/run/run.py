@@ -100,7 +100,7 @@ def run(config: Resolved, overrides: list[str]) -> Result:
     sharpness = RunSharpness(request, build.make_measure(request.settings, model), config, objective, data, folder)
     trainer = Trainer(
         objective,
-        build.make_rule(config, model),
+        build.make_rule(config, model, len(data.train)),
         build.make_schedule(config),
         data,
         build.make_plan(config),

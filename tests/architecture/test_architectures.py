@@ -23,6 +23,7 @@ from sam_repro.architecture.wide_resnet import Form, WideResNet
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "architecture"
 OPTIONS = {path.stem: instantiate(OmegaConf.load(path)) for path in sorted(CONFIGS.glob("*.yaml"))}
+TARGETS = {path.stem: OmegaConf.load(path)["_target_"].rpartition(".")[2] for path in CONFIGS.glob("*.yaml")}
 ALL = [name for name, build in OPTIONS.items() if build.func is not architecture.timm_network]
 
 
@@ -247,17 +248,17 @@ def test_names_on_disk(name: str, first_block: str, others: str, tmp_path: Path)
 
 
 def test_every_architecture_has_a_configuration() -> None:
-    assert {build.func.__name__ for build in OPTIONS.values()} == set(architecture.__all__)
+    assert set(TARGETS.values()) == set(architecture.__all__)
 
 
 @pytest.mark.parametrize("name", architecture.__all__)
 def test_configurations_spell_out_all_that_a_network_takes_one_of_them_as_its_defaults(name: str) -> None:
-    function = getattr(architecture, name)
+    """What is not given by name is the network's own, such as its depth."""
     defaults = {
         key: parameter.default
-        for key, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
+        for key, parameter in inspect.signature(getattr(architecture, name)).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is not inspect.Parameter.empty
     }
-    found = [build.keywords for build in OPTIONS.values() if build.func is function]
+    found = [OPTIONS[option].keywords for option, target in TARGETS.items() if target == name]
     assert defaults in found
     assert all(keywords.keys() == defaults.keys() for keywords in found)

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from numbered import Objective
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_repro.optimizer import SAM, SGD, Cost, Rule, contract
-from sam_repro.oracle import Objective
 
 MakeRule = Callable[..., Rule]
 BATCH = 8
 STEPS = 7  # more than the longest period
+ROWS = torch.arange(BATCH)
 
 
 def network(dtype: torch.dtype = torch.float64, dropout: float = 0.3, seed: int = 0) -> nn.Module:
@@ -137,10 +138,12 @@ def test_parts_equal_parts_made_by_hand(make_rule: MakeRule, m: int, momentum: f
         start = {name: buffer.clone() for name, buffer in theirs.named_buffers()}
         mean = {name: torch.zeros_like(buffer) for name, buffer in start.items() if buffer.is_floating_point()}
         vectors: dict[str, list[Tensor]] = {}
-        for part, (inputs, targets) in enumerate(zip(*(t.split(m) for t in batch(step)), strict=True)):
+        outputs = []
+        for part, (x, y, rows) in enumerate(zip(*(t.split(m) for t in (*batch(step), ROWS)), strict=True)):
             theirs.load_state_dict(start, strict=False)
-            terms = hand.terms(objective(inputs, targets, noise=step + part), hand.phase(step))
-            share = len(targets) / BATCH
+            terms = hand.terms(objective(x, y, noise=step + part, rows=rows), hand.phase(step))
+            outputs.append(next(iter(terms.values())).outputs)
+            share = len(y) / BATCH
             vectors = vectors or {name: [torch.zeros_like(x) for x in term.vector] for name, term in terms.items()}
             for name, term in terms.items():
                 torch._foreach_add_(vectors[name], term.vector, alpha=share)
@@ -150,6 +153,8 @@ def test_parts_equal_parts_made_by_hand(make_rule: MakeRule, m: int, momentum: f
         with torch.no_grad():
             gradient = hand.combine(**vectors)
             hand.remember(**vectors)
+            if hand.needs_rows:
+                hand.remember_examples(ROWS, torch.cat(outputs))
         for p, g in zip(hand.params, gradient, strict=True):
             p.grad = g
         hand.update()

@@ -38,3 +38,10 @@ def test_a_run_of_a_rule_with_state_that_nobody_saves_is_refused(
     assert "Keeps.kept: changes during training, and a checkpoint would lose it" in said.err
     assert "Traceback" not in said.err
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_rule_with_a_memory_of_fewer_examples_than_there_are_is_refused(tmp_path: Path) -> None:
+    said = command(train.main, tmp_path, "optimizer=saf", "optimizer.examples=199", *SHORT)
+    assert said.code == 2
+    assert said.err == ("sam_repro: optimizer.examples = 199: the data have 200 training images; give as many\n")
+    assert not list(tmp_path.rglob("run.json"))

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numbered import Objective
 from torch import Tensor, nn
 
 from sam_repro.config.lines import compose_line
 from sam_repro.errors import UserError
 from sam_repro.optimizer import SAM, SGD, Rule, SAMDirection, SAMMagnitude
 from sam_repro.optimizer.mix import Mix
-from sam_repro.oracle import Objective
 from sam_repro.run import build
 from sam_repro.vectors import Vector, norm
 

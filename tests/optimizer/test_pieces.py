@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from numbered import Objective
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sam_repro.optimizer import SAM, SGD, Rule
-from sam_repro.oracle import Objective
 
 pytestmark = pytest.mark.usefixtures("float64")
 SIZES = (5, 3, 4)
@@ -46,7 +46,9 @@ def test_pieces_are_the_whole_batch(make_rule: Any) -> None:
     ours, theirs = make_rule(sgd(other)), make_rule(sgd(whole))
     for step in range(6):
         objective = Objective(other, cross_entropy, weight_decay=0.1 * ours.allows_decay_in_loss)
-        loss = ours.step(*(objective(*piece, noise=step) for piece in pieces(step)))
+        rows = torch.arange(sum(SIZES)).split(SIZES)
+        numbered = zip(pieces(step), rows, strict=True)
+        loss = ours.step(*(objective(*piece, noise=step, rows=own) for piece, own in numbered))
         objective = Objective(whole, cross_entropy, weight_decay=0.1 * theirs.allows_decay_in_loss)
         torch.testing.assert_close(loss, theirs.step(objective(*batch(step), noise=step)), rtol=1e-12, atol=0)
     torch.testing.assert_close(flat(other.parameters()), flat(whole.parameters()), rtol=1e-9, atol=1e-12)

@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import torch
+from numbered import Objective
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from sam_repro.architecture import resnet8, resnet18, resnet20, resnet56
 from sam_repro.optimizer import SAM, SGD, Rule, SAMMasked
-from sam_repro.oracle import Objective, Oracle, Term, oracle
+from sam_repro.oracle import Oracle, Term, oracle
 from sam_repro.oracle.buffers import modules_of
 from sam_repro.training.diagnostics import Diagnostics
 

@@ -63,6 +63,11 @@ def all_reduce_mean(tensors: list[Tensor]) -> list[Tensor]:
     return [piece.view_as(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
+def runs(rule: Any, case: str) -> bool:
+    """Whether a rule allows the case, and several processes."""
+    return not rule.needs_rows and (rule.allows_decay_in_loss or case != "decay in the loss")
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
@@ -71,7 +76,7 @@ def main(rank: int, folder: Path) -> None:
         (name, case): trained(rule, case, rank)
         for name, rule in rules.items()
         for case in CASES
-        if rule.func.allows_decay_in_loss or case != "decay in the loss"
+        if runs(rule.func, case)
     }
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -12,7 +12,7 @@ from dense import Criterion, Dense, batch, flat, normed, smoothed, squared
 from torch import Tensor, nn
 
 from sam_repro.oracle import Objective, Oracle
-from sam_repro.oracle.products import ggn_vp, hvp, vjp
+from sam_repro.oracle.products import ggn_vp, hvp
 from sam_repro.vectors import Vector
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -38,8 +38,6 @@ def test_products_equal_the_dense_matrices(criterion: Criterion, training: bool,
     close(flat(oracle.gradient(params).vector), dense.gradient() + decay * dense.w)
     close(flat(hvp(oracle, params, v)), dense.hessian() @ flat(v) + decay * flat(v))
     close(flat(ggn_vp(oracle, params, v)), dense.gauss_newton() @ flat(v) + decay * flat(v))
-    u = torch.linspace(-1, 1, 24).view(8, 3)
-    close(flat(vjp(oracle, params, u)), torch.einsum("bc,bcn->n", u, dense.jacobian()))
 
 
 def test_products_over_some_parameters_are_blocks() -> None:
