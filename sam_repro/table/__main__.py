@@ -274,10 +274,15 @@ def _keep(report: Report, options: argparse.Namespace) -> None:
     counted = list({run.folder: run for run in [*counted, *cut]}.values())
     if not counted:
         raise UserError(f"{report.table.name}: no run of it is finished; there is nothing to keep")
+    taken: dict[Path, Path] = {}
     for run in counted:
         to = folder / "runs" / run.folder.parent.name / run.folder.name
+        if (other := taken.setdefault(to, run.folder)) != run.folder:
+            raise UserError(f"{other} and {run.folder}: are one seed of a cell on other data; move one of them away")
         if to.resolve() == run.folder.resolve():
             continue
+        if to not in run.copies:  # what was measured of an older run is not of this one
+            shutil.rmtree(to, ignore_errors=True)
         to.mkdir(parents=True, exist_ok=True)
         records = [run.folder / name for name in ("result.json", "run.json", "metrics.jsonl")]
         for file in [*records, *runs.measurement_files(run.folder)]:

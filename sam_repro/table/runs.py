@@ -149,8 +149,9 @@ class Run:
     def measurements(self) -> list[dict[str, Any]]:
         """Sharpness, each measurement with its protocol: of the result, then what was measured later."""
         own = [measured | {"measure": name} for name, measured in self.result["sharpness"].items()]
-        later = [_measurement(file) for folder in (self.folder, *self.copies) for file in measurement_files(folder)]
-        return own + [measurement for measurement in later if measurement is not None]
+        files = (file for folder in (self.folder, *self.copies) for file in measurement_files(folder))
+        later = [measurement for file in files if not isinstance(measurement := _measurement(file, self), str)]
+        return own + later
 
 
 @dataclass(frozen=True)
@@ -337,17 +338,18 @@ def _homes(root: Path, problems: list[str]) -> Iterator[Path]:
 
 def _problems(run: Run) -> list[str]:
     """What is wrong beside a result that is whole."""
-    damaged = [file for file in measurement_files(run.folder) if _measurement(file) is None]
+    read = [(file, _measurement(file, run)) for file in measurement_files(run.folder)]
+    damaged = [f"{file}: damaged, not counted ({content})" for file, content in read if isinstance(content, str)]
     problem = record_problem(run)
-    return ([] if problem is None else [problem]) + [f"{file}: damaged, not counted" for file in damaged]
+    return ([] if problem is None else [problem]) + damaged
 
 
-def _measurement(file: Path) -> dict[str, Any] | None:
-    """What a file of a measurement says; None where it is damaged."""
+def _measurement(file: Path, run: Run) -> dict[str, Any] | str:
+    """What a file of a measurement says, or what is wrong with it."""
     try:
-        return read_measurement(file)
-    except (ValueError, OSError):
-        return None
+        return read_measurement(file, run.result)
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def asked_settings(config: Resolved) -> str:
