@@ -51,7 +51,8 @@ def load_weights(model: nn.Module, file: str | None, num_classes: int, new_head:
     }
     if reasons := [f"{what} {_some(names)}" for what, names in found.items() if names]:
         raise ValueError(f"weights = {limits.shown(file)}: is of another network; {'; '.join(reasons)}")
-    model.load_state_dict({name: value for name, value in theirs.items() if name not in head}, strict=False)
+    if not any(weight.is_meta for weight in ours.values()):  # else there is nothing to copy to, as torch says of each
+        model.load_state_dict({name: value for name, value in theirs.items() if name not in head}, strict=False)
     if head:
         if new_head == "zero":
             torch._foreach_zero_([ours[name] for name in head])

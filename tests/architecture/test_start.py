@@ -1,6 +1,7 @@
 """Fine-tuning starts: weights from a file, a new head, what stands still; and files of all the wrong kinds."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,10 @@ def test_frozen_parameters_are_those_of_the_pattern() -> None:
 def test_a_pattern_of_nothing_or_of_all_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         freeze(network(), pattern)
+
+
+def test_a_network_without_numbers_takes_none_and_says_no_more_than_one_with_them(tmp_path: Path) -> None:
+    file = saved(tmp_path, network(), "plain")
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_weights(network(), file, 10)
