@@ -1,6 +1,5 @@
 """A table, evaluated: what the runs that are there say about its cells, claims and effects."""
 
-import difflib
 import json
 import math
 from collections import Counter
@@ -15,7 +14,7 @@ from sam_repro.config.identity import Sought, sought
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Search, Table
 from sam_repro.table import statistic
-from sam_repro.table.runs import Found, Run, asked_settings, label
+from sam_repro.table.runs import Found, Run, asked_settings, label, meant_metric
 from sam_repro.table.statistic import Estimate
 
 Numerics = tuple[tuple[str, Any], ...]
@@ -309,7 +308,7 @@ class Report:
         counts = {metric: len(self._by_seed(runs, metric, epoch)) for metric in metrics}
         return tuple(
             f"{metric}: in {f'{n} of {len(runs)} runs' if n else 'no run'}"
-            f"{(self._otherwise(runs, metric) if epoch is None else '') or _meant(runs, metric)}"
+            f"{(self._otherwise(runs, metric) if epoch is None else '') or meant_metric(runs, metric)}"
             for metric, n in counts.items()
             if n < len(runs)
         )
@@ -369,14 +368,6 @@ def _mixed(runs: Sequence[Run]) -> tuple[str, ...]:
             "inputs not recorded" + (f": in {unrecorded} of {len(runs)} runs" if unrecorded < len(runs) else "")
         )
     return tuple(marks)
-
-
-def _meant(runs: Sequence[Run], metric: str) -> str:
-    """The number that a metric probably means, where the runs have none of this name."""
-    part = metric.partition("/")[0]
-    known = {f"{part}/{leaf}" for run in runs for leaf in run.leaves(part)}
-    near = [] if metric in known else difflib.get_close_matches(metric, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _most_common(texts: Iterable[str]) -> str:

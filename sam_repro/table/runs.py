@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sam_repro.config.identity import Sought, cell_hash, identity, numerics, of
+from sam_repro.config.options import meant
 from sam_repro.config.schema import OPEN, Resolved, facts_of, flat
 from sam_repro.config.schema1 import modern
 from sam_repro.files import regular
@@ -267,6 +268,13 @@ def record_problem(run: Run) -> str | None:
     except (ValueError, KeyError, TypeError, OSError):
         return f"{path}: damaged or cut; {lost}"
     return None if step == steps - 1 else f"{path}: cut: it ends after {step + 1} of {counted(steps, 'step')}"
+
+
+def meant_metric(runs: Sequence[Run], metric: str) -> str:
+    """What a metric probably means, where the runs have none of this name."""
+    part = metric.partition("/")[0]
+    known = {f"{part}/{leaf}" for run in runs for leaf in run.leaves(part)}
+    return "" if metric in known else meant(metric, known)
 
 
 def measurement_files(folder: Path) -> list[Path]:

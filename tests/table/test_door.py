@@ -284,7 +284,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_rendered(copy):
         ),
         (["digits"], "digits: no such table or verb; there are: digits/label_noise, digits/landscape, digits/search"),
         (["why", "a", "b", "c"], "why: takes a run, and a table if you like; 3 given: a b c"),
-        (["keep", "tiny", "b"], "keep: takes one table, such as digits/search; 2 given: tiny b"),
+        (["keep", "tiny", "b"], "keep: takes one table, such as digits/label_noise; 2 given: tiny b"),
         (["tiny", "cell=0"], "cell=0: is for training: python -m sam_repro.train table=tiny cell=0"),
         (["tiny", "more"], "tiny more: cannot be read; it is one of"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
@@ -319,7 +319,7 @@ def test_wrong_words_are_refused_in_a_line_and_nothing_is_written(tmp_path, word
         (["--cfg", "job", "table=tiny"], "table = tiny: which cell?"),
         (
             ["table=tiny", "cell=0", "optimizer.alpha=1"],
-            "cell = 0 (rho 0) of tiny: optimizer.alpha: no such key; there are",
+            "cell = 0 (rho 0) of tiny: optimizer.alpha: no such key; it is a key of",
         ),
         (["table=tiny", "cell=0", "optimizer.perturbs=all"], "no such key; did you mean optimizer.perturb?"),
         (["table=tiny", "cell=0", "++optimizer.alpha=1"], "++optimizer.alpha"),
