@@ -69,7 +69,7 @@ def is_in_an_option(key: str, extra_dir: str | None) -> bool:
 
 def options_with(group: str, key: str, extra_dir: str | None) -> list[str]:
     """The options of a group whose file has a key of this name, at any depth."""
-    name = re.compile(rf"^ +{re.escape(key.rpartition('.')[2])}:", re.MULTILINE)
+    name = re.compile(rf"^ *{re.escape(key.rpartition('.')[2])}:", re.MULTILINE)
     return [
         option
         for option in groups_of(extra_dir).get(group, [])

@@ -60,7 +60,7 @@ REFUSED_WITHOUT_TORCH = {
     "base_optimizer.momentun=0.8": "base_optimizer.momentun: no such key; did you mean base_optimizer.momentum?",
     "base_optimizer.weight_decay=0.1": "base_optimizer.weight_decay: no such key; there are: base_optimizer.",
     "architecture.width=10": "architecture.width: no such key; there are: architecture.batch_norm.",
-    "augmentation.policy=auto": "augmentation.policy: no such key; there are: augmentation.",
+    "augmentation.policy=auto": "augmentation.policy: no such key; it is a key of augmentation=autoaugment",
     "dataset.validation.cuont=10": "dataset.validation.cuont: no such key; did you mean dataset.validation.count?",
     "dataset.validation={cuont:10}": "dataset.validation.cuont: no such key; did you mean dataset.validation.count?",
     "dataset.source.path=/data": "dataset.source.path: no such key; dataset.source has none that can be set: an option",
