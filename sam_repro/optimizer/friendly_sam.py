@@ -51,7 +51,7 @@ class FriendlySAM(TwoPass):
         """The gradient is g_s."""
         return g_s
 
-    def remember(self, g: Vector, g_s: Vector) -> None:
+    def remember(self, g: Vector) -> None:
         """Average g into m."""
         m, kept = self.memory["m"], self.memory["kept"]
         torch._foreach_copy_(m, torch._foreach_add(scaled(m, kept), scaled(g, 1 - kept)))
