@@ -22,3 +22,19 @@ def make_folder(root: Path, parts: tuple[str, ...] = ("train", "val"), classes: 
                 size, mode = (10 + 3 * (i % 3), 9 + 2 * (i % 2)), "L" if seed == 11 else "RGB"
                 save(root / part / f"class {c}" / f"{i}.png", size, seed, mode)
     return root
+
+
+PHOTOGRAPHS = ("fgvc_aircraft", "flowers", "food101", "oxford_iiit_pets", "stanford_cars")
+"""The options that name a set of `torchvision_files`, and say no more than how large it is."""
+
+
+def make_aircraft(root: Path) -> Path:
+    """FGVC Aircraft as torchvision finds it in a folder of data sets: 12 images of 2 variants, and 6 for tests."""
+    folder = root / "torchvision" / "fgvc-aircraft-2013b" / "data"
+    for part, count, seed in (("trainval", 12, 0), ("test", 6, 100)):
+        for i in range(count):
+            save(folder / "images" / f"{part}{i}.jpg", (8, 8), seed + i)
+        lines = [f"{part}{i} Boeing 7{i % 2}7\n" for i in range(count)]
+        (folder / f"images_variant_{part}.txt").write_text("".join(lines))
+    (folder / "variants.txt").write_text("Boeing 707\nBoeing 717\n")
+    return root

@@ -35,6 +35,7 @@ MEASURE = ["run=HOME", "sharpness=lambda_max", "sharpness.examples=100", "progre
 COMMANDS = {
     "package": (package, []),
     "train": (train, ONE),
+    "train_help": (train, ["--help"]),
     "train_done": (train, ONE),
     "train_sweep": (train, ["-m", "optimizer=sgd,sam", "seed=0,1", "max_steps=1", "sharpness=none", *RUN]),
     "train_cfg": (train, ["--cfg", "job", "experiment=digits/label_noise", "optimizer=asam"]),
@@ -43,6 +44,7 @@ COMMANDS = {
     "measure_wrong": (measure, ["run=HOME", "sharpness=lambda_max", "sharpness.every=1"]),
     "check_help": (check, ["--help"]),
     "check": (check, ["optimizer=sgd"]),
+    "table": (table, []),
     "table_wrong": (table, ["export"]),
     "table_name": (table, ["mine"]),
     "table_search": (table, ["search", "mine"]),
@@ -62,8 +64,11 @@ MASKS = (
     (rf"{NUMBER}(?= % at the best)", "#"),
     (rf"(pass(?:es)? in) {NUMBER} s", r"\1 TIME"),
     (r"(2/2 +)\d\S+", r"\1#"),  # in the table of a sweep
+    (r"(?:^[\w/]+: [\w, ]+\n)+\n== Configuration ==\n\n(?:.+\n)+", "OPTIONS\n\n== Configuration ==\n\nKEYS\n"),
+    (r"(?:^(?!mine )[\w/]+ .* cells, \d+ claims\)\n)+", "TABLES\n"),
+    (r"^mine +", "mine  "),
 )
-"""What differs from machine to machine and commit to commit in what is said of a run, and what stands for it."""
+"""What differs from machine to machine and commit to commit, such as the shipped options, and what stands for it."""
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,16 @@ from torch import nn
 
 from sam_repro import limits
 
+KEPT_BY_CUT = 0.8796256610342398
+"""The deviation of a standard normal number that is cut at −2 and 2."""
+
 
 def initialise(model: nn.Module, initialisation: str) -> nn.Module:
     """Draw the weights of a model from torch's global generator.
 
     Args:
         model: convolutions without bias, batch normalisation and linear layers, as constructed; changed in place.
-        initialisation: `torch`, `he_fan_in`, `he_fan_out` or `he_fan_in_uniform_norm`.
+        initialisation: `torch`, `he_fan_in`, `he_fan_out`, `he_fan_in_uniform_norm` or `lecun`.
 
     Returns:
         The model.
@@ -63,9 +66,19 @@ def _he_fan_in_uniform_norm(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def _lecun(module: nn.Module) -> None:
+    """All weights normal of variance 1/fan-in, cut at two deviations, bias 0 (Foret et al. 2021, code: ImageNet)."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        deviation = module.weight[0].numel() ** -0.5 / KEPT_BY_CUT
+        nn.init.trunc_normal_(module.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
 _RULES = {
     "torch": _torch,
     "he_fan_in": _he_fan_in,
     "he_fan_out": _he_fan_out,
     "he_fan_in_uniform_norm": _he_fan_in_uniform_norm,
+    "lecun": _lecun,
 }

@@ -51,12 +51,16 @@ def load_weights(model: nn.Module, file: str | None, num_classes: int, new_head:
     }
     if reasons := [f"{what} {_some(names)}" for what, names in found.items() if names]:
         raise ValueError(f"weights = {limits.shown(file)}: is of another network; {'; '.join(reasons)}")
-    model.load_state_dict({name: value for name, value in theirs.items() if name not in head}, strict=False)
+    if not any(weight.is_meta for weight in ours.values()):  # else there is nothing to copy to, as torch says of each
+        model.load_state_dict({name: value for name, value in theirs.items() if name not in head}, strict=False)
     if head:
         if new_head == "zero":
             torch._foreach_zero_([ours[name] for name in head])
         how = "start at zero" if new_head == "zero" else "stay as initialised"
         said = f"{', '.join(head)}: {how}, because the file has them for {len(theirs[head[0]])} classes"
+        warnings.warn(said, NetworkWarning, stacklevel=2)
+    elif new_head != "zero":
+        said = f"new_head = {new_head}: has no effect, because the file's head is for {num_classes} classes, too"
         warnings.warn(said, NetworkWarning, stacklevel=2)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sam_repro import limits
-from sam_repro.config.schema import flat
+from sam_repro.config.schema import OPEN, flat
 
 
 def _one_of(*allowed: str | bool) -> Callable[[str, Any], None]:
@@ -150,10 +150,11 @@ for _key in LIMITS:
 
 
 def check(config: dict[str, Any]) -> list[str]:
-    """What is wrong with a resolved configuration: one line for each finding, none if it may run."""
+    """What is wrong with a resolved configuration, one line for each finding; nothing is said of what is `OPEN`."""
     leaves = flat(config)
-    findings = [line for key, value in leaves.items() if (line := finding(key, value))]
-    return findings or _unbuilt(leaves) or list(contradictions(leaves))
+    given = {key: value for key, value in leaves.items() if value != OPEN}
+    findings = [line for key, value in given.items() if (line := finding(key, value))]
+    return findings or _unbuilt(leaves) or (list(contradictions(leaves)) if len(given) == len(leaves) else [])
 
 
 def finding(key: str, value: Any) -> str | None:

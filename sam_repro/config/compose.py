@@ -82,9 +82,13 @@ class Unresolved:
         """
         OmegaConf.update(self.config, key, value, merge=False)
 
+    def is_open(self, key: str) -> bool:
+        """Whether a top-level key is left to who runs it."""
+        return OmegaConf.is_missing(self.config, key)
+
     def plain(self) -> Resolved:
         """Its plain values."""
-        container = OmegaConf.to_container(self.config, resolve=True, throw_on_missing=True, enum_to_str=True)
+        container = OmegaConf.to_container(self.config, resolve=True, throw_on_missing=False, enum_to_str=True)
         return dict(_for_json(container))
 
     def resolved(self) -> Resolved:
@@ -118,6 +122,8 @@ def compose(words: Sequence[str], extra_dir: str | None = None) -> Unresolved:
         _refuse_value_of_a_node(base.config, override)
     _open_own_nodes(base)
     ConfigLoaderImpl._apply_overrides_to_config(keys, base.config)
+    if base.is_open("rho") and "rho" in base.config.optimizer:  # what follows an open radius is open, too
+        base.config.optimizer.rho = schema.OPEN
     return base
 
 

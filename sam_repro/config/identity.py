@@ -3,10 +3,11 @@
 import hashlib
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sam_repro.config.schema import APART, FACTS, NONE, Facts, Resolved, facts_of, flat
+from sam_repro.config.schema import APART, FACTS, NONE, OPEN, Facts, Resolved, facts_of, flat
 
 RUNS = Path("outputs/runs")
 ORDER = "augmentation.order"
@@ -15,6 +16,29 @@ ORDER = "augmentation.order"
 def cell_hash(config: dict[str, Any]) -> str:
     """Hash of a cell: of all that `identity` keeps of the resolved configuration."""
     return _digest(identity(config))
+
+
+class Sought(NamedTuple):
+    """What the runs of a cell have in common.
+
+    Args:
+        hash: of the cell's identity, but for what it leaves open.
+        open: the keys that it leaves open.
+    """
+
+    hash: str
+    open: tuple[str, ...] = ()
+
+    def fits(self, of_run: dict[str, Any], hash_of_run: str) -> bool:
+        """Whether a run, given by its identity and the hash of that, is one of the cell."""
+        return self.hash == (_digest(_but_for(self.open, of_run)) if self.open else hash_of_run)
+
+
+def sought(config: dict[str, Any]) -> Sought:
+    """What to look for when the runs of a cell are wanted."""
+    cell = identity(config)
+    left = tuple(key for key, value in cell.items() if value == OPEN)
+    return Sought(_digest(_but_for(left, cell)), left)
 
 
 def home(config: dict[str, Any]) -> Path:
@@ -110,6 +134,10 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list):
         return [_canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _but_for(keys: Collection[str], of: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in of.items() if key not in keys}
 
 
 def _digest(identity: dict[str, Any]) -> str:

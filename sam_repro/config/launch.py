@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sam_repro.config.command_line import Command, read_command
 from sam_repro.config.compose import Override, explain
-from sam_repro.config.lines import Line, check_config, compose_sweep, compose_unresolved
+from sam_repro.config.lines import Line, check_config, compose_sweep, compose_unresolved, tell_idle
 from sam_repro.config.options import config_dir
 from sam_repro.config.schema import Resolved
 from sam_repro.config.workers import Sweep, open_sweep
@@ -119,6 +119,7 @@ def launch(task: Task, dry_build: DryBuild) -> list[Resolved]:
     launcher = _compose_launcher(command) if command.launcher else None
     if findings := dry_build([line.config for line in lines]):
         raise UserError("\n".join(findings))
+    tell_idle(command, lines)
     if not command.is_sweep:
         sys.exit(guard(partial(task, lines[0].config, lines[0].words)))
     if launcher is None:

@@ -13,7 +13,7 @@ from sam_repro.config.command_line import Command, read_command
 from sam_repro.config.compose import Unresolved, compose, explain, parse_word, read_yaml
 from sam_repro.config.identity import home, idle_by
 from sam_repro.config.options import groups_of, require_option, roots_of
-from sam_repro.config.schema import Resolved, flat
+from sam_repro.config.schema import OPEN, Resolved, flat, what_is_open
 from sam_repro.config.table_reader import parse_table
 from sam_repro.errors import UserError
 from sam_repro.limits import shown
@@ -115,9 +115,8 @@ def compose_sweep(command: Command) -> list[Line]:
     if command.is_sweep:
         lines = _without_foreign_rho(lines)
         _refuse_side_by_side(command, lines)
-    checked = [Line(words, check_config(config)) for words, config in lines]
+    checked = [Line(words, _whole(check_config(config))) for words, config in lines]
     _refuse_two_places_of_data(checked)
-    _tell_idle(command, checked)
     return list({(home(line.config), str(line.config["sharpness"])): line for line in checked}.values())
 
 
@@ -128,17 +127,39 @@ def compose_part(argv: Sequence[str], keys: Collection[str]) -> list[Line]:
         if getattr(command.arguments, option):
             raise UserError(f"--{option.replace('_', '-')}: is not for this command; --help says what is")
     lines = compose_lines(command.lines(), command.extra_dir)
-    return [Line(words, check_config(config)) for words, config in lines]
+    return [Line(words, _whole(check_config(config))) for words, config in lines]
+
+
+def tell_idle(command: Command, lines: Sequence[Line]) -> None:
+    """Say of each key of the command line why it changes nothing, if it changes nothing on any of its lines."""
+    for key in dict.fromkeys(override.key_or_group for override in command.overrides):
+        if not all(_idle_by(key, line.config) for line in lines):
+            continue
+        settings = {tuple(_split(key, words)[0]): words for words in command.lines()}
+        if any(_is_lost(key, words, command.extra_dir) for words in settings.values()):
+            because = _idle_by(key, lines[0].config) or ""
+            value = shown(flat(lines[0].config).get(because))
+            print(f"sam_repro: {key}: has no effect, because {because} = {value}", file=sys.stderr)
 
 
 def check_config(config: Resolved) -> Resolved:
-    """The configuration, if it may run.
+    """The configuration, if it may run once what it leaves open is given.
 
     Raises:
         UserError: with a line for each thing that is wrong.
     """
     if findings := check(config):
         raise UserError("\n".join(findings))
+    return config
+
+
+def _whole(config: Resolved) -> Resolved:
+    """The configuration, if it leaves nothing open."""
+    if asked := what_is_open(config):
+        told = (
+            f"{key} = {OPEN}: is yours to give{what and f' ({what})'}; write {key}=…" for key, what in asked.items()
+        )
+        raise UserError("\n".join(told))
     return config
 
 
@@ -199,7 +220,7 @@ def _ask_recipe(composed: Unresolved, words: Sequence[str], extra_dir: str | Non
 
 def _origin_of_rho(composed: Unresolved, words: Sequence[str], extra_dir: str | None) -> dict[str, str]:
     """Where the radius came from, for the first lines of a run."""
-    if (rho := composed.config.rho) is None:
+    if composed.is_open("rho") or (rho := composed.config.rho) is None:
         return {}
     rule, experiment = composed.choices["optimizer"], composed.choices.get("experiment")
     if any(word.startswith("rho=") for word in words):
@@ -212,19 +233,6 @@ def _origin_of_rho(composed: Unresolved, words: Sequence[str], extra_dir: str | 
     return {"rho": f"the default of {rule}"}
 
 
-def _tell_idle(command: Command, lines: Sequence[Line]) -> None:
-    """Say of each key of the command line why it changes nothing, if it changes nothing on any of its lines."""
-    for key in dict.fromkeys(override.key_or_group for override in command.overrides):
-        if not all(_idle_by(key, line.config) for line in lines):
-            continue
-        typed = zip(command.lines(), lines, strict=True)
-        settings = {tuple(_split(key, words)[0]): (words, line.config) for words, line in typed}
-        if any(_is_lost(key, words, config, command.extra_dir) for words, config in settings.values()):
-            because = _idle_by(key, lines[0].config) or ""
-            value = shown(flat(lines[0].config).get(because))
-            print(f"sam_repro: {key}: has no effect, because {because} = {value}", file=sys.stderr)
-
-
 def _idle_by(key: str, config: Resolved) -> str | None:
     """The key whose value leaves all at or below this one without effect; None if any of it has one."""
     leaves = flat(config)
@@ -232,10 +240,10 @@ def _idle_by(key: str, config: Resolved) -> str | None:
     return found[0] if found and all(found) else None
 
 
-def _is_lost(key: str, words: Sequence[str], config: Resolved, extra_dir: str | None) -> bool:
+def _is_lost(key: str, words: Sequence[str], extra_dir: str | None) -> bool:
     """Whether what a line sets at or below a key is another value than without it, and the same run."""
-    _, rest = _split(key, words)
-    with_it, without = ({**one, "origin": {}, "assumed": {}} for one in (config, compose_line(rest, extra_dir)))
+    both = (compose_line(line, extra_dir) for line in (words, _split(key, words)[1]))
+    with_it, without = ({**config, "origin": {}, "assumed": {}} for config in both)
     return with_it != without and home(with_it) == home(without)
 
 

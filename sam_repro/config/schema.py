@@ -10,6 +10,8 @@ Plain = dict[str, Any]
 Resolved = Plain
 """A resolved configuration, as plain values."""
 Role = Literal["definition", "seed", "numerics", "bookkeeping"]
+OPEN = "???"
+"""What stands for a value that only who runs a cell can give, such as a file of weights. Hydra writes it so."""
 NONE: Any = object()
 """No neutral value: the key has always been there."""
 DEFAULT: Any = object()
@@ -197,6 +199,13 @@ def keys_of(role: Role) -> tuple[str, ...]:
 def neutral_values() -> dict[str, Any]:
     """Key → the value under which the code does what it did before the key existed."""
     return {key: facts.neutral for key, facts in FACTS.items() if facts.neutral is not NONE}
+
+
+def what_is_open(config: Resolved) -> dict[str, str]:
+    """The keys that the configuration leaves `OPEN`, each with what its recipe says of it."""
+    said = config["assumed"] | config["origin"].get("from", {})
+    leaves = flat({node: value for node, value in config.items() if node not in APART})
+    return {key: said.get(key, "") for key, value in leaves.items() if value == OPEN and key != "optimizer.rho"}
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -62,7 +62,7 @@ def torchvision_set(
     make = partial(getattr(datasets, name), root=Path(data_dir).expanduser() / "torchvision")
     if name != "FER2013":  # its files are Kaggle's, and the class cannot fetch them
         make = partial(make, download=download)
-    train, test = (_find(name, make, part) for part in parts)
+    train, test = (find_part(name, make, part) for part in parts)
     (train_images, train_labels), (test_images, test_labels) = (
         _read(name, found, size, view) for found in (train, test)
     )
@@ -72,8 +72,12 @@ def torchvision_set(
     return Images(train_images, train_labels, test_images, test_labels, num_classes=count, classes=named)
 
 
-def _find(name: str, make: Any, part: dict[str, Any]) -> Any:
-    """A part as torchvision's class has it."""
+def find_part(name: str, make: Any, part: dict[str, Any]) -> Any:
+    """A part as torchvision's class has it.
+
+    Raises:
+        DataError: if it cannot be had.
+    """
     try:
         return make(**part)
     except (RuntimeError, OSError, HTTPException) as error:

@@ -11,12 +11,12 @@ from sam_repro.vectors import Vector, norm, ratio, scaled
 class FriendlySAM(TwoPass):
     """The gradient at w + ε, where ε has the direction of g = ∇L(w) less what is expected of it.
 
-    1. d = g − σ·m, with the average m of the gradients of earlier steps; in the first step d = g.
+    1. d = g − σ·ḡ, where ḡ is the average of the gradients of earlier steps; in the first step d = g.
     2. ε = ρ·d/‖d‖₂, and 0 where d = 0.
     3. g_s = ∇L(w + ε), and the base takes g_s.
-    4. m ← λ·m + (1 − λ)·g; after the first step m = g.
+    4. ḡ ← λ·ḡ + (1 − λ)·g; after the first step ḡ = g.
 
-    So the authors' code has it. An average that holds the g of this step as well gives another rule.
+    The authors' code does this. An average that already holds the g of this step gives another rule.
 
     Args:
         base: the optimizer below.
@@ -28,7 +28,7 @@ class FriendlySAM(TwoPass):
     Raises:
         ValueError: if an argument is outside of what is said here.
 
-    Passes: 2. Memory: three vectors beside the base's, and two more while m is averaged.
+    Passes: 2. Memory: three vectors beside the base's, and two more while ḡ is averaged.
     """
 
     def __init__(
@@ -39,12 +39,14 @@ class FriendlySAM(TwoPass):
         super().__init__(base, rho, perturb)
         self.sigma = sigma
         self.decay = decay
-        self.memory["m"] = [torch.zeros_like(p, requires_grad=False) for p in self.params]
-        self.memory["kept"] = torch.zeros((), dtype=torch.float64, device=self.params[0].device)  # of m: 0 at first, λ
+        self.memory["average"] = [torch.zeros_like(p, requires_grad=False) for p in self.params]
+        self.memory["kept"] = torch.zeros(
+            (), dtype=torch.float64, device=self.params[0].device
+        )  # of ḡ: 0 at first, then λ
 
     def ascent(self, g: Vector, w: Vector) -> Vector:
         """ε = ρ·d/‖d‖₂."""
-        d = list(torch._foreach_sub(g, self.perturbed(self.memory["m"]), alpha=self.sigma))
+        d = list(torch._foreach_sub(g, self.perturbed(self.memory["average"]), alpha=self.sigma))
         return scaled(d, ratio(self.rho, norm(d)))
 
     def combine(self, g: Vector, g_s: Vector) -> Vector:
@@ -52,7 +54,7 @@ class FriendlySAM(TwoPass):
         return g_s
 
     def remember(self, g: Vector) -> None:
-        """Average g into m."""
-        m, kept = self.memory["m"], self.memory["kept"]
-        torch._foreach_copy_(m, torch._foreach_add(scaled(m, kept), scaled(g, 1 - kept)))
+        """Average g into ḡ."""
+        average, kept = self.memory["average"], self.memory["kept"]
+        torch._foreach_copy_(average, torch._foreach_add(scaled(average, kept), scaled(g, 1 - kept)))
         kept.fill_(self.decay)

@@ -75,7 +75,7 @@ def _is_norm(module: nn.Module, parameter: Tensor) -> bool:
 
 
 def _spared(model: nn.Module) -> Iterator[str]:
-    """Names of the parameters that the network or one in it wants no decay of."""
+    """Names of the parameters that the network, or a module in it, spares from decay."""
     for path, module in model.named_modules():
         if callable(listed := getattr(module, "no_weight_decay", None)):
             yield from (f"{path}.{name}".lstrip(".") for name in listed())

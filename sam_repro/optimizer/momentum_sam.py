@@ -21,7 +21,7 @@ class MomentumSAM(Perturbing):
     2. g_s = ∇L(w + ε) is the only gradient, and the base steps with it from w. So its next v is μ·v + g_s + λ·(w + ε)
        for SGD with momentum μ and decay λ, and β₁·v + (1 − β₁)·g_s for AdamW, which decays w itself.
 
-    So the authors' code has it, but that it leaves the weights at w + ε between the steps. Running statistics are those
+    The authors' code does the same, but leaves the weights at w + ε between the steps. Running statistics are those
     at w + ε, and so is the loss that a step returns.
 
     Args:

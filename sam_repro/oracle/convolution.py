@@ -1,40 +1,19 @@
-"""Convolutions whose second derivative costs as little as their first.
+"""Convolutions whose second derivative is made of the kernels of the first.
 
 torch takes one part of it, the derivative of ⟨∇ₓ, u⟩ by the weight, as a convolution whose kernel is as large as the
 layer's output. No library is fast at that. It is the weight's gradient of the layer at u, for which all of them have
-kernels, and is taken as that here.
+kernels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
-
-DIMENSIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
-"""Function of torch → the dimensions that it convolves over."""
 
 
-class TwiceDifferentiable(TorchFunctionMode):
-    """Inside the block, torch's convolutions are differentiated twice by the kernels that differentiate them once.
-
-    Transposed ones, those of one example without a batch, and padding that is given as a word are left to torch.
-    """
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, arguments: Any = (), named: dict[str, Any] | None = None
-    ) -> Any:
-        if (
-            function in DIMENSIONS
-            and (ours := _convolve(DIMENSIONS[function], *arguments, **(named or {}))) is not None
-        ):
-            return ours
-        return function(*arguments, **(named or {}))
-
-
-def _convolve(
+def convolve(
     dimensions: int,
     input: Tensor,
     weight: Tensor,
@@ -44,7 +23,10 @@ def _convolve(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor | None:
-    """The convolution, with the arguments of torch's; None where it is torch's to do."""
+    """The convolution over so many dimensions, with the arguments of torch's; None where it is torch's to do.
+
+    Torch's are those of one example without a batch, and padding that is given as a word.
+    """
     if isinstance(padding, str) or input.dim() != dimensions + 2:
         return None
     sizes = [_each(size, dimensions) for size in (stride, padding, dilation)]

@@ -6,7 +6,7 @@ They move no buffer and touch no `p.grad`. A checkpoint with `use_reentrant=True
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointError
 
-from sam_repro.oracle.convolution import TwiceDifferentiable
 from sam_repro.oracle.joint import Joint
 from sam_repro.oracle.oracle import Oracle, full
+from sam_repro.oracle.twice import TwiceDifferentiable
 from sam_repro.vectors import Vector, rademacher
 
 Pushed = Callable[[Oracle, Vector, Sequence[Tensor]], tuple[Tensor, Tensor]]
@@ -27,14 +27,7 @@ Pushed = Callable[[Oracle, Vector, Sequence[Tensor]], tuple[Tensor, Tensor]]
 def hvp(oracle: Oracle | Joint, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
     """Hessian product Hv of the mean loss over `params`, by differentiating ⟨∇L, v⟩: about 3.5 gradients."""
     params = list(params)
-
-    def product(piece: Oracle) -> Vector:
-        with _from_start(piece), _differentiable_twice():
-            g = _grad(piece, piece.loss_of(piece.outputs()), params, create_graph=True)
-            found = _grad(piece, g, params, list(v))
-        return piece.add_decay(_like(params, found), v, params)
-
-    return oracle.over_pieces(product)
+    return oracle.over_pieces(lambda piece: _product(piece, params, _gradient(piece, params), v))
 
 
 def hessian(oracle: Oracle, params: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Vector]:
@@ -44,15 +37,8 @@ def hessian(oracle: Oracle, params: Sequence[Tensor]) -> Callable[[Sequence[Tens
     stand still as long.
     """
     params = list(params)
-    with _from_start(oracle), _differentiable_twice():
-        g = _grad(oracle, oracle.loss_of(oracle.outputs()), params, create_graph=True)
-
-    def product(v: Sequence[Tensor]) -> Vector:
-        with oracle.buffers.held(), _differentiable_twice():
-            found = _grad(oracle, g, params, list(v), retain_graph=True)
-        return oracle.add_decay(_like(params, found), v, params)
-
-    return product
+    g = _gradient(oracle, params)
+    return lambda v: _product(oracle, params, g, v, retain_graph=True)
 
 
 def ggn_vp(oracle: Oracle | Joint, params: Sequence[Tensor], v: Sequence[Tensor]) -> Vector:
@@ -99,15 +85,23 @@ def _from_start(oracle: Oracle) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _differentiable_twice() -> Iterator[None]:
-    """Inside of the block a graph can be differentiated twice; the backward that does so runs in one too.
+def _gradient(oracle: Oracle, params: Vector) -> Sequence[Tensor]:
+    """The gradient with its graph, by layers and kernels that can be differentiated twice, fast where they can be."""
 
-    The fused attention kernels cannot be, and torch's convolutions are slow at it. The backward of a checkpointed block
-    runs its forward again, which has to be the same one.
-    """
-    with sdpa_kernel(SDPBackend.MATH), TwiceDifferentiable():
-        yield
+    def by(layers: AbstractContextManager[object]) -> Sequence[Tensor]:
+        with _from_start(oracle), sdpa_kernel(SDPBackend.MATH), layers:
+            return _grad(oracle, oracle.loss_of(oracle.outputs()), params, create_graph=True)
+
+    try:
+        return by(TwiceDifferentiable())
+    except CheckpointError:  # a checkpointed block, whose forward autograd repeats with torch's own layers
+        return by(nullcontext())
+
+
+def _product(oracle: Oracle, params: Vector, g: Sequence[Tensor], v: Sequence[Tensor], **options: bool) -> Vector:
+    with oracle.buffers.held(), sdpa_kernel(SDPBackend.MATH):
+        found = _grad(oracle, g, params, list(v), **options)
+    return oracle.add_decay(_like(params, found), v, params)
 
 
 def _grad(oracle: Oracle, outputs: Any, inputs: Sequence[Tensor], v: Any = None, **options: bool) -> tuple[Tensor, ...]:

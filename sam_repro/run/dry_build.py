@@ -86,7 +86,7 @@ def _network(config: Resolved) -> None:
 def _sizes(config: Resolved) -> None:
     """Last, because the forwards take longer than all else: a line with a bad value does not wait for them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NetworkWarning)  # it has been printed
+        warnings.simplefilter("ignore")  # ours have been printed; torch says that it copies no numbers without numbers
         network = _bare_network(config)
     images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
     shape = _told_input(config)

@@ -85,15 +85,23 @@ def read_run(home: Path) -> Record:
     return run
 
 
-def read_measurement(file: Path) -> Record:
+def read_measurement(file: Path, result: Record) -> Record:
     """A measurement that was taken of a finished run.
+
+    Args:
+        file: beside its result.
+        result: of the run.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is damaged.
+        ValueError: if it is damaged, or of other weights than those that the run reports.
     """
     content = read_record(file)
     _check("", content, MEASUREMENT)
+    protocol, reported = content["protocol"], result["config"].get("report", "last").removesuffix("_validation")
+    weights = protocol.get("weights_sha256", result["weights_sha256"])
+    if protocol.get("checkpoint") == reported and weights != result["weights_sha256"]:
+        raise ValueError("it is of other weights than those of result.json")
     return content
 
 

@@ -65,7 +65,7 @@ def find_measurement(request: Request) -> Path | None:
         return request.run / "result.json"
     for file in sorted((request.run / "sharpness").glob(f"{request.name}-{request.checkpoint}-*.json")):
         with refuse_damaged(file, "remove it and measure again"):
-            if _same(request, read_measurement(file)["protocol"]):
+            if _same(request, read_measurement(file, request.result)["protocol"]):
                 return file
     return None
 

@@ -21,7 +21,7 @@ from sam_repro.config.identity import identity
 from sam_repro.config.launch import guard
 from sam_repro.config.lines import compose_cell, compose_line, read_table
 from sam_repro.config.options import table_names
-from sam_repro.config.schema import Resolved, flat
+from sam_repro.config.schema import OPEN, Resolved, flat, what_is_open
 from sam_repro.config.table_file import Cell, Search, Table, spell_words
 from sam_repro.errors import UserError, first_line
 from sam_repro.files import replacing, write_json
@@ -173,11 +173,16 @@ def _state(report: Report, options: argparse.Namespace) -> None:
         )
     if price:
         print(f"to pay     {reduce(add, (one.times(todo[name]) for name, one in price.items()))}")
-        print(f"to run     {_command(table, [c for c in table.cells if c.name in price], options.config_dir)}")
+    asked = {name: what_is_open(report.configs[name]) for name in price}
+    for open_ in {str(what): what for what in asked.values()}.values():
+        cells = [cell for cell in table.cells if asked.get(cell.name) == open_]
+        print(" ".join([f"to run     {_command(table, cells, options.config_dir)}", *(f"{key}=…" for key in open_)]))
+        print("".join(f"to give    {key}{what and f': {what}'}\n" for key, what in open_.items()), end="")
     untimed = [name for name, one in price.items() if one.seconds is None]
     if untimed:
         cell = table.cell(untimed[0])
-        print(f"to time    {_command(table, [cell], options.config_dir, seeds=[0])} max_steps=3 name=timing")
+        line = f"to time    {_command(table, [cell], options.config_dir, seeds=[0])} max_steps=3 name=timing"
+        print(" ".join([line, *(f"{key}=…" for key in asked[cell.name])]))
 
 
 def _command(table: Table, cells: Iterable[Cell], extra_dir: str | None, seeds: Sequence[int] | None = None) -> str:
@@ -264,15 +269,20 @@ def _with_search(options: argparse.Namespace) -> list[str]:
 def _keep(report: Report, options: argparse.Namespace) -> None:
     """Copy what counts for the table to outputs/evidence, and write the table beside it."""
     folder = options.outputs[0] / "evidence" / report.table.name
-    counted = [run for name in report.configs for run in report.found.of(report.hashes[name])]
+    counted = [run for name in report.configs for run in report.found.of(report.sought[name])]
     cut = [run for config in report.configs.values() for run in report.found.cut(config)]
     counted = list({run.folder: run for run in [*counted, *cut]}.values())
     if not counted:
         raise UserError(f"{report.table.name}: no run of it is finished; there is nothing to keep")
+    taken: dict[Path, Path] = {}
     for run in counted:
         to = folder / "runs" / run.folder.parent.name / run.folder.name
+        if (other := taken.setdefault(to, run.folder)) != run.folder:
+            raise UserError(f"{other} and {run.folder}: are one seed of a cell on other data; move one of them away")
         if to.resolve() == run.folder.resolve():
             continue
+        if to not in run.copies:  # what was measured of an older run is not of this one
+            shutil.rmtree(to, ignore_errors=True)
         to.mkdir(parents=True, exist_ok=True)
         records = [run.folder / name for name in ("result.json", "run.json", "metrics.jsonl")]
         for file in [*records, *runs.measurement_files(run.folder)]:
@@ -289,13 +299,13 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
     if (problem := runs.record_problem(run)) is not None:
         print(problem)
     cells = [(table, cell) for table in _tables(names, options) for cell in table.cells if not cell.waiting]
-    least = min((_apart(table, cell, run) for table, cell in cells), default=0)
+    least = min((_words_apart(table, cell, run) for table, cell in cells), default=0)
     differences = {
-        f"{table.name}, cell {cell.index} ({cell.name})": difference(
-            run.identity, identity(compose_cell(table, cell, extra_dir=options.config_dir))
+        f"{table.name}, cell {cell.index} ({cell.name})": _apart_from(
+            run, compose_cell(table, cell, extra_dir=options.config_dir)
         )
         for table, cell in cells
-        if _apart(table, cell, run) == least
+        if _words_apart(table, cell, run) == least
     }
     for where in (where for where, keys in differences.items() if not keys):
         print(f"counts for {where}, seed {run.seed}")
@@ -305,7 +315,12 @@ def _why(folder: Path, names: Sequence[str], options: argparse.Namespace) -> Non
         _print_difference(keys, "run", "cell")
 
 
-def _apart(table: Table, cell: Cell, run: runs.Run) -> int:
+def _apart_from(run: runs.Run, cell: Resolved) -> list[tuple[str, Any, Any]]:
+    """The keys in which a run is no run of a cell."""
+    return [entry for entry in difference(run.identity, identity(cell)) if entry[-1] != OPEN]
+
+
+def _words_apart(table: Table, cell: Cell, run: runs.Run) -> int:
     """In how much of what it names a cell differs from a run: to compose all cells takes a minute."""
     chosen, files = run.config["choices"], run.config.get("files", {})  # a file counts by its content
     known = {key: value for key, value in flat(run.config).items() if key in run.identity and key not in files}

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sam_repro.config.schema import Resolved, flat
+from sam_repro.config.schema import OPEN, Resolved, flat
 from sam_repro.errors import UserError
 from sam_repro.table.runs import Run
 
@@ -63,7 +63,7 @@ def prices(configs: Mapping[str, Resolved], runs: Sequence[Run]) -> tuple[dict[s
     for name, config in configs.items():
         try:
             resolved = numerics.with_numerics(config)
-            cost = build.declared_cost(config)
+            cost = build.declared_cost(config | _some_radius(config))
         except UserError as error:
             refused[name] = str(error)
             continue
@@ -72,6 +72,11 @@ def prices(configs: Mapping[str, Resolved], runs: Sequence[Run]) -> tuple[dict[s
             cost, None if speed is None or cost is None else speed * _in_passes(dataclasses.asdict(cost))
         )
     return found, refused
+
+
+def _some_radius(config: Resolved) -> Resolved:
+    """A radius where a cell leaves it open, because no rule's cost hangs on it."""
+    return {"optimizer": config["optimizer"] | {"rho": 0.0}} if config["rho"] == OPEN else {}
 
 
 def _speeds(runs: Sequence[Run]) -> dict[tuple[Any, ...], float]:

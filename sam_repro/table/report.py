@@ -10,7 +10,7 @@ from typing import Any
 
 from sam_repro import limits
 from sam_repro.config import formula
-from sam_repro.config.identity import cell_hash
+from sam_repro.config.identity import Sought, sought
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Search, Table
 from sam_repro.table import statistic
@@ -69,9 +69,9 @@ class Report:
     found: Found
 
     @cached_property
-    def hashes(self) -> dict[str, str]:
-        """The identity of each of these cells, by name."""
-        return {name: cell_hash(config) for name, config in self.configs.items()}
+    def sought(self) -> dict[str, Sought]:
+        """What is looked for as the runs of each of these cells, by name."""
+        return {name: sought(config) for name, config in self.configs.items()}
 
     @cached_property
     def cells(self) -> list[Line]:
@@ -125,12 +125,12 @@ class Report:
         told = [
             f"seed {run.seed}: {run.state}"
             for run in self.found.unfinished
-            if run.cell_hash == self.hashes[cell.name] and run.seed in missing
+            if self.sought[cell.name].fits(run.identity, run.cell_hash) and run.seed in missing
         ]
         return "; ".join(told) or ("missing" if missing else "done")
 
     def _runs(self, name: str) -> list[Run]:
-        return self.found.of(self.hashes[name]) if name in self.hashes else []
+        return self.found.of(self.sought[name]) if name in self.sought else []
 
     def _nothing(self, cell: Cell) -> tuple[str, ...]:
         return (f"waiting: {cell.waiting}",) if cell.waiting else ()
@@ -150,9 +150,11 @@ class Report:
     def _cut(self, name: str) -> list[Line]:
         if name not in self.configs:
             return []
-        config, whole = self.configs[name], set(self.hashes.values())
+        config, whole = self.configs[name], set(self.sought.values())
         budgets: dict[str, list[Run]] = {}
-        for run in (run for run in self.found.cut(config) if run.cell_hash not in whole):
+        for run in self.found.cut(config):
+            if any(cell.fits(run.identity, run.cell_hash) for cell in whole):
+                continue
             budgets.setdefault(_budget(run, config), []).append(run)
         return [line for words, runs in budgets.items() for line in self._lines(name, runs, f"cut budget: {words}")]
 
@@ -334,14 +336,25 @@ def difference(ours: Resolved, other: Resolved) -> list[tuple[str, Any, Any]]:
 
 
 def _by_numerics(runs: Iterable[Run]) -> dict[Numerics, list[Run]]:
-    """Runs that may share a mean: of the same numerics, and of the same data as far as that was recorded."""
+    """Runs that may share a mean: of equal numerics, of equal data as far as recorded, and given the same."""
     runs = list(runs)
-    recorded = {run.inputs for run in runs if run.inputs is not None}
+    recorded, given = {run.inputs for run in runs if run.inputs is not None}, _given(runs)
     groups: dict[Numerics, list[Run]] = {}
     for run in runs:
         inputs = (("inputs", run.inputs or "not recorded"),) if len(recorded) > 1 else ()
-        groups.setdefault((*run.numerics, *inputs), []).append(run)
+        groups.setdefault((*run.numerics, *inputs, *((key, str(run.identity.get(key))) for key in given)), []).append(
+            run
+        )
     return groups
+
+
+def _given(runs: Sequence[Run]) -> list[str]:
+    """The keys in which runs of one cell differ, because it leaves them open, and those that name files."""
+    keys = {key for run in runs for key in run.config.get("files", {})}
+    for run in runs[1:] if len({run.cell_hash for run in runs}) > 1 else ():
+        one, other = runs[0].identity, run.identity
+        keys |= {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+    return sorted(keys - {"optimizer.rho"})  # it follows rho
 
 
 def _mixed(runs: Sequence[Run]) -> tuple[str, ...]:

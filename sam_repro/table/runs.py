@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sam_repro.config.identity import cell_hash, identity, numerics, of
-from sam_repro.config.schema import Resolved, flat
+from sam_repro.config.identity import Sought, cell_hash, identity, numerics, of
+from sam_repro.config.schema import OPEN, Resolved, facts_of, flat
 from sam_repro.config.schema1 import modern
 from sam_repro.files import regular
 from sam_repro.limits import counted
@@ -149,8 +149,9 @@ class Run:
     def measurements(self) -> list[dict[str, Any]]:
         """Sharpness, each measurement with its protocol: of the result, then what was measured later."""
         own = [measured | {"measure": name} for name, measured in self.result["sharpness"].items()]
-        later = [_measurement(file) for folder in (self.folder, *self.copies) for file in measurement_files(folder)]
-        return own + [measurement for measurement in later if measurement is not None]
+        files = (file for folder in (self.folder, *self.copies) for file in measurement_files(folder))
+        later = [measurement for file in files if not isinstance(measurement := _measurement(file, self), str)]
+        return own + later
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class Unfinished:
 
     folder: Path
     seed: int
+    identity: dict[str, Any]
     cell_hash: str
     state: str
 
@@ -171,23 +173,25 @@ class Found:
     unfinished: list[Unfinished] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def of(self, cell: str) -> list[Run]:
-        """The finished runs of a cell, given by its hash, by seed."""
-        return sorted((run for run in self.runs if run.cell_hash == cell), key=lambda run: run.seed)
+    def of(self, cell: Sought) -> list[Run]:
+        """The finished runs of a cell, by seed."""
+        return sorted((run for run in self.runs if cell.fits(run.identity, run.cell_hash)), key=lambda run: run.seed)
 
     def cut(self, config: dict[str, Any]) -> list[Run]:
         """The finished runs that differ from a cell in nothing but a smaller budget, by seed.
 
         Not those of less than an epoch, such as to time a pass.
         """
-        wanted = _without_budget(identity(config))
+        wanted = identity(config)
+        apart = {*BUDGET, *(key for key, value in wanted.items() if value == OPEN)}
+        wanted = {key: value for key, value in wanted.items() if key not in apart}
         return sorted(
             (
                 run
                 for run in self.runs
                 if _is_smaller(run.config, config)
                 and run.result["metrics"]["test"]["last"]["epoch"] >= 1
-                and _without_budget(run.identity) == wanted
+                and {key: value for key, value in run.identity.items() if key not in apart} == wanted
             ),
             key=lambda run: run.seed,
         )
@@ -279,6 +283,7 @@ def label(numerics: Sequence[tuple[str, Any]]) -> str:
     words += ["contiguous"] if given.get("channels_last") is False else []
     words += ["deterministic"] if given.get("deterministic") else []
     words += [f"inputs {given['inputs'][:12]}"] if given.get("inputs") else []
+    words += [f"{k} {v[:19]}" for k, v in numerics if k != "inputs" and facts_of(k).role == "definition"]
     words += ["not fused"] if given.get("base_optimizer.fused") is False else []
     return ", ".join(word for word in words if word)
 
@@ -307,7 +312,7 @@ def _read_unfinished(folder: Path) -> Unfinished:
         state = "running"
     elif (folder / "failed.json").exists():
         state = f"failed: {read_failure(folder)}"
-    return Unfinished(folder, config["seed"], cell_hash(config), state)
+    return Unfinished(folder, config["seed"], identity(config), cell_hash(config), state)
 
 
 def _homes(root: Path, problems: list[str]) -> Iterator[Path]:
@@ -333,17 +338,18 @@ def _homes(root: Path, problems: list[str]) -> Iterator[Path]:
 
 def _problems(run: Run) -> list[str]:
     """What is wrong beside a result that is whole."""
-    damaged = [file for file in measurement_files(run.folder) if _measurement(file) is None]
+    read = [(file, _measurement(file, run)) for file in measurement_files(run.folder)]
+    damaged = [f"{file}: damaged, not counted ({content})" for file, content in read if isinstance(content, str)]
     problem = record_problem(run)
-    return ([] if problem is None else [problem]) + [f"{file}: damaged, not counted" for file in damaged]
+    return ([] if problem is None else [problem]) + damaged
 
 
-def _measurement(file: Path) -> dict[str, Any] | None:
-    """What a file of a measurement says; None where it is damaged."""
+def _measurement(file: Path, run: Run) -> dict[str, Any] | str:
+    """What a file of a measurement says, or what is wrong with it."""
     try:
-        return read_measurement(file)
-    except (ValueError, OSError):
-        return None
+        return read_measurement(file, run.result)
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def asked_settings(config: Resolved) -> str:
@@ -365,10 +371,6 @@ def _is_smaller(config: dict[str, Any], whole: dict[str, Any]) -> bool:
     """Whether a budget is smaller than the whole."""
     shorter = config["epochs"] < whole["epochs"]
     return shorter or (config["epochs"] == whole["epochs"] and config["max_steps"] not in (None, whole["max_steps"]))
-
-
-def _without_budget(cell: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in cell.items() if key not in BUDGET}
 
 
 def _at(value: Any, path: Sequence[str]) -> float | None:

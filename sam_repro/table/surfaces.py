@@ -24,7 +24,7 @@ def _grids(report: Report, plot: Surfaces) -> dict[str, dict[str, Any]]:
     """Cell and seed → a, b and the losses there, all measured with the settings that most of the table's runs have."""
     settings = report.settings_of(f"sharpness/{plot.surfaces}/loss")
     found: dict[str, dict[str, Any]] = {}
-    for name, cell in report.hashes.items():
+    for name, cell in report.sought.items():
         grids = ((run.seed, run.arrays(plot.surfaces, settings)) for run in report.found.of(cell))
         seed, grid = next(((seed, grid) for seed, grid in grids if grid and len(grid["b"]) > 1), (0, None))
         if grid:

@@ -14,7 +14,7 @@ PIXELS = 64 * 64 * BATCH  # of a batch, a channel: larger images come in smaller
 
 
 def largest_batch(height: int, width: int) -> int:
-    """Images of this size that are evaluated at a time."""
+    """How many images of this size are evaluated at a time."""
     return max(1, min(BATCH, PIXELS // (height * width)))
 
 

@@ -10,7 +10,7 @@ from sam_repro import architecture
 from sam_repro.architecture.initialisation import initialise
 from sam_repro.architecture.layers import conv_norm_relu
 
-RULES = ["torch", "he_fan_in", "he_fan_out", "he_fan_in_uniform_norm"]
+RULES = ["torch", "he_fan_in", "he_fan_out", "he_fan_in_uniform_norm", "lecun"]
 FAN_IN, FAN_OUT = 9 * 32, 9 * 1024
 
 
@@ -45,6 +45,18 @@ def test_convolutions_of_he_fan_in(rule: str) -> None:
 
 def test_convolutions_of_he_fan_out() -> None:
     assert_normal(drawn("he_fan_out")[0].conv.weight, 2 / FAN_OUT)
+
+
+def test_lecun_is_normal_of_variance_one_over_fan_in_and_cut_at_two_deviations() -> None:
+    conv, linear = drawn("lecun")[0].conv.weight, drawn("lecun")[1]
+    for weight, fan_in in ((conv, FAN_IN), (linear.weight, 1024)):
+        assert weight.detach().var().item() == pytest.approx(1 / fan_in, rel=0.02)
+        normal = torch.distributions.Normal(0.0, 1.0)
+        below, inside = normal.cdf(torch.tensor(-2.0)), normal.cdf(torch.tensor(2.0)) - normal.cdf(torch.tensor(-2.0))
+        scaled = (weight / weight.abs().max() * 2).detach().flatten().sort().values  # its largest lies at the cut
+        ranks, n = (normal.cdf(scaled) - below) / inside, scaled.numel()
+        assert (ranks - (torch.arange(n) + 0.5) / n).abs().max() < 1.95 / math.sqrt(n)
+    assert linear.bias.eq(0).all()
 
 
 def test_torch_is_what_the_constructors_draw() -> None:

@@ -1,6 +1,7 @@
 """Fine-tuning starts: weights from a file, a new head, what stands still; and files of all the wrong kinds."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def test_a_head_for_other_classes_starts_anew_and_is_told(new_head: str, told: s
         load_weights(ours, saved(tmp_path, theirs, "safetensors"), num_classes=10, new_head=new_head)
     assert torch.equal(ours.classifier.weight, torch.zeros_like(made) if new_head == "zero" else made)
     assert torch.equal(ours.stem.conv.weight, theirs.stem.conv.weight)
+
+
+def test_a_choice_of_head_that_has_no_effect_is_told(tmp_path: Path) -> None:
+    theirs = network(10)
+    with pytest.warns(NetworkWarning, match="^new_head = network: has no effect, because the file's head is for 10 "):
+        load_weights(network(10), saved(tmp_path, theirs, "safetensors"), num_classes=10, new_head="network")
 
 
 def test_another_kind_of_head_is_refused() -> None:
@@ -123,3 +130,10 @@ def test_frozen_parameters_are_those_of_the_pattern() -> None:
 def test_a_pattern_of_nothing_or_of_all_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         freeze(network(), pattern)
+
+
+def test_a_network_without_numbers_takes_none_and_says_no_more_than_one_with_them(tmp_path: Path) -> None:
+    file = saved(tmp_path, network(), "plain")
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_weights(network(), file, 10)

@@ -13,7 +13,7 @@ from sam_repro.config import compose as hydra_side
 from sam_repro.config import lines, table_file
 from sam_repro.config.command_line import read_command
 from sam_repro.config.identity import cell_hash
-from sam_repro.config.lines import Line, compose_line, compose_sweep
+from sam_repro.config.lines import Line, compose_line, compose_sweep, tell_idle
 from sam_repro.errors import UserError
 from sam_repro.table import __main__ as table_door
 
@@ -201,7 +201,8 @@ IDLE = {  # a line: what of it changes nothing, and which value is why
 
 @pytest.mark.parametrize("line", IDLE)
 def test_a_key_that_changes_nothing_is_named(capsys: pytest.CaptureFixture[str], line: str) -> None:
-    compose_sweep(read_command(line.split()))
+    given = read_command(line.split())
+    tell_idle(given, compose_sweep(given))
     assert capsys.readouterr().err == "".join(f"sam_repro: {said}\n" for said in IDLE[line])
 
 

@@ -60,12 +60,12 @@ def test_perturb_is_kept_by_a_loaded_state(perturb: str) -> None:
 def test_perturb_is_of_every_rule_that_perturbs(rules: Any) -> None:
     """Each climbs as far with the part that moves alone as if the rest had no gradient."""
     for name, make in rules.items():
-        rule = make(torch.optim.SGD(parameter_groups(normed(0.3), 0.0), lr=0.1))
+        rule = make(torch.optim.SGD(parameter_groups(normed(0.3), 0.0), lr=0.1, momentum=0.9))
         if not isinstance(rule, Perturbing):
             continue
         for perturb in ("no_norm", "only_norm"):
-            rule = make(torch.optim.SGD(parameter_groups(normed(0.3), 0.0), lr=0.1), perturb=perturb)
-            whole = make(torch.optim.SGD(parameter_groups(normed(0.3), 0.0), lr=0.1))
+            rule = make(torch.optim.SGD(parameter_groups(normed(0.3), 0.0), lr=0.1, momentum=0.9), perturb=perturb)
+            whole = make(torch.optim.SGD(parameter_groups(normed(0.3), 0.0), lr=0.1, momentum=0.9))
             moves = [
                 group["norm"] == (perturb == "only_norm") for group in rule.base.param_groups for _ in group["params"]
             ]

@@ -41,12 +41,13 @@ def test_only_what_is_not_frozen_moves_from_the_files_weights(start: Path, tmp_p
     assert len(found["classifier.bias"]) == 10
 
 
-def test_a_new_head_is_told_once_before_the_data(start: Path, tmp_path: Path) -> None:
+def test_a_new_head_is_told_once_before_the_data(start: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     said = command(train.main, tmp_path, *PRECISE, f"architecture.weights={start}")
     assert said.out.startswith(
         "warning    classifier.bias, classifier.weight: start at zero, because the file has them for 12"
     )
     assert said.out.count("start at zero") == 1
+    assert [str(warning.message) for warning in recwarn if "num_batches_tracked" in str(warning.message)] == []
 
 
 def test_the_cell_is_that_of_the_files_content(start: Path, tmp_path: Path) -> None:

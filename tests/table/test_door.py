@@ -216,6 +216,12 @@ def test_keep_copies_what_counts_and_it_counts_there(copy):
         "run.json",
         "metrics.jsonl",
     }
+    older = next(evidence.glob("runs/*/seed=0/result.json"))
+    rewrite(older, lambda result: result.update(weights_sha256="other"))
+    (older.parent / "sharpness").mkdir()
+    (older.parent / "sharpness/m-last-0.json").write_text("{}")
+    assert table(copy, "keep", "tiny").code == 0
+    assert not (older.parent / "sharpness").exists()
     before = table(copy, "tiny")
     shutil.rmtree(copy / "outputs/runs")
     after = table(copy, "tiny")

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from old_configs import OLD, resolved_then
 
-from sam_repro.config.identity import cell_hash, home
+from sam_repro.config.compose import read_yaml
+from sam_repro.config.identity import cell_hash, home, sought
 from sam_repro.config.lines import check_config, compose_cell, compose_line, read_table
-from sam_repro.config.options import table_names
-from sam_repro.config.schema import flat
+from sam_repro.config.options import config_dir, table_names
+from sam_repro.config.recipe import as_list
+from sam_repro.config.schema import OPEN, flat
 from sam_repro.config.schema1 import modern
 from sam_repro.run.build import declared_cost
 from sam_repro.table import runs
@@ -72,6 +74,7 @@ RECIPES = [
     *("luong2024/cifar100", "luong2024/cifar100_clean", "foret2021/cifar", "digits/label_noise"),
     *("becker2024/cifar100", "liu2022/cifar", "du2022/cifar", "foret2021/svhn", "foret2021/fashion_mnist"),
     *("foret2021/imagenet", "becker2024/imagenet", "liu2022/imagenet_vit", "du2022/imagenet"),
+    *("foret2021/finetune", "foret2021/finetune_cifar"),
 ]
 
 
@@ -121,6 +124,28 @@ RECIPES = [
             {"rho": 0.05, "m": 128, "lr": 1.0, "label_smoothing": 0.1, "architecture.zero_gamma": True, "epochs": 400},
         ),
         (
+            ["experiment=foret2021/finetune", "dataset=flowers", "architecture=efficientnet_l2"],
+            {
+                **{"batch_size": 512, "m": 4, "lr": 0.008, "weight_decay": 0.00001, "max_steps": 10000, "epochs": 3334},
+                **{"architecture.batch_norm.frozen": True, "dataset.source.size": 475, "dataset.resize.size": None},
+                **{"architecture.weights": OPEN, "architecture.new_head": "network", "rho": 0.05},
+            },
+        ),
+        (
+            ["experiment=foret2021/finetune_cifar", "dataset=cifar100"],
+            {
+                **{
+                    "batch_size": 1024,
+                    "m": 16,
+                    "lr": 0.016,
+                    "dataset.resize.size": 600,
+                    "epochs": 105,
+                    "max_steps": 5000,
+                },
+                "augmentation.order": ["autoaugment", "flip", "crop", "normalise"],
+            },
+        ),
+        (
             ["experiment=becker2024/imagenet", "architecture=resnet50", "base_optimizer=sgd"],
             {
                 **{"base_optimizer.nesterov": False, "weight_decay": 0.0001, "clip_norm": None, "batch_size": 1024},
@@ -145,6 +170,17 @@ RECIPES = [
 def test_a_recipe_sets_what_its_paper_says(line, wanted):
     leaves = flat(compose_line(line))
     assert {key: leaves[key] for key in wanted} == wanted
+
+
+def test_fine_tuning_takes_the_fewest_epochs_that_hold_its_steps():
+    cases = read_yaml(config_dir() / "experiment/foret2021/finetune.yaml", resolve=False)["cases"]
+    counted = [case for case in cases if "epochs" in case.get("set", {}) and "max_steps" in case["set"]]
+    assert len(counted) == 12
+    for case in counted:
+        option = as_list(case["when"]["dataset"])[0]
+        images = read_yaml(config_dir() / f"dataset/{option}.yaml", resolve=False)["dataset"]["train_images"]
+        per_epoch = images // {5000: 1024, 10000: 512}[case["set"]["max_steps"]]
+        assert case["set"]["epochs"] == -(-case["set"]["max_steps"] // per_epoch), option
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -202,7 +238,7 @@ def test_a_cell_of_schema_1_is_the_cell_of_this_name_now(name):
 @pytest.mark.parametrize("name", [name for name in table_names() if (EVIDENCE / name).is_dir()])
 def test_every_committed_record_counts_for_its_table(name):
     found = runs.find([EVIDENCE / name])
-    counted = {run.folder for config in cells(name).values() for run in found.of(cell_hash(config))}
+    counted = {run.folder for config in cells(name).values() for run in found.of(sought(config))}
     cut = {run.folder for config in cells(name).values() for run in found.cut(config)}
     assert found.problems == []
     assert counted | cut == {file.parent for file in (EVIDENCE / name).glob("**/result.json")}

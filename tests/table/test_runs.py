@@ -117,7 +117,7 @@ def test_what_was_set_aside_does_not_count(lab, two):
 def test_several_roots_are_read_together(lab, two, tmp_path):
     other = tmp_path / "other"
     shutil.move(two[1], other / "runs/main/cell/seed=1")
-    assert [run.seed for run in lab.report(lab.outputs, other).found.of(lab.report().hashes["sam 0.1"])] == [0, 1]
+    assert [run.seed for run in lab.report(lab.outputs, other).found.of(lab.report().sought["sam 0.1"])] == [0, 1]
     assert not lab.report(lab.outputs, other).found.problems
 
 
@@ -205,6 +205,21 @@ def test_sharpness_of_the_result_and_what_was_measured_later(lab):
     assert run.value("sharpness/hessian/trace") is None
 
 
+def test_what_was_measured_of_other_weights_does_not_count(lab):
+    """As where a folder of measurements was copied from another home."""
+    folder = lab.run("sam 0.1")
+    (folder / "sharpness").mkdir()
+    protocol = {"checkpoint": "last", "weights_sha256": "other"}
+    later = {"schema": 2, "measure": "m", "values": {"v": 7.0}, "protocol": protocol}
+    file = folder / "sharpness/m-last-0.json"
+    file.write_text(json.dumps(later))
+    found = lab.report().found
+    assert found.runs[0].value("sharpness/m/v") is None
+    assert found.problems == [f"{file}: damaged, not counted (it is of other weights than those of result.json)"]
+    file.write_text(json.dumps(later | {"protocol": protocol | {"checkpoint": "best"}}))  # their hash is nowhere
+    assert lab.report().found.runs[0].value("sharpness/m/v") == 7.0
+
+
 def test_sharpness_asked_for_in_two_ways_is_not_compared_across_cells(lab):
     """One cell measured on 256 examples, the other on 8: there is no difference to tell."""
     lab.tabled("effects: [{name: e, cell: sam 0.1, twin: sgd, equal: epochs, metric: sharpness/m/v}]\n")
@@ -252,7 +267,8 @@ def test_measurements_that_are_incomplete_or_damaged_hide_no_run(lab, two):
     (two[0] / "sharpness/m-last-2.json").write_text("{")
     found = lab.report().found
     assert [run.seed for run in found.runs] == [0, 1]
-    assert found.problems == [f"{two[0]}/sharpness/m-last-{i}.json: damaged, not counted" for i in (1, 2)]
+    told = [problem.partition(" (")[0] for problem in found.problems]
+    assert told == [f"{two[0]}/sharpness/m-last-{i}.json: damaged, not counted" for i in (1, 2)]
 
 
 def test_a_copy_of_a_run_brings_its_measurements(lab, two):

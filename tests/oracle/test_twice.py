@@ -1,4 +1,4 @@
-"""Convolutions in products: torch's values, and no kernel as large as an output map."""
+"""The layers of Hessian products: torch's values, in fewer operations."""
 
 from functools import partial
 from typing import Any
@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import profile
 from torch.utils.checkpoint import checkpoint
 
 from sam_repro.oracle import Objective
-from sam_repro.oracle.convolution import TwiceDifferentiable
 from sam_repro.oracle.products import hessian, hvp
+from sam_repro.oracle.twice import TwiceDifferentiable
 
 LAYERS = {
     "padded": (F.conv2d, (2, 4, 5, 6), (3, 4, 3, 3), {"padding": 1}),
@@ -54,30 +54,80 @@ def test_both_derivatives_against_differences(layer: str, bias: bool) -> None:
     assert gradgradcheck(ours, arguments, fast_mode=True)
 
 
+NORMS = {"a batch norm": (4, 3, 2, 3), "of rows": (5, 3), "1-d": (3, 2, 4), "3-d": (2, 2, 2, 1, 3)}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", NORMS.values(), ids=NORMS)
+@pytest.mark.parametrize("weights", [0, 1, 2])
+def test_both_derivatives_of_batch_norm_against_differences(
+    shape: tuple[int, ...], training: bool, weights: int
+) -> None:
+    torch.manual_seed(0)
+    channels = shape[1]
+    statistics = None if training else [drawn(channels).detach(), drawn(channels).detach().exp()]
+
+    def norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return F.batch_norm(x, *(statistics or (None, None)), weight, bias, training, eps=0.1)
+
+    ours, arguments = twice(norm), [drawn(*shape), *(drawn(channels) for _ in range(weights))]
+    torch.testing.assert_close(ours(*arguments), norm(*arguments), rtol=1e-12, atol=1e-14)
+    assert gradcheck(ours, arguments, fast_mode=True)
+    assert gradgradcheck(ours, arguments, fast_mode=True)
+
+
+@pytest.mark.parametrize("spoiled", ["constant channel", "zero weight", "bfloat16", "bfloat16 weights"])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_where_it_is_hard(spoiled: str, training: bool) -> None:
+    """The Hessian product of a channel without variance, of γ = 0, and in other dtypes is torch's."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3).train(training)
+    inputs = torch.randn(4, 3, 2, 3)
+    if spoiled == "constant channel":
+        inputs[:, 1] = 0.5
+    if spoiled == "zero weight":
+        nn.init.zeros_(norm.weight)
+    if spoiled == "bfloat16":
+        inputs = inputs.bfloat16()
+    if spoiled == "bfloat16 weights":
+        inputs, norm = inputs.bfloat16(), norm.bfloat16()
+    inputs.requires_grad_()
+    leaves, found = [inputs, *norm.parameters()], []
+    v = [torch.randn_like(leaf) for leaf in leaves]
+    for layer in (norm, twice(norm)):
+        loss = layer(inputs).float().sin().sum()
+        g = torch.autograd.grad(loss, leaves, create_graph=True)
+        found.append([x.detach() for x in g] + list(torch.autograd.grad(g, leaves, v)))
+    near = 0.05 if inputs.dtype == torch.bfloat16 else 2e-4
+    largest = max(float(x.abs().max()) for x in found[0])
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=near * largest)
+
+
+def test_running_statistics_and_refusals_are_torchs() -> None:
+    one, other = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    inputs = torch.randn(4, 3)
+    one(inputs)
+    twice(other)(inputs)
+    assert all(torch.equal(x, y) for x, y in zip(one.buffers(), other.buffers(), strict=True))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        twice(other)(inputs[:1])
+
+
 def network(**options: Any) -> nn.Sequential:
     torch.manual_seed(0)
     last = nn.Conv2d(4, 4, 3, groups=2)
     return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), last, nn.Flatten()).to(**options)
 
 
-class Largest(TorchDispatchMode):
-    """The largest extent of a kernel that is convolved with."""
-
-    extent = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten.convolution.default:
-            self.extent = max(self.extent, *args[1].shape[2:])
-        return function(*args, **(kwargs or {}))
-
-
 def test_no_kernel_of_a_product_is_larger_than_the_layers() -> None:
     model = network()
     oracle = Objective(model, F.cross_entropy)(torch.randn(3, 2, 9, 9), torch.randint(196, (3,)), noise=0)
     params = list(model.parameters())
-    with Largest() as seen:
+    with profile(record_shapes=True) as seen:
         hvp(oracle, params, [torch.randn_like(p) for p in params])
-    assert seen.extent == 3
+    kernels = [event.input_shapes[1] for event in seen.events() or [] if event.name == "aten::convolution"]
+    assert max(extent for kernel in kernels for extent in kernel[2:]) == 3
 
 
 @pytest.mark.parametrize("frozen", [(), ("0.weight",), ("0.bias", "3.weight"), ("3.bias",)])
@@ -111,17 +161,20 @@ def test_under_autocast() -> None:
         torch.testing.assert_close(found, theirs, rtol=0.02, atol=0.001)
 
 
-def test_a_checkpointed_block_runs_again_as_it_ran() -> None:
+@pytest.mark.parametrize("last", [1, 2, 5])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_products_of_a_checkpointed_block(last: int, mode: str) -> None:
+    """Autograd repeats its forward with torch's own layers, also where the block ends with a batch norm."""
+
     class Checkpointed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = network(dtype=torch.float64)
 
         def forward(self, x: Tensor) -> Tensor:
-            outputs: Tensor = checkpoint(self.inner, x, use_reentrant=False)
-            return outputs
+            return self.inner[last:](checkpoint(self.inner[:last], x, use_reentrant=False))
 
-    model, batch = Checkpointed(), (torch.randn(3, 2, 5, 5, dtype=torch.float64), torch.randint(36, (3,)))
+    model, batch = Checkpointed().train(mode == "train"), (drawn(3, 2, 5, 5).detach(), torch.randint(36, (3,)))
     v = [torch.randn_like(p) for p in model.parameters()]
     plain = Objective(model.inner, F.cross_entropy)(*batch, noise=0)
     oracle = Objective(model, F.cross_entropy)(*batch, noise=0)
