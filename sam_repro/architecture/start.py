@@ -59,6 +59,9 @@ def load_weights(model: nn.Module, file: str | None, num_classes: int, new_head:
         how = "start at zero" if new_head == "zero" else "stay as initialised"
         said = f"{', '.join(head)}: {how}, because the file has them for {len(theirs[head[0]])} classes"
         warnings.warn(said, NetworkWarning, stacklevel=2)
+    elif new_head != "zero":
+        said = f"new_head = {new_head}: has no effect, because the file's head is for {num_classes} classes, too"
+        warnings.warn(said, NetworkWarning, stacklevel=2)
 
 
 def freeze(model: nn.Module, pattern: str | None) -> None:

@@ -209,7 +209,7 @@ def _tell_repeated(overrides: Sequence[Override], groups: Collection[str]) -> No
     last: dict[str, str] = {}
     for override in reversed(overrides):
         key, written = override.key_or_group, override.input_line or ""
-        if key in groups and key in last:
+        if key in groups and last.get(key, written) != written:
             raise UserError(
                 f"{written[:200]} and {last[key][:200]}: choose one option of {key}, or several by -m {key}=a,b"
             )

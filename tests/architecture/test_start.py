@@ -48,6 +48,12 @@ def test_a_head_for_other_classes_starts_anew_and_is_told(new_head: str, told: s
     assert torch.equal(ours.stem.conv.weight, theirs.stem.conv.weight)
 
 
+def test_a_choice_of_head_that_has_no_effect_is_told(tmp_path: Path) -> None:
+    theirs = network(10)
+    with pytest.warns(NetworkWarning, match="^new_head = network: has no effect, because the file's head is for 10 "):
+        load_weights(network(10), saved(tmp_path, theirs, "safetensors"), num_classes=10, new_head="network")
+
+
 def test_another_kind_of_head_is_refused() -> None:
     with pytest.raises(ValueError, match="new_head = one: must be one of zero, network"):
         load_weights(network(), None, num_classes=10, new_head="one")

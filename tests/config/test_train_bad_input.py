@@ -334,6 +334,7 @@ def test_an_option_of_ones_own_that_is_wrong(light, tmp_path, option, mode):
             "dataset.validation={count:3,seed:1}: its dataset.validation.count does not count, because",
         ),
         ("lr=0.2 lr=0.2", ""),
+        ("optimizer=sam optimizer=sam", ""),
     ],
 )
 def test_the_last_of_two_values_counts_and_is_named(light, tmp_path, line, told):

@@ -131,8 +131,8 @@ def test_a_data_set_of_which_only_the_source_is_told_is_trained_and_its_constant
     option = outside / "configs" / "dataset" / "dots.yaml"
     source = option.read_text().partition("  mean:")[0]
     option.write_text(source)
-    line = [*(word for word in DOTS if word != "augmentation=none"), "augmentation=basic", "augmentation.crop.pad=1"]
-    assert trained(outside, *line, "data_dir=one").code == 0
+    basic = [*(word for word in DOTS if word != "augmentation=none"), "augmentation=basic", "augmentation.crop.pad=1"]
+    assert trained(outside, *basic, "data_dir=one").code == 0
     result = json.loads((only_home(outside) / "result.json").read_text())
     with np.load(outside / "one" / "dots.npz") as file:
         pixels = file["images"] / 255
@@ -142,7 +142,7 @@ def test_a_data_set_of_which_only_the_source_is_told_is_trained_and_its_constant
     with np.load(outside / "one" / "dots.npz") as file:
         np.savez(outside / "two" / "dots.npz", images=file["images"] // 2, labels=file["labels"])
         other = (file["images"] // 2 / 255).mean()
-    assert trained(outside, *line, "data_dir=two").code == 0
+    assert trained(outside, *basic, "data_dir=two").code == 0
     result = json.loads((only_home(outside) / "result.json").read_text())
     assert result["normalisation"]["mean"] == [pytest.approx(other, rel=1e-12)]
     option.write_text(f"{source}  mean: [0.5]\n")
@@ -177,12 +177,12 @@ def test_a_file_counts_by_its_contents(outside: Path) -> None:
         torch.save(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).state_dict(), outside / file)
     shutil.copy(outside / "a.pt", outside / "copy.pt")
     line = [*DOTS, "data_dir=one"]
-    assert trained(outside, *line, "architecture.weights=a.pt").code == 0
+    assert trained(outside, *basic, "architecture.weights=a.pt").code == 0
     for same in ("copy.pt", outside / "a.pt"):
-        assert "done" in trained(outside, *line, f"architecture.weights={same}").out
+        assert "done" in trained(outside, *basic, f"architecture.weights={same}").out
     assert len(homes(outside)) == 1
     shutil.copy(outside / "b.pt", outside / "a.pt")
-    assert trained(outside, *line, "architecture.weights=a.pt").code == 0
+    assert trained(outside, *basic, "architecture.weights=a.pt").code == 0
     assert len(homes(outside)) == 2
     assert trained(outside, *line).code == 0
     assert len({json.loads((home / "result.json").read_text())["weights_sha256"] for home in homes(outside)}) == 3
@@ -303,6 +303,8 @@ def test_a_table_names_a_record_that_is_not_the_one_that_was_written(
     ("target", "trusted"),
     [
         ("sam_repro.architecture.resnet.resnet18", True),
+        ("sam_repro.architecture.wide_resnet.wrn28_10", True),
+        ("sam_repro.architecture.resnet.partial", False),
         ("sam_repro.optimizer.SAM", True),
         ("torch.optim.SGD", True),
         ("torch.nn.Linear", True),
