@@ -1,6 +1,5 @@
 """Whose code a record may name: this package's, torch.nn's, torch.optim's and timm's, and no other's."""
 
-import functools
 import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping
@@ -58,7 +57,6 @@ def is_trusted(target: str) -> bool:
         if importlib.util.find_spec(module) is None:
             return False
         made = getattr(importlib.import_module(module), name, None)
-        made = made.func if isinstance(made, functools.partial) else made
     except (ImportError, ValueError):
         return False
     made = made.func if isinstance(made, partial) else made

@@ -177,12 +177,12 @@ def test_a_file_counts_by_its_contents(outside: Path) -> None:
         torch.save(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).state_dict(), outside / file)
     shutil.copy(outside / "a.pt", outside / "copy.pt")
     line = [*DOTS, "data_dir=one"]
-    assert trained(outside, *basic, "architecture.weights=a.pt").code == 0
+    assert trained(outside, *line, "architecture.weights=a.pt").code == 0
     for same in ("copy.pt", outside / "a.pt"):
-        assert "done" in trained(outside, *basic, f"architecture.weights={same}").out
+        assert "done" in trained(outside, *line, f"architecture.weights={same}").out
     assert len(homes(outside)) == 1
     shutil.copy(outside / "b.pt", outside / "a.pt")
-    assert trained(outside, *basic, "architecture.weights=a.pt").code == 0
+    assert trained(outside, *line, "architecture.weights=a.pt").code == 0
     assert len(homes(outside)) == 2
     assert trained(outside, *line).code == 0
     assert len({json.loads((home / "result.json").read_text())["weights_sha256"] for home in homes(outside)}) == 3
