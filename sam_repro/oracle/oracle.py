@@ -231,7 +231,6 @@ class Oracle:
             with self.buffers.repeating():
                 total.backward(inputs=None if self._are_all(params) else params)
         vector, given = take_gradients(params)
-        given = [has or self.objective.weight_decay(p) != 0 for has, p in zip(given, params, strict=True)]
         self.add_decay(vector, params)
         return Term(vector, given, loss.detach(), outputs.detach())
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ _REMEDY = "if you know where this run is from, say so: --trust, or trust=True in
 
 
 def is_trusted(target: str) -> bool:
-    """Whether a dotted name is a class or function that a trusted package itself defines.
+    """Whether a dotted name is a class or function that a trusted package itself defines, or a partial of one.
 
     `torch.nn.functional.torch.load` begins well and is `torch.load`: so all but the last word must be a module, and
     what it holds must have been defined in the same package. Nothing outside of the trusted packages is imported.
@@ -51,6 +52,7 @@ def is_trusted(target: str) -> bool:
         made = getattr(importlib.import_module(module), name, None)
     except (ImportError, ValueError):
         return False
+    made = made.func if isinstance(made, partial) else made
     return callable(made) and f"{getattr(made, '__module__', '')}.".startswith(f"{package}.")
 
 

@@ -329,6 +329,7 @@ def test_an_option_of_ones_own_that_is_wrong(light, tmp_path, option, mode):
         ),
         ("optimizer=sam optimizer=sgd", "optimizer=sam: does not count, because optimizer=sgd comes later"),
         ("lr=0.2 lr=0.2", ""),
+        ("optimizer=sam optimizer=sam", ""),
     ],
 )
 def test_the_last_of_two_values_counts_and_is_named(light, tmp_path, line, told):
