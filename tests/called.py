@@ -36,6 +36,12 @@ def command(main: Callable[[], None], folder: Path, *words: str) -> Said:
     return Said(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
+def with_other(words: list[str], setting: str) -> list[str]:
+    """A command line with this setting in the place of its own of that key."""
+    key, _, _ = setting.partition("=")
+    return [*(word for word in words if not word.startswith(f"{key}=")), setting]
+
+
 def home_of(folder: Path) -> Path:
     """The home of the one run in a folder."""
     (home,) = folder.glob("outputs/runs/*/*/seed=[0-9]")

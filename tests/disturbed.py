@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from called import home_of
+from called import home_of, with_other
 from door import ROOT, Server
 
 DATA = ROOT / "tests" / "data"
@@ -15,12 +15,6 @@ RUN = [
     *("sharpness.examples=20", "sharpness.batch_size=20"),
 ]
 EVERY_STEP = [*RUN, "checkpoint_every=0"]
-
-
-def with_other(words: list[str], setting: str) -> list[str]:
-    """A command line with this setting in the place of its own of that key."""
-    key, _, _ = setting.partition("=")
-    return [*(word for word in words if not word.startswith(f"{key}=")), setting]
 
 
 SELDOM = with_other(RUN, "record_every=null")  # a fault is noticed at the end of the epoch

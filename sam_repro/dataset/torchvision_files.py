@@ -72,7 +72,8 @@ def torchvision_files(
         raise DataError(f"torchvision's {name} lacks {missing[0]}; unpack it again, or start with download=true")
     (train_files, train_labels), (test_files, test_labels) = (_labelled(found, root) for found in pairs)
     count = 1 + max(train_labels.tolist() + test_labels.tolist())
-    classes = [str(known) for known in getattr(train[0], "classes", range(count))]
+    known = list(getattr(train[0], "classes", ()))
+    classes = [str(name) for name in (known if len(known) == count else range(count))]
     return Files(
         *(train_files, train_labels, test_files, test_labels),
         classes=classes,

@@ -2,6 +2,7 @@
 
 from sam_repro.optimizer.asam import ASAM
 from sam_repro.optimizer.closure import ByClosure
+from sam_repro.optimizer.cost import Cost
 from sam_repro.optimizer.friendly_sam import FriendlySAM
 from sam_repro.optimizer.groups import parameter_groups
 from sam_repro.optimizer.gsam import GSAM
@@ -9,7 +10,7 @@ from sam_repro.optimizer.look_layersam import LookLayerSAM
 from sam_repro.optimizer.looksam import LookSAM
 from sam_repro.optimizer.mesa import MESA
 from sam_repro.optimizer.momentum_sam import MomentumSAM
-from sam_repro.optimizer.rule import Cost, Rule
+from sam_repro.optimizer.rule import Rule
 from sam_repro.optimizer.saf import SAF
 from sam_repro.optimizer.sam import SAM
 from sam_repro.optimizer.sam_ball import SAMBall

@@ -335,9 +335,8 @@ def its_gradient_may_be_clipped(make: Make) -> None:
                 elif p.grad is not None:
                     p.grad = p.grad * 0.5
             rule.update()
-            rule.steps += 1
         ends.append([p.detach() for p in model.parameters()])
-    require(equal(*ends), "memory: is the gradient itself, which is clipped in place; write it by copy_")
+    require(equal(*ends), "memory: is the gradient itself, which is clipped in place; give a copy in combine")
 
 
 def its_addresses_stay(make: Make) -> None:

@@ -53,7 +53,7 @@ class FriendlySAM(TwoPass):
         """The gradient is g_s."""
         return g_s
 
-    def remember(self, g: Vector, g_s: Vector) -> None:
+    def remember(self, g: Vector) -> None:
         """Average g into ḡ."""
         average, kept = self.memory["average"], self.memory["kept"]
         torch._foreach_copy_(average, torch._foreach_add(scaled(average, kept), scaled(g, 1 - kept)))

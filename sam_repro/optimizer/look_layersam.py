@@ -31,7 +31,8 @@ class LookLayerSAM(Look):
         formula: as above, default "layer_wg".
         perturb: "all" (default), "no_norm" or "only_norm": see `TwoPass`.
 
-    Passes: 2 in every k-th step, else 1; 1 + 1/k in the mean. Memory: three vectors beside the base's.
+    Passes: 2 in every k-th step, else 1; 1 + 1/k in the mean. Memory: three vectors beside the base's, and
+    one more in a step of two.
     """
 
     def __init__(

@@ -75,7 +75,8 @@ class LookSAM(Look):
             some implementations have it; ε is over all parameters in both.
         perturb: "all" (default), "no_norm" or "only_norm": see `TwoPass`.
 
-    Passes: 2 in every k-th step, else 1; 1 + 1/k in the mean. Memory: three vectors beside the base's.
+    Passes: 2 in every k-th step, else 1; 1 + 1/k in the mean. Memory: three vectors beside the base's, and
+    one more in a step of two.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_repro import limits
-from sam_repro.optimizer.rule import Cost
+from sam_repro.optimizer.cost import Cost
 from sam_repro.optimizer.trajectory import Trajectory
 from sam_repro.oracle import Oracle
 from sam_repro.vectors import moved
@@ -57,11 +57,11 @@ class MESA(Trajectory):
             return self.probabilities(oracle.predict())
 
     @torch.no_grad()
-    def update(self) -> None:
+    def move(self) -> None:
         """The base's step, and w̄ follows."""
         lag = self.memory["lag"]
         torch._foreach_add_(lag, self.params)  # w̄
-        super().update()
+        super().move()
         torch._foreach_sub_(lag, self.params)
         torch._foreach_mul_(lag, self.decay)
 

@@ -3,7 +3,7 @@
 from torch.optim import Optimizer
 
 from sam_repro import limits
-from sam_repro.optimizer.rule import Cost
+from sam_repro.optimizer.cost import Cost
 from sam_repro.optimizer.terms import Terms
 from sam_repro.optimizer.two_pass import TwoPass
 from sam_repro.oracle import Oracle

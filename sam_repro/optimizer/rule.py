@@ -1,9 +1,9 @@
 """What a rule is: it turns one batch into one gradient, and a stock optimizer does the rest."""
 
+import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, cast
 
 import torch
@@ -12,36 +12,26 @@ from torch.optim import Optimizer
 
 from sam_repro import limits
 from sam_repro.errors import UserError
+from sam_repro.optimizer.cost import Cost
+from sam_repro.optimizer.left import Left, taken_by
+from sam_repro.optimizer.refusals import (
+    missing,
+    refuse_base,
+    refuse_decay,
+    refuse_frozen,
+    refuse_no_gradient,
+    refuse_other_than_oracles,
+    refuse_scaler,
+    refuse_second_backward,
+    refuse_without_rows,
+)
 from sam_repro.optimizer.state import Memory, Watch, followed, grow, layout, shapes_of, tensors_of
 from sam_repro.optimizer.terms import Terms, added, averaged, loss_of
 from sam_repro.oracle import Branches, Joint, Mean, Oracle
 from sam_repro.vectors import Vector
 
-
-@dataclass(frozen=True)
-class Cost:
-    """What a step costs in units of the whole batch; a part of the batch is a fraction.
-
-    Args:
-        passes: forward + backward passes.
-        forwards: forwards alone.
-        products: Hessian or Gauss–Newton products.
-    """
-
-    passes: float = 1
-    forwards: float = 0
-    products: float = 0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.passes + other.passes, self.forwards + other.forwards, self.products + other.products)
-
-    def times(self, steps: int) -> "Cost":
-        """The cost of so many steps like this one."""
-        return Cost(self.passes * steps, self.forwards * steps, self.products * steps)
-
-    def __str__(self) -> str:
-        told = {"pass": self.passes, "forward": self.forwards, "product": self.products}
-        return ", ".join(limits.counted(number, kind) for kind, number in told.items() if number or kind == "pass")
+OF_NOW = ("_params", "_layout", "_watch", "_left", "_is_updating")
+"""Attributes of a rule that are of its parameters of now, and of a step that is not done: no copy has them."""
 
 
 class Rule(ABC):
@@ -72,15 +62,13 @@ class Rule(ABC):
     """A CUDA graph can hold its steps."""
     rho: Tensor | None = None
     _watch: Watch | None = None
-    _left_in: int | None = None  # the step whose gradient no step of the base has taken yet
+    _left: Left | None = None  # by backward, for the update
+    _is_updating: bool = False
 
     def __init__(self, base: Optimizer) -> None:
-        if not isinstance(base, Optimizer):
-            raise TypeError(
-                f"base: {type(base).__name__} is no optimizer; give one, such as torch.optim.SGD(model.parameters(), "
-                "lr=0.1)"
-            )
+        refuse_base(base, [name for name in inspect.signature(type(self)).parameters if name != "base"])
         self.base = base
+        refuse_frozen(self.params)
         self.steps = 0
         self.memory: Memory = {}
         self.room: dict[str, Vector] = {}
@@ -98,7 +86,11 @@ class Rule(ABC):
         """The gradient for the base, from the averaged vectors of `terms`; it writes nothing."""
 
     def remember(self, **vectors: Vector) -> None:
-        """Write into `memory` in place, once a step, after `combine` and from the same vectors; default nothing."""
+        """Write into `memory` in place, once an update and before the weights move; default nothing.
+
+        Of a batch whose gradient is dropped nothing is remembered. The vectors are those of `combine` whose names it
+        takes; they are kept until then.
+        """
         return
 
     def remember_examples(self, rows: Tensor, outputs: Tensor) -> None:
@@ -123,9 +115,23 @@ class Rule(ABC):
         """What kind of step this is, a pure function of the step, counted from 0."""
         return "full"
 
-    def update(self) -> None:
-        """Move the weights by the gradient in `p.grad`, default the base's step; who calls it counts `steps` after."""
+    def move(self) -> None:
+        """Move the weights by the gradient in `p.grad`, default the base's step."""
         self.base.step()
+
+    def update(self) -> None:
+        """Take the gradient of `backward`: remember, move the weights, and count the step.
+
+        A step of the base alone does the same, unless the rule moves more than its base. A replayed graph does not
+        count.
+        """
+        self._is_updating = True
+        try:
+            self._remember()
+            self.move()
+            self._count()
+        finally:
+            self._is_updating = False
 
     @property
     def params(self) -> list[Tensor]:
@@ -160,17 +166,20 @@ class Rule(ABC):
             The mean loss of the first term at w, else of the first term: a fresh 0-dim tensor on the device.
 
         Raises:
-            ValueError: if weight decay is a part of the loss and the rule takes its gradients without, or the rule
-                `needs_rows` and there are several ranks.
+            ValueError: if weight decay is a part of the loss and the rule takes its gradients without; if the rule
+                `needs_rows` and has none, or there are several ranks; if the loss depends on no parameter of the base.
             TypeError: if one of `oracles` is no oracle, such as an m without its name, a tensor or a closure.
             RuntimeError: if the gradient of the last call is still there, which no step has taken.
         """
-        _refuse_other_than_oracles(oracles)
+        refuse_other_than_oracles(oracles)
         oracle = oracles[0] if len(oracles) == 1 else cast(Oracle, Joint(oracles))
-        self._refuse_decay_in_loss(oracle)
-        self._refuse_without_rows(oracle, mean)
-        self._refuse_second_backward()
+        if not self.allows_decay_in_loss:
+            refuse_decay(type(self).__name__, oracle.objective, self.params)
+        if self.needs_rows:
+            refuse_without_rows(type(self).__name__, oracle, mean)
+        refuse_second_backward(self._is_left and any(p.grad is not None for p in self.params))
         self._follow()
+        self._left = None
         if self._watch is None:
             self._watch = Watch(self._attributes(), self._declared())
         terms: Terms = {}
@@ -181,15 +190,14 @@ class Rule(ABC):
             terms = averaged(terms, mean)
         if observe is not None:
             observe(terms)
+        given = [any(flags) for flags in zip(*(term.given for term in terms.values() if term.given), strict=True)]
+        refuse_no_gradient(given)
         vectors = {name: term.vector for name, term in terms.items()}
         with torch.no_grad():
             gradient = self.combine(**vectors)
-            self.remember(**vectors)
-            outputs = next(iter(terms.values())).outputs
-            if self.needs_rows and oracle.rows is not None and outputs is not None:
-                self.remember_examples(oracle.rows, outputs)
-        given = [any(flags) for flags in zip(*(term.given for term in terms.values() if term.given), strict=True)]
-        self._leave(gradient, given)
+        decays = [oracle.objective.weight_decay(p) != 0 for p in self.params]
+        given = [has or decay for has, decay in zip(given, decays, strict=True)]
+        self._leave(gradient, given, self._left_of(oracle, terms))
         return loss_of(terms)
 
     def _answered(
@@ -207,10 +215,9 @@ class Rule(ABC):
         return branches.answered(oracle, m, self.params, ask, mean)
 
     def step(self, *oracles: Oracle, m: int | None = None) -> Tensor:
-        """One update: `backward`, `update`, the counter. Returns the loss that `backward` returns."""
+        """One update: `backward` and `update`. Returns the loss that `backward` returns."""
         loss = self.backward(*oracles, m=m)
         self.update()
-        self.steps += 1
         return loss
 
     def total_cost(self, steps: int) -> Cost:
@@ -223,14 +230,14 @@ class Rule(ABC):
         return sum(map(self.cost, range(steps)), Cost(passes=0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Counter, memory and the base's state: all that the next step depends on besides the weights.
+        """Counter, radius, memory and the base's state: all that the next step depends on besides the weights.
 
         Raises:
             UserError: if the rule has state that is not in `memory`.
         """
         self.refuse_undeclared_state()
         self._follow()
-        return {"steps": self.steps, "memory": self.memory, "base": self.base.state_dict()}
+        return {"steps": self.steps, "rho": self.rho, "memory": self.memory, "base": self.base.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave.
@@ -238,6 +245,8 @@ class Rule(ABC):
         Raises:
             ValueError: if it was written by another rule or for other parameters.
         """
+        if "param_groups" in state:
+            raise ValueError("state: is that of an optimizer and not of a rule; load it by rule.base.load_state_dict")
         self._follow()
         grow(self.memory, state.get("memory"))
         if shapes_of(state.get("memory")) != shapes_of(self.memory):
@@ -251,6 +260,8 @@ class Rule(ABC):
         with torch.no_grad():
             for own, saved in zip(tensors_of(self.memory), tensors_of(state["memory"]), strict=True):
                 own.copy_(saved)
+            if self.rho is not None and state.get("rho") is not None:  # a state from before has none
+                self.rho.copy_(state["rho"])
 
     def refuse_undeclared_state(self) -> None:
         """Refuse a rule that keeps something from step to step which nobody saves.
@@ -265,26 +276,67 @@ class Rule(ABC):
                 "scratch in self.room"
             )
 
-    def _leave(self, gradient: Vector, given: list[bool]) -> None:
+    def _leave(self, gradient: Vector, given: list[bool], left: Left) -> None:
         """Put the gradient into `p.grad`; no other parameter of the base keeps an older one, which it would take."""
         for group in self.base.param_groups:
             for p in group["params"]:
                 p.grad = None
+        kept = {id(x) for vector in left.vectors.values() for x in vector}
+        if any(id(u) in kept for u in gradient):  # p.grad may be clipped in place
+            own = list(map(torch.empty_like, gradient))
+            torch._foreach_copy_(own, gradient)
+            gradient = own
         for p, u, g in zip(self.params, gradient, given, strict=True):
             p.grad = _laid_out_as(p, u) if g else None
-        self._left_in = self.steps
+        self._left = left
 
-    def _forget_gradient(self, *_: Any) -> None:
-        """A step of the base has taken the gradient."""
-        self._left_in = None
+    def _left_of(self, oracle: Oracle, terms: Terms) -> Left:
+        remembers = type(self).remember is not Rule.remember
+        vectors = taken_by(self.remember, {name: term.vector for name, term in terms.items()}) if remembers else {}
+        outputs = next(iter(terms.values())).outputs
+        rows = oracle.rows if self.needs_rows else None
+        return Left(self.steps, vectors, None if rows is None or outputs is None else (rows, outputs))
+
+    @property
+    def _is_left(self) -> bool:
+        """Whether no update has taken the gradient of `backward` yet, nor a loop that counts by itself."""
+        return self._left is not None and self._left.step == self.steps
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        if self._left and self._is_left:
+            if self._left.vectors:
+                self.remember(**self._left.vectors)
+            if self._left.examples:
+                self.remember_examples(*self._left.examples)
+
+    def _count(self) -> None:
+        self.steps += self._is_left
+        self._left = None
+
+    def _before_base(self, *_: Any) -> None:
+        """Whoever steps the base alone takes the gradient all the same."""
+        if self._is_updating or not self._is_left:
+            return
+        refuse_scaler(self.base)
+        if type(self).move is not Rule.move:
+            raise RuntimeError(
+                f"{type(self).__name__} moves more than its base: write rule.update() for rule.base.step()"
+            )
+        self._remember()
+
+    def _after_base(self, *_: Any) -> None:
+        if not self._is_updating:
+            self._count()
 
     def _begin(self) -> None:
         """What is known of the parameters, and nothing of the steps before."""
         self._params = self.params
         self._layout = layout(self._params)
         self._watch = None
-        self._left_in = None
-        self.base.register_step_post_hook(self._forget_gradient)
+        self._left = None
+        self.base.register_step_pre_hook(self._before_base)
+        self.base.register_step_post_hook(self._after_base)
 
     def _follow(self) -> None:
         """Make memory and room those of the parameters of now, which may have been frozen, added or moved."""
@@ -292,6 +344,7 @@ class Rule(ABC):
         now = layout(params)
         if now == self._layout:
             return
+        refuse_frozen(params)
         device = params[0].device
         for name, value in self.memory.items():
             is_vector = isinstance(value, list)
@@ -303,7 +356,7 @@ class Rule(ABC):
 
     def _attributes(self) -> dict[str, Any]:
         """What may not change, but for the names in `memory`: an entry that is made later is not loaded."""
-        own = ("base", "steps", "rho", "memory", "room", "_params", "_layout", "_watch", "_left_in")
+        own = ("base", "steps", "rho", "memory", "room", *OF_NOW)
         rest = {name: value for name, value in vars(self).items() if name not in own}
         return rest | {f"memory[{name!r}]": type(value) for name, value in self.memory.items()}
 
@@ -315,62 +368,30 @@ class Rule(ABC):
         radius = [] if self.rho is None else [self.rho]
         return weights + slots + scratch + radius + list(tensors_of(self.memory))
 
-    def _refuse_decay_in_loss(self, oracle: Oracle) -> None:
-        if not self.allows_decay_in_loss and any(oracle.objective.weight_decay(p) for p in self.params):
-            name = type(self).__name__
-            raise ValueError(f"{name} takes gradients without weight decay: give it to the base, not to the objective")
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A number as `rho` fills the tensor, which a graph and a schedule know."""
+        if name == "rho" and self.rho is not None and not isinstance(value, Tensor):
+            limits.radius("rho", value)
+            self.rho.fill_(value)
+        else:
+            super().__setattr__(name, value)
 
-    def _refuse_without_rows(self, oracle: Oracle, mean: Mean | None) -> None:
-        name = type(self).__name__
-        if self.needs_rows and oracle.rows is None:
-            raise ValueError(
-                f"{name} remembers something of each example: number them, objective(inputs, targets, rows=rows)"
-            )
-        if self.needs_rows and mean is not None:
-            raise ValueError(f"{name}: each rank would remember its own examples alone; train in one process")
-
-    def _refuse_second_backward(self) -> None:
-        if self._left_in == self.steps and any(p.grad is not None for p in self.params):
-            raise RuntimeError(
-                "backward: a second call before a step would lose the gradient of the first; for one step from several "
-                "batches write rule.step(objective(a), objective(b)), or drop the gradient by rule.base.zero_grad()"
-            )
-
-    @property
-    def param_groups(self) -> NoReturn:
-        """A rule has none: what asks is a scheduler, which needs the base."""
-        raise AttributeError(self._is_no_optimizer())
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(missing(type(self).__name__, name, vars(self).get("base")))
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         # a scheduler asks by isinstance alone, and its own refusal would not say what to give it
         if sys._getframe(1).f_globals.get("__name__") == "torch.optim.lr_scheduler":
-            raise TypeError(self._is_no_optimizer())
+            raise TypeError(missing(type(self).__name__, "param_groups", self.base))
         return type(self)
 
-    def _is_no_optimizer(self) -> str:
-        return f"{type(self).__name__} is no optimizer, its base is one: give the scheduler the base, rule.base"
-
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_layout", "_watch", "_left_in")}
+        return {name: value for name, value in vars(self).items() if name not in OF_NOW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._begin()
-
-
-def _refuse_other_than_oracles(given: Sequence[Any]) -> None:
-    """Refuse what people write in their own loops in place of a batch."""
-    if not given:
-        raise TypeError("rule.step() without a batch: write rule.step(objective(inputs, targets))")
-    for one in given:
-        if isinstance(one, int):
-            raise TypeError(f"{one}: is no batch but a number; if it is m, name it: m={one}")
-        if not hasattr(one, "parts"):
-            raise TypeError(
-                f"{type(one).__name__}: is no batch; write rule.step(objective(inputs, targets)), or ByClosure(rule, "
-                "model).step(closure)"
-            )
 
 
 def _laid_out_as(p: Tensor, u: Tensor) -> Tensor:

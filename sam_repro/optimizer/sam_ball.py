@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_repro import limits
-from sam_repro.optimizer.rule import Cost
+from sam_repro.optimizer.cost import Cost
 from sam_repro.optimizer.two_pass import TwoPass
 from sam_repro.oracle import Oracle, Term
 from sam_repro.vectors import Vector, dot, moved, norm, ratio, scaled

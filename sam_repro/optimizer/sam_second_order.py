@@ -2,7 +2,7 @@
 
 import torch
 
-from sam_repro.optimizer.rule import Cost
+from sam_repro.optimizer.cost import Cost
 from sam_repro.optimizer.terms import Terms
 from sam_repro.optimizer.two_pass import TwoPass
 from sam_repro.oracle import Oracle, Term, products

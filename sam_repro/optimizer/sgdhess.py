@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_repro import limits
-from sam_repro.optimizer.rule import Cost, Rule
+from sam_repro.optimizer.cost import Cost
+from sam_repro.optimizer.rule import Rule
 from sam_repro.optimizer.terms import Terms
 from sam_repro.oracle import Oracle, Term, products
 from sam_repro.vectors import Vector, rademacher, scaled

@@ -32,7 +32,6 @@ def step_of(rule: Rule, oracle: Oracle, branches: Branches | None, m: int = 3) -
 
     seen.append(rule.backward(oracle, m=m, observe=look, branches=branches))
     rule.update()
-    rule.steps += 1
     return seen
 
 

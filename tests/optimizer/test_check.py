@@ -119,8 +119,8 @@ class Decoupled(TwoPass):
         torch._foreach_sub_(apart, g)
 
     @torch.no_grad()
-    def update(self) -> None:
-        super().update()
+    def move(self) -> None:
+        super().move()
         for group in self.base.param_groups:
             torch._foreach_add_(self.params, self.room["apart"], alpha=-0.9 * group["lr"])
 
@@ -172,10 +172,7 @@ class Rebinds(Average):
 
 class Aliases(Average):
     def combine(self, g: Any, g_s: Any) -> Any:
-        return g_s if self.steps % 2 == 0 else torch._foreach_add(g_s, self.memory["m"])
-
-    def remember(self, g: Any, g_s: Any) -> None:
-        self.memory["m"] = g_s
+        return g_s if self.steps % 2 == 0 else self.memory["m"]
 
 
 class Fixed(SAM):
@@ -192,8 +189,8 @@ class Fixed(SAM):
 class Moves(SGD):
     """Moves what has no gradient."""
 
-    def update(self) -> None:
-        super().update()
+    def move(self) -> None:
+        super().move()
         with torch.no_grad():
             torch._foreach_mul_(self.params, 0.99)
 

@@ -146,7 +146,7 @@ def test_only_the_perturbation_differs_from_looksam() -> None:
         rule: Rule = make(torch.optim.SGD(model.parameters(), lr=LR))
         for step in range(PERIOD):
             rule.backward(Objective(model, F.cross_entropy)(*batch(step)))
-            rule.steps += 1
+            rule.update()
             gradients.append(model.weight.grad)
     torch.testing.assert_close(gradients[:PERIOD], gradients[PERIOD:], rtol=1e-12, atol=1e-14)
 

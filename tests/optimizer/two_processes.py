@@ -52,7 +52,6 @@ def trained(make_rule: Any, case: str, rank: int | None) -> dict[str, Tensor]:
             oracle = objective(inputs[mine], targets[mine], noise=step + rank)
             losses.append(rule.backward(oracle, mean=all_reduce_mean))
             rule.update()
-            rule.steps += 1
     return {"losses": torch.stack(losses)} | model.state_dict()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from called import command, home_of
+from called import command, home_of, with_other
 from door import Server
 from finished import SETTINGS, Run, finished
 from rates import CLIMBS
@@ -117,7 +117,8 @@ def test_a_run_that_another_process_finishes_meanwhile_is_done(
 
 
 def test_a_network_that_overflows_after_the_last_step(tmp_path: Path) -> None:
-    said = command(train.main, tmp_path, *SETTINGS, "optimizer=sgd", "lr=1e38", "batch_size=1000", "epochs=1")
+    settings = with_other(with_other(SETTINGS, "lr=1e38"), "epochs=1")
+    said = command(train.main, tmp_path, *settings, "optimizer=sgd", "batch_size=1000")
     assert said.code == 1
     assert len(said.err.splitlines()) == 1
     assert "the evaluation of step 0 is not finite" in said.err

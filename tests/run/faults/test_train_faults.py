@@ -8,8 +8,8 @@ import time
 
 import pytest
 import torch
-from called import home_of
-from disturbed import AT, EVERY_STEP, RUN, SELDOM, assert_goes_on, files, outcome, with_other
+from called import home_of, with_other
+from disturbed import AT, EVERY_STEP, RUN, SELDOM, assert_goes_on, files, outcome
 from door import assert_one_message
 
 from sam_repro.config.identity import home
