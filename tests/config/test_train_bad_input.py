@@ -48,9 +48,6 @@ REFUSED_WITHOUT_TORCH = {
         "did you mean augmentation.flip.probability or augmentation.cutout.probability?"
     ),
     # twice
-    "optimizer=sam lr=0.2 optimizer=sgd": (
-        "optimizer=sam and optimizer=sgd: choose one option of optimizer, or several by -m optimizer=a,b"
-    ),
     "--config-dir a --config-dir=b": "--config-dir and --config-dir=b: write it once, because only one",
     # keys of a node
     "optimizer.lr=1": "optimizer.lr: no such key; there are: optimizer.",
@@ -333,6 +330,7 @@ def test_an_option_of_ones_own_that_is_wrong(light, tmp_path, option, mode):
             "'dataset.validation={count:3,seed:1}' dataset.validation.count=4",
             "dataset.validation={count:3,seed:1}: its dataset.validation.count does not count, because",
         ),
+        ("optimizer=sam optimizer=sgd", "optimizer=sam: does not count, because optimizer=sgd comes later"),
         ("lr=0.2 lr=0.2", ""),
         ("optimizer=sam optimizer=sam", ""),
     ],
