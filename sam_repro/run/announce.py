@@ -11,7 +11,7 @@ import torch
 from sam_repro import limits
 from sam_repro.config import cases
 from sam_repro.config.identity import idle_by
-from sam_repro.config.schema import Resolved, flat, neutral_values
+from sam_repro.config.schema import Resolved, facts_of, flat, neutral_values
 from sam_repro.run.metrics import read_metrics
 from sam_repro.run.request import Request
 from sam_repro.training.trainer import Trainer
@@ -28,7 +28,9 @@ def announce_two_protocols(rows: Path, request: Request, done: int) -> None:
     key = f"sharpness/{request.name}/protocol"
     others = {row[key] for row in read_metrics(rows) if row["step"] < done and key in row} - {request.settings_id}
     if others:
-        print(f"protocol   {key} of the rows so far: {', '.join(sorted(others))}; from here on {request.settings_id}")
+        then = ", ".join(sorted(others))
+        print(f"protocol   {request.name} was measured with other settings so far: {key} in the rows is {then}")
+        print(f"           and from here on {request.settings_id}")
 
 
 def announce(config: Resolved, folder: Path, trainer: Trainer, done: int) -> None:
@@ -120,7 +122,11 @@ def _rho(config: Resolved) -> str:
 
 def _settings(config: Resolved) -> str:
     """What else the rule is told: its name alone does not say what is computed."""
-    settings = {key: value for key, value in config["optimizer"].items() if key != "rho" and not key.startswith("_")}
+    settings = {
+        key: value
+        for key, value in config["optimizer"].items()
+        if key != "rho" and not key.startswith("_") and facts_of(f"optimizer.{key}").neutral != value
+    }
     return "".join(f", {key} {limits.shown(value)}" for key, value in settings.items())
 
 

@@ -131,7 +131,7 @@ def _report(name: str, options: argparse.Namespace) -> Report:
         try:
             configs[cell.name] = compose_cell(table, cell, extra_dir=options.config_dir)
         except UserError as error:  # the other cells are there all the same
-            waiting = dataclasses.replace(cell, waiting=f"a mended file: {error}")
+            waiting = dataclasses.replace(cell, waiting=f"a correction of its file: {error}")
             table = dataclasses.replace(table, cells=tuple(waiting if c is cell else c for c in table.cells))
     report = Report(table, configs, runs.find(options.outputs))
     for problem in report.found.problems:

@@ -16,7 +16,7 @@ from sam_repro.limits import shown
 from sam_repro.table.names import require_recipe
 
 HEADER = ("part", "key", "value", "default", "from", "where or why")
-STATED, CODE, ASSUMED, LINE, DEFAULT = "stated", "the authors' code", "assumed", "the line", "our default"
+STATED, CODE, ASSUMED, LINE, DEFAULT = "stated", "the authors' code", "assumed", "the command line", "our default"
 PARTS: dict[str, tuple[str, ...]] = {
     "data": ("dataset", "label_noise"),
     "network": ("architecture", "batch_norm_statistics"),

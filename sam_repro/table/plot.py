@@ -96,7 +96,7 @@ def _whole(report: Report, plot: Plot) -> Iterator[tuple[Line, Estimate]]:
     index = report.table.metrics.index(plot.y)
     for line in report.cells:
         ours = line.estimates[index] if line.estimates else None
-        if ours is not None and not any(mark.startswith("cut budget") for mark in line.marks):
+        if ours is not None and not any(mark.startswith("shortened") for mark in line.marks):
             yield line, ours
 
 

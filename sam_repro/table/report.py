@@ -75,7 +75,7 @@ class Report:
 
     @cached_property
     def cells(self) -> list[Line]:
-        """A line for each cell and numerics, then one for each cut budget of it."""
+        """A line for each cell and numerics, then one for each shorter length of its runs."""
         lines = []
         for cell in self.table.cells:
             whole = self._lines(cell.name, self._runs(cell.name))
@@ -156,7 +156,7 @@ class Report:
             if any(cell.fits(run.identity, run.cell_hash) for cell in whole):
                 continue
             budgets.setdefault(_budget(run, config), []).append(run)
-        return [line for words, runs in budgets.items() for line in self._lines(name, runs, f"cut budget: {words}")]
+        return [line for words, runs in budgets.items() for line in self._lines(name, runs, f"shortened: {words}")]
 
     def _judged(self, claim: Claim) -> list[Judged]:
         if claim.literature:

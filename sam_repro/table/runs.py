@@ -20,7 +20,7 @@ from sam_repro.run.metrics import read_metrics, record_flaw
 from sam_repro.run.record import read_failure, read_measurement, read_result, read_run
 
 BUDGET = ("epochs", "max_steps")
-"""Keys that say how long a cell is trained: a run that differs from it in these alone is a cut budget."""
+"""Keys that say how long a cell is trained: a run that differs in these alone, and is shorter, is a shortened one."""
 
 
 class Protocol(NamedTuple):

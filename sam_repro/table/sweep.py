@@ -43,7 +43,7 @@ def table(cells: list[Resolved]) -> tuple[str, int]:
         notes = [f"seed {c['seed']}: {why}" for c, why in zip(group, read, strict=True) if isinstance(why, str)]
         missing += [why for why in read if isinstance(why, str)]
         cut = any(result.get("cut_budget") for result in results)
-        notes += [f"cut budget: {counted(results[0]['cost']['steps'], 'step')}"] if cut else []
+        notes += [f"shortened: {counted(results[0]['cost']['steps'], 'step')}"] if cut else []
         notes += lost.get(folder, [])
         rows.append(
             [

@@ -172,7 +172,7 @@ def test_the_rows_of_a_run_say_of_which_protocol_they_are(tmp_path: Path, monkey
     rows = [json.loads(line) for line in (tmp_path / home(tmp_path) / "metrics.jsonl").read_text().splitlines()]
     first, second, third = [row[key] for row in rows if key in row]
     assert first == second != third
-    assert f"protocol   {key} of the rows so far: {first}; from here on {third}" in said.out
+    assert f"other settings so far: {key} in the rows is {first}\n           and from here on {third}\n" in said.out
     protocols = json.loads((tmp_path / home(tmp_path) / "run.json").read_text())["protocols"]
     assert (protocols[first]["seed"], protocols[third]["seed"]) == (0, 9)
 

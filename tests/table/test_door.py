@@ -350,7 +350,9 @@ def test_a_key_that_a_table_has_wrong_is_named(tmp_path):
     ended = command(train.main, tmp_path, "--config-dir", "mine", "table=mine", "cell=0")
     assert (ended.code, said in ended.err) == (2, True), ended
     shown = command(table_door.main, tmp_path, "--config-dir", "mine", "mine")
-    assert (shown.code, f"a mended file: {said}" in shown.out) == (0, True), shown  # the other cells are shown, too
+    assert (shown.code, f"a correction of its file: {said}" in shown.out) == (0, True), (
+        shown
+    )  # the other cells are shown, too
 
 
 @pytest.mark.parametrize("line", [["cell=0"], ["-m", "cell=0,1"]])

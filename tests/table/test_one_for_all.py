@@ -32,7 +32,9 @@ def test_a_table_with_cells_that_cannot_run_here(said):
     assert said.code == 0, said.err
     assert "1  0/1    elsewhere: missing  device = cuda: this machine has no CUDA device" in said.out
     assert "2  0/1    odd: missing  base_optimizer.betas = [0.9]: must be a list of 2 numbers" in said.out
-    assert "3         unknown: waiting: a mended file: cell = 3 (unknown) of mine: lrr: no such key" in said.out
+    assert (
+        "3         unknown: waiting: a correction of its file: cell = 3 (unknown) of mine: lrr: no such key" in said.out
+    )
 
 
 def test_the_printed_command_can_be_pasted(said, tmp_path):
@@ -57,4 +59,4 @@ def test_a_sweep_with_a_line_that_cannot_run_here(tmp_path):
     assert ended.code == 1
     assert "device = cuda: this machine has no CUDA device" in ended.out
     assert ended.err.count("no CUDA device") == 1
-    assert "cut budget: 1 step" in ended.out
+    assert "shortened: 1 step" in ended.out

@@ -60,7 +60,7 @@ def test_a_file_counts_by_its_content_wherever_it_lies(opened, tmp_path):
 def test_a_shorter_run_is_a_cut_budget_of_it(opened):
     opened.run("any radius", 0, 40, own=("rho=0.1", "epochs=7"))
     (line,) = [line for line in opened.report().cells if line.estimates]
-    assert line.marks[0].startswith("cut budget: 7 of 20 epochs")
+    assert line.marks[0].startswith("shortened: 7 of 20 epochs")
 
 
 def test_what_it_costs_is_known_before(opened):

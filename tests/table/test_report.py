@@ -91,8 +91,8 @@ def test_a_cut_budget_is_a_row_of_its_own_and_counts_for_no_claim(lab):
     assert judged.word == "—"
     lines = {line.marks: line.estimates[0] for line in report.cells if line.row == "sam 0.1" and line.marks}
     assert {marks: ours.mean for marks, ours in lines.items()} == {
-        ("cut budget: 3 of 20 epochs, 50 steps",): pytest.approx(30.1),
-        ("cut budget: 50 steps of 20 epochs",): 60.0,
+        ("shortened: 3 of 20 epochs, 50 steps",): pytest.approx(30.1),
+        ("shortened: 50 steps of 20 epochs",): 60.0,
     }
     assert report.missing(lab.table.cell("sam 0.1")) == [0, 1, 2]
 
@@ -103,7 +103,7 @@ def test_a_longer_run_and_a_run_of_another_cell_are_no_cut_budget(lab):
     lab.runs("sgd twice", [9.0, 10.0])
     lab.run("sgd twice", 0, 8.0, own=("epochs=80",))
     lab.run("sgd", 1, 8.0, own=("epochs=80", "max_steps=100"))  # of a longer schedule
-    assert not any("cut budget" in mark for line in lab.report().cells for mark in line.marks)
+    assert not any("shortened" in mark for line in lab.report().cells for mark in line.marks)
 
 
 def test_a_mean_of_a_part_of_the_seeds_says_so(lab):

@@ -166,7 +166,7 @@ def test_a_failing_cell_of_a_sweep(door, undisturbed, tmp_path):
     assert table[1].split(maxsplit=3) == ["5", "0/2", "—", f"seed 0: {failed}; seed 1: {failed}"]
     assert table[2].startswith(f"{AT} ")
     assert " 2/2 " in table[2]
-    assert table[2].endswith(" cut budget: 10 steps")
+    assert table[2].endswith(" shortened: 10 steps")
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/runs/main/*/*/result.json")}
     assert len(done) == 2
     (tmp_path / "fault").unlink()
