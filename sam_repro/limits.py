@@ -12,8 +12,10 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
     """Refuse what is not an integer in [low, high]; `optional` also allows None."""
     if optional and value is None:
         return
+    _refuse_boxed(name, value)
     if isinstance(value, bool) or not isinstance(value, int) or not _inside(value, low, high):
-        raise ValueError(f"{name} = {shown(value)}: must be an integer{_range(low, high)}{_or_null(optional)}")
+        allowed = f"{_range(low, high)}{_or_null(optional)}"
+        raise ValueError(f"{name} = {shown(value)}: must be an integer{allowed}{_of(value)}")
     if abs(value) >= 2**63:
         raise ValueError(f"{name} = {shown(value)}: must be an integer of at most 63 bits")
 
@@ -30,6 +32,7 @@ def number(
     """Refuse what is not a finite number in [low, high], or in (above, below); `optional` also allows None."""
     if optional and value is None:
         return
+    _refuse_boxed(name, value)
     fits = (
         isinstance(value, int | float)
         and not isinstance(value, bool)
@@ -40,7 +43,7 @@ def number(
     )
     if not fits:
         allowed = _range(low, high, above, below)
-        raise ValueError(f"{name} = {shown(value)}: must be a finite number{allowed}{_or_null(optional)}")
+        raise ValueError(f"{name} = {shown(value)}: must be a finite number{allowed}{_or_null(optional)}{_of(value)}")
 
 
 def numbers(name: str, value: Any, length: int | None = None, **limits: Any) -> None:
@@ -65,6 +68,7 @@ def integers(name: str, value: Any, **limits: Any) -> None:
 
 def boolean(name: str, value: Any) -> None:
     """Refuse what is neither true nor false."""
+    _refuse_boxed(name, value)
     if not isinstance(value, bool):
         raise ValueError(f"{name} = {shown(value)}: must be true or false")
 
@@ -139,6 +143,13 @@ def _spell(value: Any) -> str:
     return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)
 
 
+def _refuse_boxed(name: str, value: Any) -> None:
+    """Refuse a number of NumPy or torch, which looks like one of Python's."""
+    if hasattr(value, "item") and not isinstance(value, int | float):
+        kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+        raise ValueError(f"{name} = {shown(value)}: is a {kind}; give the number in it, by its .item()")
+
+
 def _inside(value: float, low: float | None, high: float | None) -> bool:
     return (low is None or value >= low) and (high is None or value <= high)
 
@@ -150,6 +161,11 @@ def _range(low: float | None, high: float | None, above: float | None = None, be
         if bound is not None
     ]
     return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _of(value: Any) -> str:
+    """What to do with a number of NumPy's or torch's."""
+    return f", of Python's own; a {type(value).__name__} came, give its item()" if hasattr(value, "item") else ""
 
 
 def _or_null(optional: bool) -> str:

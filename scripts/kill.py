@@ -9,6 +9,7 @@ with no traceback on the way and nothing left over; else the exit code is 1.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -122,10 +123,11 @@ def hit(child: int, seconds: float) -> None:
     said = subprocess.run(["pgrep", "-f", "-P", str(child), "loky_posix"], capture_output=True, text=True).stdout
     workers = [int(word) for word in said.split()]
     number = random.choice([signal.SIGKILL, *SIGNALS])
-    if number != signal.SIGKILL and random.random() < 0.5:
-        os.killpg(child, number)
-    else:
-        os.kill(random.choice([child, *workers]), number)
+    with contextlib.suppress(ProcessLookupError):  # it has ended in the meantime
+        if number != signal.SIGKILL and random.random() < 0.5:
+            os.killpg(child, number)
+        else:
+            os.kill(random.choice([child, *workers]), number)
     while any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers):
         time.sleep(0.1)
 

@@ -39,6 +39,7 @@ class Run(NamedTuple):
 
 
 def finished(folder: Path, *settings: str) -> Run:
-    said = command(train.main, folder, *SETTINGS, *settings)
+    words = [*(word for word in SETTINGS if word not in settings), *settings]  # an option is chosen once
+    said = command(train.main, folder, *words)
     assert said.code == 0, said
-    return Run(folder, home_of(folder), said, [*SETTINGS, *settings])
+    return Run(folder, home_of(folder), said, words)

@@ -71,6 +71,11 @@ def test_integer(value, bounds, said):
         ("0.5", {}, "x = '0.5': must be a finite number"),
         ("half", {}, "x = half: must be a finite number"),
         ({"a": 1}, {}, "x = {'a': 1}: must be a finite number"),
+        (
+            np.float32(0.5),
+            {"low": 0},
+            "x = 0.5: must be a finite number >= 0, of Python's own; a float32 came, give its item()",
+        ),
     ],
 )
 def test_number(value, bounds, said):
@@ -162,6 +167,13 @@ def test_choice(value, allowed, said):
 )
 def test_order(value, said):
     assert message(limits.order, value) == said
+
+
+@pytest.mark.parametrize("check", [limits.integer, limits.number, limits.boolean])
+def test_a_number_of_another_library_is_no_number_of_pythons(check):
+    for value in (np.float32(0.5), np.int64(1), np.bool_(True)):
+        kind = type(value).__name__
+        assert message(check, value) == f"x = {value}: is a numpy.{kind}; give the number in it, by its .item()"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,33 @@ def test_the_snippet_runs():
     assert torch.nn.functional.cross_entropy(model(loader[0][0]), loader[0][1]) < first
 
 
+def test_ones_own_loop_clips_skips_and_measures(capsys):
+    import torch
+    from torch.func import functional_call, hessian
+    from torch.nn.functional import cross_entropy
+
+    from sam_repro.optimizer import LookSAM
+    from sam_repro.oracle import Objective
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3, bias=False)
+    batches = [(x, x[:, :3].argmax(dim=1)) for x in torch.randn(6, 8, 4)]
+    before = cross_entropy(model(batches[0][0]), batches[0][1])
+    loader = [*batches, (batches[0][0] * torch.inf, batches[0][1]), *batches]
+    names = {"torch": torch, "Objective": Objective, "LookSAM": LookSAM, "criterion": cross_entropy}
+    names |= {"model": model, "loader": loader, "batches": batches}
+    exec(block("python", "clip_grad_norm_", room="sam_repro/optimizer"), names)
+    assert names["rule"].steps == 12
+    assert cross_entropy(model(batches[0][0]), batches[0][1]) < before
+    exec(block("python", "Curvature", room="sam_repro/optimizer"), names)
+    inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    w = model.weight.detach()
+    matrix = hessian(lambda w: cross_entropy(functional_call(model, {"weight": w}, inputs), targets))(w).reshape(12, 12)
+    value, converged = capsys.readouterr().out.split()
+    assert converged == "True"
+    assert float(value) == pytest.approx(torch.linalg.eigvalsh(matrix)[-1].item(), rel=1e-3)
+
+
 def test_the_readme_is_short():
     assert len(TEXTS[""].splitlines()) <= 200
 

@@ -172,6 +172,8 @@ def finding(key: str, value: Any) -> str | None:
 
 def _unbuilt(leaves: dict[str, Any]) -> list[str]:
     """Findings about nodes that do not say what they build."""
+    if astray := [node for node in BUILT if f"{node.partition('.')[0]}.{node}._target_" in leaves]:
+        return [f"{node}: the first line of its file must be # @package _global_" for node in astray]
     return [
         f"{node}: its file must say what it builds, by _target_: package.module.name"
         + (" and _partial_: true" if partial else "")

@@ -100,7 +100,7 @@ def read_command(argv: Sequence[str], keys: Collection[str] = ()) -> Command:
                 f"{(override.input_line or '')[:200]}: is not for this command, which takes {', '.join(keys)}"
             )
         _refuse_override(override, arguments, keys or everything)
-    _tell_repeated(overrides, groups_of(arguments.config_dir))
+    _tell_repeated(overrides)
     hydras = [override for override in overrides if _node(override.key_or_group) == "hydra"]
     command = Command(arguments, tuple(o for o in overrides if o not in hydras), tuple(hydras))
     if hydras and command.launcher is None:
@@ -200,19 +200,11 @@ def refuse_repeated_options(argv: Sequence[str], options: Sequence[str]) -> None
         raise UserError(f"{' and '.join(given)}: write it once, because only one of them can count")
 
 
-def _tell_repeated(overrides: Sequence[Override], groups: Collection[str]) -> None:
-    """Say of each value that is set twice which one counts, as in any command the last; refuse two options of a group.
-
-    Raises:
-        UserError: if a group is chosen twice.
-    """
+def _tell_repeated(overrides: Sequence[Override]) -> None:
+    """Say of each key and group that is set twice which one counts: the last, as in any command."""
     last: dict[str, str] = {}
     for override in reversed(overrides):
         key, written = override.key_or_group, override.input_line or ""
-        if key in groups and last.get(key, written) != written:
-            raise UserError(
-                f"{written[:200]} and {last[key][:200]}: choose one option of {key}, or several by -m {key}=a,b"
-            )
         for leaf in schema.flat({key: override.value()}) or [key]:
             if (later := last.setdefault(leaf, written)) != written:
                 what = "does" if leaf == key else f"its {leaf} does"

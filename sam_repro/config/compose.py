@@ -27,7 +27,15 @@ from yaml import YAMLError
 from sam_repro.config import checks, schema
 from sam_repro.config.identity import is_ours
 from sam_repro.config.named_files import hash_named_files
-from sam_repro.config.options import config_dir, groups_of, is_in_an_option, nearest, option_files
+from sam_repro.config.options import (
+    config_dir,
+    groups_of,
+    is_in_an_option,
+    meant,
+    nearest,
+    option_files,
+    options_with,
+)
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import quote
 from sam_repro.errors import UserError
@@ -241,7 +249,7 @@ def _remedy(written: str) -> str:
     """The word in quotes, where it can be read so."""
     key, equals, value = written.partition("=")
     if not equals:
-        return ", without spaces"
+        return ", without spaces; a text with spaces needs quotes of its own, such as cell=\"'sam 0.2'\""
     word = f"{key}={quote(value)}"
     try:
         OverridesParser.create().parse_override(word)
@@ -301,7 +309,10 @@ def _no_such_key(key: str, words: Sequence[str], extra_dir: str | None) -> str:
     key = key[:200]
     node, dot, word = key.rpartition(".")
     known = [leaf.removeprefix(node + dot) for leaf in _keys(words, extra_dir) if leaf.startswith(node + dot)]
-    return f"{key}: no such key{nearest(word, known, node + dot)}"
+    if others := options_with(node, word, extra_dir):
+        return f"{key}: no such key; it is a key of {node}={', '.join(others)}"
+    level = {leaf.partition(".")[0] for leaf in known}
+    return f"{key}: no such key{meant(word, level, node + dot) or nearest(word, known, node + dot)}"
 
 
 def keys_named(name: str, words: Sequence[str], extra_dir: str | None) -> list[str]:

@@ -12,7 +12,7 @@ from sam_repro.config.checks import check
 from sam_repro.config.command_line import Command, read_command
 from sam_repro.config.compose import Unresolved, compose, explain, parse_word, read_yaml
 from sam_repro.config.identity import home, idle_by
-from sam_repro.config.options import groups_of, require_option, roots_of
+from sam_repro.config.options import groups_of, nearest, require_option, roots_of
 from sam_repro.config.schema import OPEN, Resolved, flat, what_is_open
 from sam_repro.config.table_reader import parse_table
 from sam_repro.errors import UserError
@@ -93,7 +93,13 @@ def read_table(name: str, extra_dir: str | None = None) -> table_file.Table:
     """
     require_option("table", name, extra_dir)
     file = next(file for root in roots_of(extra_dir) if (file := root / f"table/{name}.yaml").exists())
-    return _read_table(name, file, file.stat().st_mtime_ns)
+    table, measures = _read_table(name, file, file.stat().st_mtime_ns), groups_of(extra_dir)["sharpness"]
+    named = (*(claim.metric for claim in table.claims), *(effect.metric for effect in table.effects))
+    for metric in (*table.metrics, *named):
+        part, _, rest = metric.partition("/")
+        if part == "sharpness" and (measure := rest.rpartition("/")[0]) not in measures:
+            raise UserError(f"{file}: metric = {metric}: no such measure{nearest(measure, measures)}")
+    return table
 
 
 @lru_cache

@@ -64,9 +64,19 @@ def groups_of(extra_dir: str | None) -> dict[str, list[str]]:
 
 def is_in_an_option(key: str, extra_dir: str | None) -> bool:
     """Whether the file of an option has a key of this name, at any depth."""
+    return any(options_with(group, key, extra_dir) for group in groups_of(extra_dir))
+
+
+def options_with(group: str, key: str, extra_dir: str | None) -> list[str]:
+    """The options of a group whose file has a key of this name, at any depth."""
     name = re.compile(rf"^ *{re.escape(key.rpartition('.')[2])}:", re.MULTILINE)
-    files = (root / file for root in roots_of(extra_dir) for file in _files(root))
-    return any(name.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
+    return [
+        option
+        for option in groups_of(extra_dir).get(group, [])
+        for root in roots_of(extra_dir)
+        if (file := root / f"{group}/{option}.yaml").exists()
+        and name.search(file.read_text(encoding="utf-8", errors="replace"))
+    ]
 
 
 def option_files(extra_dir: str | None) -> tuple[tuple[str, int], ...]:
@@ -116,11 +126,20 @@ def _has_mark(file: Path) -> bool:
     return False
 
 
+def meant(word: str, known: Iterable[str], node: str = "") -> str:
+    """The known words below this one, or else the nearest, whatever its capitals; nothing where none is near."""
+    names = {name.lower(): name for name in sorted(known)}
+    if below := [name for name in names.values() if name.startswith((f"{word}/", f"{word}."))]:
+        return f"; there are: {', '.join(node + name for name in below)}"
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    return f"; did you mean {node}{names[close[0]]}?" if close else ""
+
+
 def nearest(word: str, known: Iterable[str], node: str = "") -> str:
     """The known word that was probably meant, or else all of them; `node` is what stands before each of them."""
     known = sorted(set(known))
-    if close := difflib.get_close_matches(word, known, n=1):
-        return f"; did you mean {node}{close[0]}?"
+    if hint := meant(word, known, node):
+        return hint
     if known:
         return f"; there are: {', '.join(node + word for word in known)}"
     return f"; {node.rstrip('.')} has none that can be set: an option file of your own can give it, with --config-dir"

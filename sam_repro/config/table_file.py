@@ -182,6 +182,10 @@ class Table:
         for cell in self.cells:
             if which in (cell.index, cell.name):
                 return cell
+        between = re.fullmatch(r"(\d+)\s*(?:-|–|:|\.\.+|…)\s*(\d+)", str(which))
+        if between and int(between[1]) < int(between[2]) < len(self.cells):
+            numbers = ",".join(map(str, range(int(between[1]), int(between[2]) + 1)))
+            raise TableError(f"cell = {which}: write the numbers one by one: -m cell={numbers}")
         near = difflib.get_close_matches(str(which), [cell.name for cell in self.cells], n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise TableError(f"cell = {which}: {self.name} has the cells 0 … {len(self.cells) - 1}{meant}")

@@ -7,11 +7,25 @@ from typing import Any
 
 from sam_repro import limits
 from sam_repro.config import formula
+from sam_repro.config.options import nearest
 from sam_repro.config.schema import Plain
 from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Plot, Search, Surfaces, Table, TableError
 
 _PLACE = re.compile(r"\{([\w.]+)\}")
-METRICS = ("test", "validation", "train", "label_noise", "sharpness", "epoch", "cost")
+_SCORES = ("error_pct", "error_top5_pct", "accuracy_pct", "loss")
+METRICS = {
+    "test": _SCORES,
+    "validation": _SCORES,
+    "train": ("error_pct", "loss", "perturbed_loss"),
+    "label_noise": (
+        *("rate", "achieved_rate", "selected", "flipped", "train_accuracy_clean_pct"),
+        *("train_accuracy_flipped_pct", "train_accuracy_flipped_true_pct"),
+    ),
+    "sharpness": (),
+    "epoch": (),
+    "cost": ("steps", "passes", "forwards", "products", "seconds", "examples_per_second", "peak_memory_bytes"),
+}
+"""Part of a result → the numbers in it; empty where a rule or a measure says what they are called."""
 SPREADS = ("ci95", "ci68", "sd")
 
 
@@ -168,6 +182,7 @@ def _search(fields: Any, cells: Sequence[Cell]) -> Search:
     for key in ("over", "metric", "series"):
         _text(fields[key], f"search: {key}")
     _optional_text(search.per, "search: per")
+    _metric(search.metric)
     if not search.metric.startswith("validation/"):
         raise TableError(f"search.metric = {search.metric}: the validation split chooses; write validation/…")
     grid = [cell for cell in cells if cell.series == search.series]
@@ -192,9 +207,14 @@ def _plot(fields: Any, metrics: Sequence[str], cells: Sequence[Cell]) -> Plot | 
 
 
 def _metric(name: Any) -> str:
-    if not isinstance(name, str) or name.partition("/")[0] not in METRICS or "/" not in name:
+    part, slash, rest = name.partition("/") if isinstance(name, str) else ("", "", "")
+    if part not in METRICS or not slash:
         raise TableError(f"metric = {name}: must be a path such as test/error_pct; it begins with {', '.join(METRICS)}")
-    return name
+    if METRICS[part] and rest not in METRICS[part]:
+        raise TableError(f"metric = {name}: no such number{nearest(rest, METRICS[part], f'{part}/')}")
+    if part == "sharpness" and "/" not in rest:
+        raise TableError(f"metric = {name}: must name a measure and one of its values: sharpness/lambda_max/lambda_max")
+    return str(name)
 
 
 def _list(value: Any, where: str) -> list[Any]:

@@ -1,6 +1,6 @@
 """What a model is called with: one tensor, several by position, or several by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -38,3 +38,12 @@ def pieces(inputs: Inputs, m: int) -> list[Inputs]:
         return list(inputs.split(m))
     split = zip(*(x.split(m) for x in tensors(inputs)), strict=True)
     return [dict(zip(inputs, piece, strict=True)) for piece in split] if isinstance(inputs, Mapping) else list(split)
+
+
+def mapped(inputs: Inputs, convert: Callable[[Tensor], Tensor]) -> Inputs:
+    """The inputs with each tensor converted."""
+    if isinstance(inputs, Tensor):
+        return convert(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: convert(x) for name, x in inputs.items()}
+    return [convert(x) for x in inputs]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sam_repro.oracle.buffers import Mean
 from sam_repro.oracle.oracle import Auxiliary, Objective, Oracle, Term
+from sam_repro.oracle.refusals import refuse_parts
 from sam_repro.vectors import Vector
 
 Ask = Callable[[Oracle], Vector]
@@ -34,6 +35,8 @@ class Joint:
     def __init__(self, pieces: Sequence[Oracle]) -> None:
         if len({id(piece.objective) for piece in pieces}) != 1:
             raise ValueError("oracles: of several objectives; make all with one Objective, which is called per batch")
+        if len(pieces) > 1:
+            refuse_parts(pieces[0].objective.criterion)
         examples = sum(len(piece.targets) for piece in pieces)
         self.objective: Objective = pieces[0].objective
         self.buffers = pieces[0].buffers

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sam_repro import limits, seeds
 from sam_repro.oracle.buffers import Buffers, Mean, modules_of
 from sam_repro.oracle.inputs import Inputs, arguments, pieces, tensors
+from sam_repro.oracle.refusals import of_part, refuse_arguments, refuse_float16, refuse_parts
 from sam_repro.vectors import Vector
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -75,7 +76,9 @@ class Objective:
 
     Args:
         model: the network, in the mode (train or eval) that the passes shall have.
-        criterion: (outputs [B, …], targets [B]) → mean loss over the batch, a 0-dim tensor.
+        criterion: (outputs [B, …], targets [B]) → mean loss over the batch, a 0-dim tensor. Parts of a batch are
+            weighted by their numbers of examples, which is right for a plain mean alone: with class weights or masked
+            targets take whole batches.
         autocast: dtype of a pass, or None for the dtype of the weights (and of the caller's own autocast).
         weight_decay: λ of ½λ‖w‖² as a part of the loss, default 0: λw is added to every gradient and λv to every
             Hessian product. One number for all weights, or one per parameter. The loss that is returned is without it.
@@ -90,6 +93,7 @@ class Objective:
 
     Raises:
         ValueError: if an argument is outside of what is said here.
+        TypeError: if the model is no module, as where the two are swapped.
 
     Example:
         The mean of ½(z − y)² for z = 2x at x = 1, 3 and y = 0: L = 10, and dL/dw = (1·2 + 3·6)/2.
@@ -116,7 +120,8 @@ class Objective:
         compile: bool = False,
         compiled_examples: int | None = None,
     ) -> None:
-        _refuse_float16(autocast)
+        refuse_arguments(model, criterion)
+        refuse_float16(autocast)
         limits.batch_norm_statistics("batch_norm_statistics", batch_norm_statistics)
         for decay in weight_decay.values() if isinstance(weight_decay, Mapping) else [weight_decay]:
             limits.number("weight_decay", decay, low=0)
@@ -179,7 +184,7 @@ class Objective:
         enabled = self.autocast is not None or torch.is_autocast_enabled(kind)
         dtype = self.autocast or torch.get_autocast_dtype(kind)
         if enabled:
-            _refuse_float16(dtype)
+            refuse_float16(dtype)
         with torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False):
             yield
 
@@ -271,6 +276,7 @@ class Oracle:
         limits.integer("m", m, low=1, high=size, optional=True)
         if m is None or m == size:
             return [self]
+        refuse_parts(self.objective.criterion)
         if sizes := [len(x) for x in tensors(self.inputs) if len(x) != size]:
             raise ValueError(f"m = {m}: {size} targets, but inputs with {sizes[0]} rows; each part needs its own rows")
         rows = [None] * math.ceil(size / m) if self.rows is None else self.rows.split(m)
@@ -309,7 +315,10 @@ class Oracle:
         forward = self.objective.model if forward is None else forward
         positional, named = arguments(self.inputs)
         with self.objective.region(self.device):
-            outputs = forward(*positional, **named)
+            try:
+                outputs = forward(*positional, **named)
+            except ValueError as error:
+                raise of_part(error, self.share, len(self.targets)) from None
         if not isinstance(outputs, Tensor):
             raise TypeError(
                 f"the model returned {type(outputs).__name__}: an objective needs one tensor of outputs, such as "
@@ -377,11 +386,6 @@ def reseed(noise: int, device: torch.device) -> None:
 
 def _both(a: T | None, b: T | None, join: Callable[[T, T], T]) -> T | None:
     return None if a is None or b is None else join(a, b)
-
-
-def _refuse_float16(autocast: torch.dtype | None) -> None:
-    if autocast == torch.float16:
-        raise ValueError("autocast = float16: not supported, its range needs loss scaling; use bfloat16")
 
 
 def full(outputs: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def _normalisation(config: Resolved, examples: Examples, recorded: Mapping[str, 
     node = config["dataset"]
     if node["mean"] is not None:
         return node
-    if "normalisation" in recorded:
+    if "normalisation" in recorded and recorded.get("inputs") in (None, examples.sha256()):  # else it is of other data
         known: Mapping[str, Any] = recorded["normalisation"]
         return known
     print(f"data       mean and std of {len(examples.train_labels)} training images are computed", flush=True)
@@ -293,6 +293,11 @@ def refuse_by_key(config: Resolved, *nodes: str) -> Iterator[None]:
 
 def _in_node(error: BaseException, config: Resolved, nodes: tuple[str, ...]) -> str:
     message = " ".join(str(error).split())
+    if lost := re.match(r"Error loading '([^']+)': (?:\w+\([\"'])?(.+?)(?:[\"']\))? Are you sure ", message):
+        module = lost[1].partition(".")[0]
+        elsewhere = f"No module named '{module}'" in lost[2]
+        remedy = f"start in the folder that holds {module}, or correct the name" if elsewhere else "correct the name"
+        return f"{nodes[0]}._target_ = {lost[1]}: {lost[2]}; {remedy}"
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {error.strerror}; name another place, or one that may be read and written"
     about = re.match(r"\w+(?=[\w.\[\]]* = )", message)

@@ -31,6 +31,7 @@ from sam_repro.run.request import Request, describe, find_measurement, make_requ
 from sam_repro.run.result import Result, announce_finished, find_finished, finish, summarize, targets_of
 from sam_repro.run.sharpness import RunSharpness, measure_finished, show_sharpness
 from sam_repro.run.sizes import refuse_sizes
+from sam_repro.run.trust import is_trusted, rebuilt
 from sam_repro.training import checkpoint
 from sam_repro.training.plan import Plan
 from sam_repro.training.trainer import Interrupted, NonFinite, Trainer
@@ -215,7 +216,8 @@ def _print_end(result: Result, folder: Path, request: Request) -> None:
         print(f"warning    {warning}")
     print(f"result     {folder}/result.json")
     other = "lambda_max" if request.is_nothing else "hessian"
-    print(f"next       python -m sam_repro.measure run={shlex.quote(str(folder))} sharpness={other}")
+    own = "" if all(map(is_trusted, targets_of(rebuilt(result["config"])))) else " --trust"
+    print(f"next       python -m sam_repro.measure run={shlex.quote(str(folder))} sharpness={other}{own}")
 
 
 def _before(folder: Path, config: Resolved, done: int) -> dict[str, Any]:

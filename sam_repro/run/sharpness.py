@@ -25,7 +25,7 @@ from sam_repro.run.mirror import Mirror, mirror_of
 from sam_repro.run.numerics import set_numerics, with_numerics
 from sam_repro.run.record import read_run, write_record
 from sam_repro.run.request import Request, describe, weights_file
-from sam_repro.run.trust import refuse_foreign
+from sam_repro.run.trust import rebuilt, refuse_foreign
 from sam_repro.sharpness import Measure, Measurement, Notes, Subject, Unmeasurable
 from sam_repro.sharpness.notes import Say
 from sam_repro.training import checkpoint
@@ -157,9 +157,7 @@ def measure_finished(request: Request, config: Resolved, trust: bool = False) ->
         Busy: if another process is working in the run's home.
     """
     if not trust:
-        nodes = {"dataset.source": config["dataset"]["source"]}
-        nodes |= {key: config[key] for key in ("architecture", "augmentation")}
-        refuse_foreign(nodes, request.run / "result.json")
+        refuse_foreign(rebuilt(config), request.run / "result.json")
     plain = {
         "precision": "fp32",
         "compile": False,

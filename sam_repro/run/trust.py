@@ -7,11 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sam_repro.config.schema import Resolved
 from sam_repro.errors import UserError
 
 ROOMS = ("architecture", "augmentation", "dataset", "optimizer", "rho_schedule", "schedule", "sharpness")
 TRUSTED = (*(f"sam_repro.{room}" for room in ROOMS), "torch.nn", "torch.optim", "timm")
 """Packages whose own classes and functions may be built. Of ours only the options: no other room builds a network."""
+
+
+def rebuilt(config: Resolved) -> dict[str, Any]:
+    """What is built again to measure a finished run, by its key in the configuration."""
+    nodes = {key: config[key] for key in ("architecture", "augmentation")}
+    return {"dataset.source": config["dataset"]["source"], **nodes}
 
 
 def refuse_foreign(nodes: Mapping[str, Any], file: Path) -> None:

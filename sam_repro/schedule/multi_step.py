@@ -19,7 +19,10 @@ class MultiStep(Schedule):
     def __init__(
         self, milestones: Sequence[float], gamma: float, per: str = "step", warmup_epochs: float = 0.0
     ) -> None:
-        limits.numbers("milestones", milestones, above=0, below=1)
+        try:
+            limits.numbers("milestones", milestones, above=0, below=1)
+        except ValueError as error:
+            raise ValueError(f"{error}, a share of the run: 0.5 is the middle") from None
         limits.number("gamma", gamma, above=0, high=1)
         if list(milestones) != sorted(set(milestones)):
             raise ValueError(f"milestones = {list(milestones)}: must be rising")

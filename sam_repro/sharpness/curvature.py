@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from sam_repro import limits
 from sam_repro.oracle import Criterion, Objective, Oracle, products
+from sam_repro.oracle.inputs import Inputs, mapped
 from sam_repro.sharpness.measurement import Unmeasurable
 from sam_repro.vectors import Vector
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Inputs, Tensor]
 Product = Callable[[Tensor], Tensor]
 
 MODES = ("eval", "train")
@@ -30,7 +31,8 @@ class Curvature:
     Args:
         model: the network, in the mode that the loss shall have.
         criterion: (outputs [n_b, …], targets [n_b]) → mean loss over the batch, a 0-dim tensor.
-        batches: (inputs, targets), each as large as memory takes for a product; the same in every pass.
+        batches: (inputs, targets) as an `Objective` takes them, each as large as memory takes for a product; the same
+            in every pass.
         params: the weights w, default all that require a gradient; the others stand still.
 
     Raises:
@@ -118,8 +120,8 @@ class Curvature:
 
     def _part(self, objective: Objective, batch: Batch, noise: int) -> Oracle:
         inputs, targets = batch
-        inputs = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
-        return replace(objective(inputs, targets, noise), share=len(targets) / self.examples)
+        cast = mapped(inputs, lambda x: x.to(self.dtype) if x.is_floating_point() else x)
+        return replace(objective(cast, targets, noise), share=len(targets) / self.examples)
 
     def _agreed(self, other: list[Oracle]) -> Tensor:
         """The loss, if it is finite and the same under another noise."""

@@ -31,7 +31,7 @@ from sam_repro.table import plot, render, runs
 from sam_repro.table.compare import compare
 from sam_repro.table.cost import prices
 from sam_repro.table.definitions import HEADER, definitions
-from sam_repro.table.names import require_recipe, require_table
+from sam_repro.table.names import TAKES, refuse_words, require_recipe, require_table
 from sam_repro.table.report import Choice, Report, difference
 
 USAGE = """python -m sam_repro.table                    lists the tables
@@ -45,9 +45,6 @@ python -m sam_repro.table recipe NAME [LINE] each definition and its source, for
                                              or table=NAME cell=3; --all: the idle ones too; --markdown
 
 A cell is run by  python -m sam_repro.train -m table=NAME cell=0,3 seed=0,1,2"""
-
-
-VERBS = ("search", "keep", "why", "compare", "diff", "recipe")
 
 
 def main() -> None:
@@ -67,25 +64,18 @@ def _main(argv: Sequence[str]) -> int:
         case ["why", run]:
             _why(Path(run), table_names(options.config_dir), options)
         case ["why", run, name]:
-            require_table(name, options.config_dir, VERBS)
+            require_table(name, options.config_dir)
             _why(Path(run), [name], options)
         case ["compare", one, other]:
             _compare(_run(one), _run(other))
-        case ["compare" | "diff" as verb, *given] if len(given) != 2:
-            what = (
-                "runs, such as outputs/runs/main/…/seed=0" if verb == "compare" else "recipes, such as foret2021/cifar"
-            )
-            raise UserError(f"{verb}: takes two {what}; {len(given)} given: {' '.join(given) or 'none'}")
         case ["diff", one, other]:
             _diff(one, other, options)
         case ["recipe", name, *line]:
             _recipe(name, line, options)
-        case [verb] if verb in VERBS:
-            raise UserError(f"{verb}: of what? It is one of\n{USAGE}")
-        case [name]:
+        case [name] if name not in TAKES:
             _show(_report(name, options), options)
         case words:
-            raise UserError(f"{' '.join(words)}: cannot be read; it is one of\n{USAGE}")
+            refuse_words(words, USAGE)
     return 0
 
 
@@ -134,7 +124,7 @@ def _tables(names: Iterable[str], options: argparse.Namespace) -> Iterator[Table
 
 
 def _report(name: str, options: argparse.Namespace) -> Report:
-    require_table(name, options.config_dir, VERBS)
+    require_table(name, options.config_dir)
     table = read_table(name, options.config_dir)
     configs: dict[str, Resolved] = {}
     for cell in (cell for cell in table.cells if not cell.waiting):

@@ -1,12 +1,12 @@
 """Which definitions hold for a line of a recipe, and where each is from: paper, code, nobody, the line itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sam_repro.config import cases
 from sam_repro.config.command_line import read_command
-from sam_repro.config.compose import parse_word
+from sam_repro.config.compose import compose, parse_word
 from sam_repro.config.identity import identity
 from sam_repro.config.lines import check_config, compose_line, compose_lines, read_table
 from sam_repro.config.options import comment_of, groups_of
@@ -57,6 +57,7 @@ class Definitions:
         config: the resolved configuration.
         bare: that of the same options without the recipe.
         written: what stands on the line or in its cell: key → where.
+        set_keys: the keys that the recipe or one of its cases sets, and says where from.
         groups: the groups of options.
         about: what the recipe's file says that it is.
     """
@@ -64,6 +65,7 @@ class Definitions:
     config: Resolved
     bare: Resolved
     written: Mapping[str, str]
+    set_keys: Collection[str]
     groups: Sequence[str]
     about: str
 
@@ -98,8 +100,8 @@ class Definitions:
                 return LINE, self.written[node]
         if at := origin.get("from", {}).get(key):
             return CODE if at.startswith("the code") else STATED, at
-        for node in nodes:
-            if node in assumed:
+        for node in nodes:  # what is said of a node is not said of the option's own values in it
+            if node in assumed and (node == key or key in self.set_keys or not is_default):
                 return ASSUMED, assumed[node]
         if not is_default:
             return STATED, "the recipe itself"
@@ -123,9 +125,11 @@ def definitions(name: str, line: Sequence[str], extra_dir: str | None = None) ->
     given = compose_line([f"dataset={options['dataset']}"], extra_dir)["choices"]  # a data set brings its network along
     start = {"dataset": compose_line([], extra_dir)["choices"]["dataset"]}
     cell = "cell {cell} of {table}: ".format(**config["origin"]) if "cell" in config["origin"] else ""
+    recipe = compose([f"experiment={name}"], extra_dir).recipe
+    set_keys = {*recipe["from"], *(key for case in recipe["cases"] for key in case.get("set", {}))}
     written = {word.partition("=")[0]: word if word in line else cell + word for word in composed.words}
     return Definitions(
-        config, bare | {"choices": given | start}, written, groups, comment_of("experiment", name, extra_dir)
+        config, bare | {"choices": given | start}, written, set_keys, groups, comment_of("experiment", name, extra_dir)
     )
 
 

@@ -1,22 +1,48 @@
 """What a word of the table door may name: a table or a recipe, each refused where the other is meant."""
 
-import difflib
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sam_repro.config.lines import read_table
-from sam_repro.config.options import groups_of, require_option, table_names
+from sam_repro.config.options import groups_of, meant, require_option, table_names
 from sam_repro.errors import UserError
 
 DOOR = "python -m sam_repro.table"
+TAKES = {
+    "search": "one table, such as digits/search",
+    "keep": "one table, such as digits/label_noise",
+    "why": "a run, and a table if you like",
+    "compare": "two runs, such as outputs/runs/main/…/seed=0",
+    "diff": "two recipes, such as foret2021/cifar",
+    "recipe": "a recipe, and a line for it if you like",
+}
+"""Verb → what stands behind it."""
 
 
-def require_table(name: str, extra_dir: str | None, verbs: Sequence[str]) -> None:
+def refuse_words(words: Sequence[str], usage: str) -> NoReturn:
+    """Refuse words that say nothing together.
+
+    Args:
+        words: of the command line.
+        usage: the lines that would say something.
+    """
+    first, *given = words
+    if first in TAKES and not given:
+        raise UserError(f"{first}: of what? It is one of\n{usage}")
+    if first in TAKES:
+        raise UserError(f"{first}: takes {TAKES[first]}; {len(given)} given: {' '.join(given)}")
+    if all("=" in word for word in given):
+        line = " ".join(given)
+        raise UserError(f"{line}: is for training: python -m sam_repro.train table={first} {line}")
+    raise UserError(f"{' '.join(words)}: cannot be read; it is one of\n{usage}")
+
+
+def require_table(name: str, extra_dir: str | None) -> None:
     """Refuse a name that is no table.
 
     Args:
         name: of a table.
         extra_dir: a folder with options of one's own.
-        verbs: that may stand in the place of a table.
 
     Raises:
         UserError: saying what it is instead, or the nearest name.
@@ -26,9 +52,8 @@ def require_table(name: str, extra_dir: str | None, verbs: Sequence[str]) -> Non
         return
     if name in groups_of(extra_dir)["experiment"]:
         raise UserError(f"{name}: is a recipe, and no table; {DOOR} recipe {name} shows it")
-    near = difflib.get_close_matches(name, [*known, *verbs], n=1)
-    there = f"without a word the tables are listed, and the verbs are {', '.join(verbs)}"
-    raise UserError(f"{name}: no such table or verb; {f'did you mean {near[0]}?' if near else there}")
+    there = f"; without a word the tables are listed, and the verbs are {', '.join(TAKES)}"
+    raise UserError(f"{name}: no such table or verb{meant(name, [*known, *TAKES]) or there}")
 
 
 def require_recipe(name: str, extra_dir: str | None) -> None:

@@ -14,7 +14,7 @@ from sam_repro.config.identity import Sought, sought
 from sam_repro.config.schema import Resolved, flat
 from sam_repro.config.table_file import Cell, Claim, Effect, Pick, Search, Table
 from sam_repro.table import statistic
-from sam_repro.table.runs import Found, Run, asked_settings, label
+from sam_repro.table.runs import Found, Run, asked_settings, label, meant_metric
 from sam_repro.table.statistic import Estimate
 
 Numerics = tuple[tuple[str, Any], ...]
@@ -307,7 +307,8 @@ class Report:
         """What is to be said of metrics that not all of the runs have: a mean of a part of the seeds must be seen."""
         counts = {metric: len(self._by_seed(runs, metric, epoch)) for metric in metrics}
         return tuple(
-            f"{metric}: of {n} of {len(runs)} runs{self._otherwise(runs, metric) if epoch is None else ''}"
+            f"{metric}: in {f'{n} of {len(runs)} runs' if n else 'no run'}"
+            f"{(self._otherwise(runs, metric) if epoch is None else '') or meant_metric(runs, metric)}"
             for metric, n in counts.items()
             if n < len(runs)
         )
@@ -364,7 +365,7 @@ def _mixed(runs: Sequence[Run]) -> tuple[str, ...]:
     marks += [f"kept evidence: {kept} of {len(runs)} runs"] if 0 < kept < len(runs) else []
     if unrecorded := sum(run.inputs is None for run in runs):
         marks.append(
-            "inputs not recorded" + (f": of {unrecorded} of {len(runs)} runs" if unrecorded < len(runs) else "")
+            "inputs not recorded" + (f": in {unrecorded} of {len(runs)} runs" if unrecorded < len(runs) else "")
         )
     return tuple(marks)
 

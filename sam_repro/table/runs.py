@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sam_repro.config.identity import Sought, cell_hash, identity, numerics, of
+from sam_repro.config.options import meant
 from sam_repro.config.schema import OPEN, Resolved, facts_of, flat
 from sam_repro.config.schema1 import modern
 from sam_repro.files import regular
@@ -129,7 +130,9 @@ class Run:
         return value if isinstance(value, str) else None
 
     def leaves(self, part: str) -> list[str]:
-        """The leaves of a part of the result, as the rest of their paths."""
+        """The leaves of a part of the result, or of the rows of its epochs, as the rest of their paths."""
+        if part == "epoch":
+            return list(dict.fromkeys(key.removeprefix("epoch/") for row in self.epochs.values() for key in row))
         inside = self._part(part)
         return [key.replace(".", "/") for key in flat(inside)] if isinstance(inside, dict) else []
 
@@ -265,6 +268,13 @@ def record_problem(run: Run) -> str | None:
     except (ValueError, KeyError, TypeError, OSError):
         return f"{path}: damaged or cut; {lost}"
     return None if step == steps - 1 else f"{path}: cut: it ends after {step + 1} of {counted(steps, 'step')}"
+
+
+def meant_metric(runs: Sequence[Run], metric: str) -> str:
+    """What a metric probably means, where the runs have none of this name."""
+    part = metric.partition("/")[0]
+    known = {f"{part}/{leaf}" for run in runs for leaf in run.leaves(part)}
+    return "" if metric in known else meant(metric, known)
 
 
 def measurement_files(folder: Path) -> list[Path]:

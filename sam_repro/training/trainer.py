@@ -224,6 +224,8 @@ class Trainer:
         train = self.data.train
         names = tuple(self._update(step, raw if train.drawn_on == train.device else self._batch(raw)))
         self.rule.steps = step + 1  # a replay counts nothing
+        if step == 1:  # a first checkpoint would be late
+            self.rule.refuse_undeclared_state()
         for mean in (self.window, self.epoch_mean):
             mean.count(names, len(raw.rows))
 

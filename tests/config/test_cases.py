@@ -1,6 +1,7 @@
 """What a recipe says for some choices: on plain values one by one, then at the door."""
 
 import functools
+from pathlib import Path
 
 import pytest
 
@@ -282,6 +283,13 @@ def test_a_cell_is_as_strong_as_the_command_line(mine):
     assert given["rho"] == 0.3
     assert mine(["table=mine", "cell=given"]) == given
     assert mine(["table=mine", "cell=given", "lr=0.9"])["lr"] == 0.9
+
+
+def test_a_metric_of_no_measure_is_refused(mine):
+    file = Path(mine.keywords["extra_dir"], "table/mine.yaml")
+    file.write_text(f"{file.read_text()}metrics: [sharpness/lamda_max/lambda_max]\n")
+    with pytest.raises(UserError, match="lamda_max/lambda_max: no such measure; did you mean lambda_max"):
+        read_table("mine", mine.keywords["extra_dir"])
 
 
 def test_what_is_wrong_with_ones_own_recipe_is_said_in_one_line(mine):

@@ -112,6 +112,12 @@ def test_a_number_of_the_literature_is_of_no_cell_and_of_any_metric():
         ("plot: {surfaces: landscape, x: rho}", "plot: x: no such field; there are surfaces"),
         ("plot: {surfaces: [landscape]}", "plot: surfaces = [landscape]: must be a text"),
         ("plot: rho", "plot: must be a mapping"),
+        ("metrics: [test/eror_pct]", "metric = test/eror_pct: no such number; did you mean test/error_pct?"),
+        ("metrics: [sharpness/lambda_max]", "metric = sharpness/lambda_max: must name a measure and one of its values"),
+        (
+            "search: {over: rho, metric: validation/eror_pct, series: 'sam {rho}'}",
+            "metric = validation/eror_pct: no such number; did you mean validation/error_pct?",
+        ),
         ("metrics: []", "metrics: must be a list of different ones, at least one"),
         ("metrics: [test/loss, test/loss]", "metrics: must be a list of different ones"),
         ("seeds: [0, 0]", "seeds: must be a list of different ones"),

@@ -194,3 +194,44 @@ def test_the_state_of_an_optimizer_is_told_from_that_of_a_rule() -> None:
     rule = SAM(sgd(network()), rho=0.05)
     with pytest.raises(ValueError, match=r"state: is that of an optimizer .* rule\.base\.load_state_dict"):
         rule.load_state_dict(rule.base.state_dict())
+
+
+# Criteria and batches
+
+
+def test_a_criterion_that_is_no_mean_is_refused() -> None:
+    for reduction in ("sum", "none"):
+        with pytest.raises(ValueError, match=f"criterion: its reduction is {reduction}"):
+            Objective(network(), nn.CrossEntropyLoss(reduction=reduction))
+    with pytest.raises(TypeError, match=r"Objective\(function, Linear\): needs a torch\.nn\.Module and a function"):
+        Objective(cross_entropy, network())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"weight": torch.ones(3).double()}, {"ignore_index": 0}], ids=str)
+def test_a_weighted_mean_takes_whole_batches(options: Any) -> None:
+    model = network()
+    rule, objective = SAM(sgd(model), rho=0.05), Objective(model, nn.CrossEntropyLoss(**options))
+    for pieces, m in (((batch(),), 10), ((batch(0), batch(1)), None)):
+        with pytest.raises(ValueError, match="criterion: with class weights or ignored targets"):
+            rule.step(*(objective(*piece) for piece in pieces), m=m)
+    rule.step(objective(*batch()))
+
+
+def test_a_part_of_one_example_under_batch_norm_names_m() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3)).double()
+    rule = SAM(sgd(model), rho=0.05)
+    with pytest.raises(ValueError, match="m: leaves a part of 1 example, of which batch norm has no variance"):
+        rule.step(Objective(model, cross_entropy)(*batch()), m=19)
+
+
+def test_two_networks_of_one_closure_move_their_statistics_once() -> None:
+    nets = nn.ModuleList([nn.BatchNorm1d(8), nn.BatchNorm1d(8)]).double()
+    optimizer = ByClosure(SAM(sgd(nets), rho=0.05), nets)
+
+    def closure() -> Tensor:
+        loss = sum(net(batch()[0]).square().mean() + net.weight.sum() for net in nets)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert [int(net.num_batches_tracked) for net in nets] == [1, 1]

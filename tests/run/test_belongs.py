@@ -116,7 +116,8 @@ def test_a_table_never_pools_two_data_sets(outside: Path) -> None:
 
 
 def test_the_same_images_have_the_same_inputs_wherever_they_are_read(outside: Path) -> None:
-    assert trained(outside, *DOTS, "data_dir=one").code == 0
+    said = trained(outside, *DOTS, "data_dir=one")
+    assert (said.code, said.out.splitlines()[-1].endswith(" sharpness=lambda_max --trust")) == (0, True), said
     result = json.loads((only_home(outside) / "result.json").read_text())
     assert result["inputs"] == json.loads((only_home(outside) / "run.json").read_text())["inputs"]
     trained(outside, *DIGITS)
@@ -137,6 +138,13 @@ def test_a_data_set_of_which_only_the_source_is_told_is_trained_and_its_constant
         pixels = file["images"] / 255
     assert result["normalisation"]["mean"] == [pytest.approx(pixels.mean(), rel=1e-12)]
     assert result["normalisation"]["std"] == [pytest.approx(pixels.std(), rel=1e-12)]
+    (only_home(outside) / "result.json").unlink()  # the run begins anew, and what it had computed is of the other data
+    with np.load(outside / "one" / "dots.npz") as file:
+        np.savez(outside / "two" / "dots.npz", images=file["images"] // 2, labels=file["labels"])
+        other = (file["images"] // 2 / 255).mean()
+    assert trained(outside, *basic, "data_dir=two").code == 0
+    result = json.loads((only_home(outside) / "result.json").read_text())
+    assert result["normalisation"]["mean"] == [pytest.approx(other, rel=1e-12)]
     option.write_text(f"{source}  mean: [0.5]\n")
     refused(trained(outside, *DOTS, "data_dir=one"), "dataset.mean, dataset.std: one is null; give both, or neither")
 
@@ -151,7 +159,7 @@ def test_a_source_may_be_given_what_its_file_does_not_name(outside: Path) -> Non
         "dataset.source: nowhere/dots.npz: No such file or directory; name another",
     )
     option.write_text(option.read_text().replace("mine_data.dots", "mine_data.dotz"))
-    refused(trained(outside, *DOTS, "data_dir=one"), "dataset.source: ", "'dotz' is importable from module 'mine_data'")
+    refused(trained(outside, *DOTS, "data_dir=one"), "dataset.source._target_ = mine_data.dotz: ", "; correct the name")
 
 
 def test_a_shape_that_the_data_do_not_have_is_refused(outside: Path) -> None:

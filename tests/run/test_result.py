@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import sam_repro
+from sam_repro.config.table_reader import METRICS
 from sam_repro.errors import UserError
 
 SCORES = {"error_pct": float, "error_top5_pct": float, "accuracy_pct": float, "loss": float, "epoch": (int, float)}
@@ -80,6 +81,15 @@ def test_result_has_the_documented_keys(run: Run) -> None:
     assert result["bit_exact"] is True
     assert {"torch", "python", "cpu_threads"} <= result["environment"].keys()
     assert result["git"].keys() == {"commit", "dirty"}
+
+
+def test_a_table_may_name_each_number_of_a_result_and_no_other(noisy: Run) -> None:
+    result = noisy.result
+    best = {part: result["metrics"][part][key] for part, key in (("test", "best_validation"), ("validation", "best"))}
+    apart = {part: result[part] for part in ("label_noise", "cost")}
+    for part, content in {**best, "train": result["metrics"]["train"], **apart}.items():
+        numbers = {key for key, value in content.items() if value is None or type(value) in (int, float)}
+        assert numbers - {"epoch", "seed"} == set(METRICS[part]), part
 
 
 def test_result_says_what_ran(plain: Run, noisy: Run) -> None:

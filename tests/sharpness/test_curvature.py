@@ -44,6 +44,14 @@ def test_the_hessian_is_that_of_the_whole_sample(net, mode, sizes):
     close(ours, dense(net, batches(sizes)))
 
 
+def test_inputs_by_name_are_those_by_position(net):
+    with undisturbed(net):
+        named = [({"x": x.float()}, y) for x, y in batches()]
+        plain = [(x.float(), y) for x, y in batches()]
+        v = torch.ones(Curvature(net, F.cross_entropy, plain).size, dtype=torch.float64)
+        assert torch.equal(*(Curvature(net, F.cross_entropy, given).hvp(v) for given in (named, plain)))
+
+
 def test_in_eval_mode_batches_do_not_matter_and_in_train_mode_they_do(net):
     found = {}
     for mode in ("eval", "train"):

@@ -108,6 +108,27 @@ def test_what_the_line_writes_is_the_lines_and_a_chosen_option_does_not_speak_fo
     assert found["weight_decay"].where.startswith("not stated for this network and these epochs")
 
 
+@pytest.mark.parametrize(
+    ("line", "noted", "own", "set_keys"),
+    [
+        ("liu2022/cifar", "architecture", {"architecture.freeze", "architecture.initialisation"}, set()),
+        ("liu2022/imagenet_vit", "dataset", {"dataset.source.split_seed"}, {"dataset.source.share"}),
+        (f"{FORET} architecture=resnet32", "architecture", {"architecture.new_head"}, {"architecture.initialisation"}),
+    ],
+)
+def test_what_is_assumed_of_a_group_is_not_said_of_the_values_that_its_option_brings(line, noted, own, set_keys):
+    found = rows(line, everything=True)
+    assert found[noted].kind == ASSUMED
+    assert {found[key].kind for key in own} == {DEFAULT}
+    assert {found[key].kind for key in set_keys} <= {ASSUMED}
+
+
+@pytest.mark.parametrize("network", ["resnet32", "wrn28_10"])
+def test_the_kind_of_the_label_noise_is_assumed_for_every_network(network):
+    found = rows(f"{FORET} architecture={network} label_noise.rate=0.4")
+    assert found["label_noise.kind"].where == "not stated; the errors of SGD fit labels drawn anew from all classes"
+
+
 def test_the_cell_of_a_table_is_a_line():
     found = definitions(LUONG, ["table=luong2024/resnet18", "cell='sam 0.1'", "rho=0.3"])
     by_key = {row.key: row for row in found.rows()}

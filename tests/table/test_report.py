@@ -115,7 +115,7 @@ def test_a_mean_of_a_part_of_the_seeds_says_so(lab):
     (folder / "result.json").write_text(json.dumps(result))
     lab.table = dataclasses.replace(lab.table, metrics=("test/error_pct", "test/loss"))
     line = next(line for line in lab.report().cells if line.row == "sam 0.1")
-    assert line.marks == ("test/loss: of 0 of 3 runs",)
+    assert line.marks == ("test/loss: in no run",)
 
 
 def test_only_the_cells_own_runs_count(lab):
@@ -343,9 +343,13 @@ def test_the_picture_shows_what_there_is(lab):
 
 def test_metrics_that_a_run_does_not_have_are_no_number(lab):
     lab.tabled("claims: [{row: r, cell: sam 0.1, metric: sharpness/lambda_max/value, value: 10.0}]\n")
-    lab.runs("sam 0.1", [9.9, 10.0, 10.1])
+    found = {"lambda_max": {"values": {"lambda_max": 10.0}, "protocol": {}}}
+    lab.runs("sam 0.1", [9.9, 10.0, 10.1], sharpness=found)
     (judged,) = lab.report().claims
     assert (judged.word, judged.line.estimates) == ("—", (None,))
+    assert judged.line.marks == (
+        "sharpness/lambda_max/value: in no run; did you mean sharpness/lambda_max/lambda_max?",
+    )
 
 
 def test_difference_names_keys_and_both_values():

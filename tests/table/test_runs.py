@@ -148,7 +148,7 @@ def test_a_run_of_ones_own_comes_before_kept_evidence_whose_inputs_were_not_reco
     report = lab.report()
     (line,) = [line for line in report.cells if line.row == "sam 0.1"]
     assert (line.estimates[0].mean, line.estimates[0].n) == (25.0, 2)
-    assert line.marks == ("kept evidence: 1 of 2 runs", "inputs not recorded: of 1 of 2 runs")
+    assert line.marks == ("kept evidence: 1 of 2 runs", "inputs not recorded: in 1 of 2 runs")
     (problem,) = report.found.problems
     assert "seed=0: not counted, because" in problem
     assert str(own) in problem
@@ -191,7 +191,7 @@ def test_a_sharpness_of_other_settings_is_not_shown_and_these_are_said(lab):
         protocol = {"settings": {"batches": batches, "mode": "eval"}}
         lab.run("sam 0.1", seed, sharpness={"m": {"values": {"v": 1.0}, "protocol": protocol}})
     (line,) = [line for line in lab.report().cells if line.row == "sam 0.1"]
-    assert line.marks == ("sharpness/m/v: of 2 of 3 runs; 1 with other settings: batches 10",)
+    assert line.marks == ("sharpness/m/v: in 2 of 3 runs; 1 with other settings: batches 10",)
 
 
 def test_sharpness_of_the_result_and_what_was_measured_later(lab):
@@ -236,7 +236,7 @@ def test_sharpness_asked_for_in_two_ways_is_not_compared_across_cells(lab):
     assert difference is None
     (line,) = [line for line in report.cells if line.row == "sgd"]
     assert line.estimates == (None,)
-    assert line.marks == ("sharpness/m/v: of 0 of 1 runs; 1 with other settings: examples 8",)
+    assert line.marks == ("sharpness/m/v: in no run; 1 with other settings: examples 8",)
     assert "sharpness/m/v with checkpoint last, examples 256." in render.markdown(report)
     lab.run("sgd", 0, sharpness=measured(1.0, examples=256))
     ((_, _, difference, _),) = lab.report().effects

@@ -33,6 +33,7 @@ from loops import (
 from torch import Tensor, nn
 
 from sam_repro.dataset import Data
+from sam_repro.errors import UserError
 from sam_repro.optimizer import SGD
 from sam_repro.rho_schedule import LikeLR
 from sam_repro.schedule import Constant, Cosine
@@ -50,6 +51,23 @@ def test_loop_is_the_one_written_by_hand(tmp_path: Path, rho: float | None, deca
     assert len(seen) == STEPS
     assert ours.norm.num_batches_tracked == STEPS
     assert_same(ours, theirs, 1e-12)
+
+
+class Hides(SGD):
+    """Keeps the gradient where nobody saves it."""
+
+    kept: Any = None
+
+    def combine(self, g: Any) -> Any:
+        self.kept = g
+        return super().combine(g)
+
+
+def test_state_that_nobody_saves_is_refused_after_two_steps(tmp_path: Path) -> None:
+    training = trainer(tmp_path, Net().double(), Hides)
+    with pytest.raises(UserError, match=r"Hides\.kept: changes during training"):
+        training.run(Listener())
+    assert training.step == 2
 
 
 @pytest.mark.parametrize("rule", [SGD, sam])
