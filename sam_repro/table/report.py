@@ -292,12 +292,16 @@ class Report:
         They are those that the table's cells ask for, if a run was measured so; else those of most runs.
         """
         if metric not in self._settings:
-            runs = [run for name in self.configs for run in [*self._runs(name), *self.found.cut(self.configs[name])]]
-            measured = [[protocol.settings for protocol in run.by_protocol(metric)] for run in runs]
+            measured = [[protocol.settings for protocol in run.by_protocol(metric)] for run in self._counted]
             asked = _most_common(map(asked_settings, self.configs.values()))
             most = _most_common(settings[0] for settings in measured if settings)  # in training, or the first later
             self._settings[metric] = asked if any(asked in settings for settings in measured) else most
         return self._settings[metric]
+
+    @cached_property
+    def _counted(self) -> list[Run]:
+        """The runs of all cells."""
+        return [run for name in self.configs for run in [*self._runs(name), *self.found.cut(self.configs[name])]]
 
     @cached_property
     def _settings(self) -> dict[str, str]:
@@ -308,7 +312,7 @@ class Report:
         counts = {metric: len(self._by_seed(runs, metric, epoch)) for metric in metrics}
         return tuple(
             f"{metric}: in {f'{n} of {len(runs)} runs' if n else 'no run'}"
-            f"{(self._otherwise(runs, metric) if epoch is None else '') or meant_metric(runs, metric)}"
+            f"{(self._otherwise(runs, metric) if epoch is None else '') or meant_metric(self._counted, metric)}"
             for metric, n in counts.items()
             if n < len(runs)
         )

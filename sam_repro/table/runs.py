@@ -272,9 +272,9 @@ def record_problem(run: Run) -> str | None:
 
 def meant_metric(runs: Sequence[Run], metric: str) -> str:
     """What a metric probably means, where the runs have none of this name."""
-    part = metric.partition("/")[0]
-    known = {f"{part}/{leaf}" for run in runs for leaf in run.leaves(part)}
-    return "" if metric in known else meant(metric, known)
+    part, _, rest = metric.partition("/")
+    known = {leaf for run in runs for leaf in run.leaves(part)}
+    return "" if rest in known else meant(rest, known, f"{part}/")
 
 
 def measurement_files(folder: Path) -> list[Path]:
