@@ -197,5 +197,15 @@ def assert_bitwise(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
+def final(folder: Path, listener: Listener, **parts: Any) -> dict[str, Tensor]:
+    parts = random_parts(**parts)
+    trainer(folder, **parts).run(listener)
+    return parts["model"].state_dict()
+
+
+def numbers(rows: list[dict[str, Any]], part: str = "") -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key.startswith(part) and key != "seconds"} for row in rows]
+
+
 class Died(Exception):
     pass

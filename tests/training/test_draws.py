@@ -2,7 +2,6 @@
 
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,8 @@ from loops import (
     assert_bitwise,
     augmented_validation,
     dataset,
+    final,
+    numbers,
     random_parts,
     resident,
     split,
@@ -27,16 +28,6 @@ from torch import Tensor
 
 from sam_repro.augmentation import Augmentation, Crop
 from sam_repro.dataset import Data
-
-
-def final(folder: Path, listener: Listener, **parts: Any) -> dict[str, Tensor]:
-    parts = random_parts(**parts)
-    trainer(folder, **parts).run(listener)
-    return parts["model"].state_dict()
-
-
-def numbers(rows: list[dict[str, Any]], part: str = "") -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key.startswith(part) and key != "seconds"} for row in rows]
 
 
 def test_nothing_depends_on_global_generators(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from loops import (
     assert_same,
     augmented_validation,
     dataset,
+    final,
+    numbers,
     random_parts,
     sam,
     trainer,
@@ -27,16 +29,6 @@ from sam_repro.schedule import Constant
 from sam_repro.training import checkpoint, evaluation
 from sam_repro.training.diagnostics import Diagnostics
 from sam_repro.training.trainer import Interrupted
-
-
-def final(folder: Path, listener: Listener, **parts: Any) -> dict[str, Tensor]:
-    parts = random_parts(**parts)
-    trainer(folder, **parts).run(listener)
-    return parts["model"].state_dict()
-
-
-def numbers(rows: list[dict[str, Any]], part: str = "") -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key.startswith(part) and key != "seconds"} for row in rows]
 
 
 def test_each_step_can_be_taken_up(tmp_path: Path) -> None:
