@@ -14,8 +14,7 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
         return
     _refuse_boxed(name, value)
     if isinstance(value, bool) or not isinstance(value, int) or not _inside(value, low, high):
-        allowed = f"{_range(low, high)}{_or_null(optional)}"
-        raise ValueError(f"{name} = {shown(value)}: must be an integer{allowed}{_of(value)}")
+        raise ValueError(f"{name} = {shown(value)}: must be an integer{_range(low, high)}{_or_null(optional)}")
     if abs(value) >= 2**63:
         raise ValueError(f"{name} = {shown(value)}: must be an integer of at most 63 bits")
 
@@ -43,7 +42,7 @@ def number(
     )
     if not fits:
         allowed = _range(low, high, above, below)
-        raise ValueError(f"{name} = {shown(value)}: must be a finite number{allowed}{_or_null(optional)}{_of(value)}")
+        raise ValueError(f"{name} = {shown(value)}: must be a finite number{allowed}{_or_null(optional)}")
 
 
 def numbers(name: str, value: Any, length: int | None = None, **limits: Any) -> None:
@@ -161,11 +160,6 @@ def _range(low: float | None, high: float | None, above: float | None = None, be
         if bound is not None
     ]
     return f" {' and '.join(bounds)}" if bounds else ""
-
-
-def _of(value: Any) -> str:
-    """What to do with a number of NumPy's or torch's."""
-    return f", of Python's own; a {type(value).__name__} came, give its item()" if hasattr(value, "item") else ""
 
 
 def _or_null(optional: bool) -> str:
