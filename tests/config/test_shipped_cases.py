@@ -135,6 +135,8 @@ EVERYTHING = functools.cache(
 
 
 def is_a_key(key):
+    if key.startswith("architecture.arguments."):  # what a constructor of timm takes
+        return True
     return any(known == key or known.startswith(f"{key}.") for known in EVERYTHING())
 
 

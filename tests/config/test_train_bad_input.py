@@ -56,7 +56,7 @@ REFUSED_WITHOUT_TORCH = {
     "optimizer=sgd optimizer.eta=0": "optimizer.eta: no such key",
     "base_optimizer.momentun=0.8": "base_optimizer.momentun: no such key; did you mean base_optimizer.momentum?",
     "base_optimizer.weight_decay=0.1": "base_optimizer.weight_decay: no such key; there are: base_optimizer.",
-    "architecture.width=10": "architecture.width: no such key; there are: architecture.batch_norm.",
+    "architecture.width=10": "architecture.width: no such key; it is a key of architecture=shake_shake_26_2x96d",
     "augmentation.policy=auto": "augmentation.policy: no such key; it is a key of augmentation=autoaugment",
     "dataset.validation.cuont=10": "dataset.validation.cuont: no such key; did you mean dataset.validation.count?",
     "dataset.validation={cuont:10}": "dataset.validation.cuont: no such key; did you mean dataset.validation.count?",

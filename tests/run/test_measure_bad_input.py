@@ -25,7 +25,7 @@ REFUSED = {
     "run=RUN seed=1": "seed=1: is not for this command",
     "run=RUN optimizer=sgd": "optimizer=sgd: is not for this command",
     "run=RUN +sharpness.x=1": "+sharpness.x=1: keys can be set, not added or removed",
-    "run=RUN sharpness.steps=3": "sharpness.steps: no such key; there are: sharpness.",
+    "run=RUN sharpness.steps=3": "sharpness.steps: no such key; it is a key of sharpness=hessian,",
     "run=RUN sharpness=hessian sharpness.step=3": "sharpness.step: no such key; did you mean sharpness.steps?",
     "run=RUN sharpness.every=2": "sharpness.every = 2: is for training",
     "run=RUN checkpoint=worst": "sharpness.checkpoint = worst: must be one of last, best",

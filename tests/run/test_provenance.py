@@ -168,7 +168,7 @@ def test_environment_follows_the_switches(monkeypatch):
     threads = torch.get_num_threads()
     try:
         torch.use_deterministic_algorithms(True)
-        torch.set_num_threads(2)
+        torch.set_num_threads(threads + 1)
         after = provenance.environment(CPU)
     finally:
         torch.use_deterministic_algorithms(False)
