@@ -1,6 +1,7 @@
 """One thread everywhere, so that sums have one order; float64 where a test asks for it."""
 
 import functools
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,12 @@ from door import Server
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangup_is_heard() -> None:
+    """Here and in what is started here, also under nohup, which has it ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
