@@ -127,6 +127,28 @@ def products(bench: Bench, given: Subject) -> None:
             bench.target("G11", f"{name} / compiled gradient", ratio(seconds, name, "compiled gradient"), 3.0, 2.3)
 
 
+def in_training(bench: Bench, given: Subject) -> None:
+    """One product in train mode, ours and by torch's own layers."""
+    weights, (images, labels) = given.params, given.batch
+    oracle = Objective(given.model.train(), F.cross_entropy)(images, labels)
+    v = [torch.randn_like(p) for p in weights]
+
+    def twice() -> list[Tensor]:
+        g = torch.autograd.grad(F.cross_entropy(given.model(images), labels), weights, create_graph=True)
+        return list(torch.autograd.grad(g, weights, v))
+
+    product = partial(hvp, oracle, weights, v)
+    agree("torch.autograd.grad twice", [Curvature.flat(twice())], [Curvature.flat(product())], 1e-4)
+    facts = {"model": given.name, "batch": len(labels), "mode": "train"}
+    variants = [
+        Variant("gradient", partial(oracle.gradient, weights, False), facts=facts),
+        Variant("product from scratch", product, facts=facts),
+        Variant("torch.autograd.grad twice", twice, facts=facts),
+    ]
+    bench.measure(f"Hessian products, {given.name}, fp32, train mode", variants, "product")
+    given.model.eval()
+
+
 def at_once(given: Subject, count: int) -> Callable[[], Any]:
     """So many products in one batched backward over a kept graph."""
     weights = given.params
@@ -262,6 +284,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # the peers', about torch.jit and create_graph
     given = subject(bench.device.type, bench.quick, steps=20)
     products(bench, given)
+    in_training(bench, given)
     eigenvalues(bench, given)
     if bench.device.type == "cpu":
         peak_memory(bench, sum(p.numel() for p in given.params))
