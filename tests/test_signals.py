@@ -79,6 +79,8 @@ def test_blocked_signals_reach_this_process_and_wait_in_those_that_it_starts():
         "print('up', flush=True); input()\n"
         "with note_signals() as caught: print(caught)"
     )
+    end = threading.Event()
+    threading.Thread(target=end.wait, daemon=True).start()  # takes what is blocked here
     with note_signals() as caught, block_signals():
         process = subprocess.Popen(
             [sys.executable, "-c", child], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -87,8 +89,9 @@ def test_blocked_signals_reach_this_process_and_wait_in_those_that_it_starts():
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate("\n")
         os.kill(os.getpid(), signal.SIGUSR1)
-        while not caught:  # another thread takes it, and tells this one
+        while not caught:  # the other thread tells this one
             pass
+    end.set()
     assert (process.returncode, said) == (0, f"[{int(signal.SIGTERM)}]\n")
     assert caught == [signal.SIGUSR1]
 
