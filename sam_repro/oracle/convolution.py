@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def convolve(
@@ -35,7 +34,7 @@ def convolve(
 
 
 def _each(size: int | Sequence[int], dimensions: int) -> list[int]:
-    sizes = [size] if isinstance(size, int) else list(size)
+    sizes = list(size) if isinstance(size, Sequence) else [size]
     return sizes * dimensions if len(sizes) == 1 else sizes
 
 
@@ -72,7 +71,6 @@ class _Gradients(torch.autograd.Function):
         return _backward(g, x, w, layer, needed)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, u: Tensor | None, v: Tensor | None) -> Any:
         """Of ⟨∂x, u⟩ + ⟨∂w, v⟩."""
         g, x, w = ctx.saved_tensors

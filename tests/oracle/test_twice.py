@@ -147,6 +147,57 @@ def test_products_are_those_of_torchs_convolutions(frozen: tuple[str, ...], mode
         torch.testing.assert_close(product(v), list(reference), rtol=1e-11, atol=1e-13)
 
 
+class Force(nn.Module):
+    """The derivative of a network by its inputs."""
+
+    def __init__(self, *norm: nn.Module) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Conv2d(2, 3, 3), *norm, nn.Tanh(), nn.Flatten(), nn.Linear(27, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        (force,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
+        return force
+
+
+def test_a_network_that_differentiates_itself() -> None:
+    """Its product is a third derivative: that of convolutions is right, that of batch norm is refused as by torch."""
+    torch.manual_seed(0)
+    model, inputs = Force().double(), torch.randn(4, 2, 5, 5, dtype=torch.float64)
+    params, targets = list(model.parameters()), torch.randn_like(inputs)
+    v = [torch.randn_like(p) for p in params]
+    g = torch.autograd.grad(F.mse_loss(model(inputs), targets), params, create_graph=True, materialize_grads=True)
+    reference = torch.autograd.grad(g, params, v, materialize_grads=True)
+    found = hvp(Objective(model, F.mse_loss)(inputs, targets, noise=0), params, v)
+    torch.testing.assert_close(found, list(reference), rtol=1e-11, atol=1e-13)
+    normed = Force(nn.BatchNorm2d(3)).double()
+    params = list(normed.parameters())
+    with pytest.raises(RuntimeError, match="does not support 3rd"):
+        hvp(Objective(normed, F.mse_loss)(inputs, targets, noise=0), params, params)
+
+
+def test_layers_that_ours_are_not_for_are_torchs() -> None:
+    """Inside of torch.func, and complex."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(1, 2, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            each = torch.vmap(self.conv)(x)
+            whole = F.conv1d(x.to(torch.complex128), self.conv.weight.to(torch.complex128))
+            return (each + whole.abs()).mean(dim=(1, 2), keepdim=True)
+
+    torch.manual_seed(0)
+    model, inputs = Odd(), torch.randn(4, 1, 6, dtype=torch.float64)
+    params, targets = list(model.parameters()), torch.randn(4, 1, 1, dtype=torch.float64)
+    g = torch.autograd.grad(F.mse_loss(model(inputs), targets), params, create_graph=True)
+    reference = torch.autograd.grad(g, params, params)
+    found = hvp(Objective(model, F.mse_loss)(inputs, targets, noise=0), params, params)
+    torch.testing.assert_close(found, list(reference), rtol=1e-11, atol=1e-13)
+
+
 def test_under_autocast() -> None:
     """Values as torch's, and gradients in the dtypes of the weights."""
     model = network()
