@@ -177,7 +177,7 @@ class Rule(ABC):
             refuse_decay(type(self).__name__, oracle.objective, self.params)
         if self.needs_rows:
             refuse_without_rows(type(self).__name__, oracle, mean)
-        refuse_second_backward(self._is_left and any(p.grad is not None for p in self.params))
+        refuse_second_backward(self._is_left)
         self._follow()
         self._left = None
         if self._watch is None:
@@ -299,8 +299,9 @@ class Rule(ABC):
 
     @property
     def _is_left(self) -> bool:
-        """Whether no update has taken the gradient of `backward` yet, nor a loop that counts by itself."""
-        return self._left is not None and self._left.step == self.steps
+        """Whether the gradient of `backward` is still there: not dropped, nor taken by a loop that counts by itself."""
+        left = self._left is not None and self._left.step == self.steps
+        return left and any(p.grad is not None for p in self.params)
 
     @torch.no_grad()
     def _remember(self) -> None:

@@ -152,8 +152,11 @@ class Objective:
 
         Raises:
             TypeError: if the inputs are something else.
+            ValueError: if there are not as many rows as targets.
         """
         tensors(inputs)
+        if rows is not None and len(rows) != len(targets):
+            raise ValueError(f"rows: {len(rows)} numbers for {len(targets)} targets; give each example its own")
         noise = draw_noise() if noise is None else noise
         return Oracle(self, inputs, targets, noise, noise, self.buffers(), rows=rows)
 

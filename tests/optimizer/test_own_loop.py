@@ -87,7 +87,9 @@ def test_a_rule_that_moves_more_than_its_base_is_stepped_by_update() -> None:
 
 @pytest.mark.parametrize("make", [FriendlySAM, LookSAM])
 @pytest.mark.parametrize("factor", [3.0, torch.inf])
-def test_a_batch_that_is_skipped_leaves_no_trace(make: Any, factor: float) -> None:
+@pytest.mark.parametrize("take", [lambda rule: None, Rule.update, lambda rule: rule.base.step()])
+def test_a_batch_that_is_skipped_leaves_no_trace(make: Any, factor: float, take: Take) -> None:
+    """Also where the loop goes on to its step, which then takes no gradient."""
     models = network(), network()
     for model, skips in zip(models, (True, False), strict=True):
         rule, objective = make(sgd(model, momentum=0.9), rho=0.05), Objective(model, cross_entropy)
@@ -96,6 +98,8 @@ def test_a_batch_that_is_skipped_leaves_no_trace(make: Any, factor: float) -> No
             if skips:
                 rule.backward(objective(batch()[0] * factor, batch()[1]))
                 rule.base.zero_grad()
+                take(rule)
+        assert rule.steps == 3
     assert all(x.isfinite().all() for x in models[0].parameters())
     assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
 

@@ -119,3 +119,9 @@ def test_weights_and_gradients_that_no_rule_takes_are_one_line(model: nn.Module,
     with pytest.raises(TypeError, match=line):
         rule(torch.optim.SGD(model.parameters(), lr=0.1)).step(Objective(model, F.cross_entropy)(inputs, TARGETS))
     assert all(torch.equal(p, start) and p.grad is None for p, start in zip(model.parameters(), before, strict=True))
+
+
+def test_each_target_has_a_row_or_none_has() -> None:
+    objective = Objective(nn.Linear(2, 2), nn.functional.cross_entropy)
+    with pytest.raises(ValueError, match="rows: 1 numbers for 3 targets"):
+        objective(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64), rows=torch.zeros(1, dtype=torch.int64))
