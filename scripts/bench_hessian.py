@@ -128,25 +128,27 @@ def products(bench: Bench, given: Subject) -> None:
 
 
 def in_training(bench: Bench, given: Subject) -> None:
-    """One product in train mode, ours and by torch's own layers."""
-    weights, (images, labels) = given.params, given.batch
-    oracle = Objective(given.model.train(), F.cross_entropy)(images, labels)
+    """One product in train mode, channels last, as runs have it; ours and by torch's own layers."""
+    model = given.model.train().to(memory_format=torch.channels_last)
+    weights, labels = given.params, given.batch[1]
+    images = given.batch[0].contiguous(memory_format=torch.channels_last)
+    oracle = Objective(model, F.cross_entropy)(images, labels)
     v = [torch.randn_like(p) for p in weights]
 
     def twice() -> list[Tensor]:
-        g = torch.autograd.grad(F.cross_entropy(given.model(images), labels), weights, create_graph=True)
+        g = torch.autograd.grad(F.cross_entropy(model(images), labels), weights, create_graph=True)
         return list(torch.autograd.grad(g, weights, v))
 
     product = partial(hvp, oracle, weights, v)
     agree("torch.autograd.grad twice", [Curvature.flat(twice())], [Curvature.flat(product())], 1e-4)
-    facts = {"model": given.name, "batch": len(labels), "mode": "train"}
+    facts = {"model": given.name, "batch": len(labels), "mode": "train", "layout": "channels_last"}
     variants = [
         Variant("gradient", partial(oracle.gradient, weights, False), facts=facts),
         Variant("product from scratch", product, facts=facts),
         Variant("torch.autograd.grad twice", twice, facts=facts),
     ]
-    bench.measure(f"Hessian products, {given.name}, fp32, train mode", variants, "product")
-    given.model.eval()
+    bench.measure(f"Hessian products, {given.name}, fp32 channels_last, train mode", variants, "product")
+    model.eval().to(memory_format=torch.contiguous_format)
 
 
 def at_once(given: Subject, count: int) -> Callable[[], Any]:

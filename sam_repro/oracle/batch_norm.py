@@ -1,6 +1,6 @@
 """Batch norm whose second derivative is a few of torch's kernels for the first.
 
-torch makes it from some thirty elementwise operations. With x̂ = (x − μ)/σ, n numbers in a channel, and all sums and
+torch makes it from some forty elementwise operations. With x̂ = (x − μ)/σ, n numbers in a channel, and all sums and
 means within a channel, y = γx̂ + β has the derivatives
 
     ∂x = γK(g),  ∂γ = Σ g·x̂,  ∂β = Σ g,  where K(g) = (g − mean(g) − x̂·mean(g·x̂))/σ, or g/σ in eval mode,
