@@ -191,8 +191,7 @@ def ours(
 
     def step() -> Tensor:
         images, labels = next(batches)
-        number = made.steps
-        numbers = act(number, Batch(images, labels, rows=labels))
+        numbers = act(number := made.steps, Batch(images, labels, rows=labels))
         made.steps = number + 1  # a replay counts nothing
         return numbers["loss"]
 
