@@ -15,9 +15,11 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hangup_is_heard() -> None:
-    """Here and in what is started here, also under nohup, which has it ignored."""
+def signals_are_heard() -> None:
+    """Here and in what is started here: nohup has SIGHUP ignored, and a script's `&` SIGINT."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
