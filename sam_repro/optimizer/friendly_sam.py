@@ -40,9 +40,8 @@ class FriendlySAM(TwoPass):
         self.sigma = sigma
         self.decay = decay
         self.memory["average"] = [torch.zeros_like(p, requires_grad=False) for p in self.params]
-        self.memory["kept"] = torch.zeros(
-            (), dtype=torch.float64, device=self.params[0].device
-        )  # of ḡ: 0 at first, then λ
+        # how much of ḡ is kept: nothing at first, then λ
+        self.memory["kept"] = torch.zeros((), dtype=torch.float64, device=self.params[0].device)
 
     def ascent(self, g: Vector, w: Vector) -> Vector:
         """ε = ρ·d/‖d‖₂."""

@@ -29,7 +29,7 @@ class SGDHess(Rule):
 
     Along an eigenvector of G with eigenvalue λ the step is 1 + ρλ times that of the base alone, so on a quadratic loss
     it overshoots where lr·λ·(1 + ρλ) > 2. Deep networks are so sharp at a random start that the first step can end a
-    run (ResNet-101 on four images: gᵀGg = 5·10⁵·gᵀg): choose a smaller lr, or clip_norm.
+    run (ResNet-101 on four random inputs: gᵀGg = 5·10⁵·gᵀg): choose a smaller lr, or clip_norm.
 
     No factor of the last two is less than 1. With `m`, each part's g, and its Gg, Hg, d or |Hv|, are of its own mean
     loss; both are averaged over the parts before they are combined. Weight decay in the loss is refused.

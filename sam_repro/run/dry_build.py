@@ -90,9 +90,8 @@ def _sizes(config: Resolved) -> None:
         network = _bare_network(config)
     images = config["dataset"].get("train_images", 0) - build.make_validation(config).count
     shape = _told_input(config)
-    if (
-        network is not None and shape is not None and images >= config["batch_size"]
-    ):  # else the data say so, once they are there
+    # where any of it is not told, the data say so, once they are there
+    if network is not None and shape is not None and images >= config["batch_size"]:
         refuse_sizes(network, shape, build.make_plan(config), images)
 
 
